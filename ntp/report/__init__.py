@@ -1,0 +1,1 @@
+"""Records and verdicts in, text and pictures out. No measuring."""
