@@ -108,7 +108,9 @@ def _id_tokens() -> Iterator[_IdToken]:
 
 
 _ID_TOKENS = tuple(_id_tokens())
-_ID_HEAD = re.compile(r"(?P<model>[^-]+)-b(?P<batch_size>\d+)-s(?P<seq_len>\d+)-t(?P<threads>\d+)(?P<rest>.*)", re.DOTALL)
+_ID_HEAD = re.compile(
+    r"(?P<model>[^-]+)-b(?P<batch_size>\d+)-s(?P<seq_len>\d+)-t(?P<threads>\d+)(?P<rest>.*)", re.DOTALL
+)
 
 
 def _quote(text: str) -> str:
@@ -146,7 +148,9 @@ class Case(Frozen):
         """
         head = _ID_HEAD.fullmatch(text)
         if not head:
-            raise OptionError(f"{text!r} is not a case id: write MODEL-bBATCH-sSEQLEN-tTHREADS, as in simple-b32-s128-t2")
+            raise OptionError(
+                f"{text!r} is not a case id: write MODEL-bBATCH-sSEQLEN-tTHREADS, as in simple-b32-s128-t2"
+            )
         values: dict[str, dict[str, Any]] = {
             "workload": {
                 "model": unquote(head["model"]),
@@ -180,4 +184,6 @@ class option_errors:  # noqa: N801  (a context manager reads as a verb phrase)
         if isinstance(exc, ValidationError):
             first = exc.errors()[0]
             option = str(first["loc"][-1]).replace("_", "-") if first["loc"] else "the case"
-            raise OptionError(f"{option}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})") from exc
+            raise OptionError(
+                f"{option}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"
+            ) from exc

@@ -1,0 +1,167 @@
+"""Checkpoints: one file in a directory, from which a run goes on as if it had never stopped."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ntp.case import Frozen, StepConfig, Workload
+from ntp.errors import CheckpointError
+from ntp.step import Training
+
+FILE_NAME = "checkpoint.pt"
+FORMAT = 1
+
+
+class RunConfig(Frozen):
+    """What a run computes. Two runs of equal configs continue each other."""
+
+    workload: Workload
+    step: StepConfig
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run between two steps: what it computes, how far it is, and every state that its next step depends on.
+
+    What a user's model keeps outside its ``state_dict`` and torch's global generator is not saved.
+    """
+
+    config: RunConfig
+    step: int
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    global_rng: Tensor
+    data_rng: Tensor
+
+    @classmethod
+    def of(cls, training: Training, config: RunConfig, step: int) -> Self:
+        """The present state of ``training``, after ``step`` steps. Its tensors are the live ones: save it at once."""
+        return cls(
+            config=config,
+            step=step,
+            model=training.model.state_dict(),
+            optimizer=training.optimizer.state_dict(),
+            global_rng=torch.get_rng_state(),
+            data_rng=training.generator.get_state(),
+        )
+
+    def restore(self, training: Training) -> None:
+        """Put ``training``, and torch's global generator, into this state.
+
+        Raises:
+            CheckpointError: the model has changed since.
+        """
+        try:
+            training.model.load_state_dict(self.model)
+            training.optimizer.load_state_dict(self.optimizer)
+            training.generator.set_state(self.data_rng)
+            torch.set_rng_state(self.global_rng)
+        except (RuntimeError, ValueError, KeyError, TypeError) as exc:
+            raise self.mismatch(exc) from exc
+
+    def mismatch(self, exc: Exception) -> CheckpointError:
+        """The error for states that do not fit the model that the spec now builds."""
+        detail = " ".join(str(exc).split())[:200]
+        return CheckpointError(
+            f"the checkpoint does not fit model {self.config.workload.model!r}, whose code has changed since: {detail}"
+        )
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory, and find out now rather than after an hour of training that it cannot be written.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as exc:
+        raise CheckpointError(
+            f"checkpoint directory {str(directory)!r} cannot be written: {exc.strerror or exc}; name another"
+        ) from exc
+
+
+def save(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint so that, whatever happens, the directory holds a whole one: the new or the old.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    content = {field: getattr(checkpoint, field) for field in ("step", "model", "optimizer", "global_rng", "data_rng")}
+    content |= {"format": FORMAT, "config": checkpoint.config.model_dump_json()}
+    temporary = directory / f".{FILE_NAME}.{os.getpid()}"
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(directory / FILE_NAME)
+        _sync(directory)  # the new name, too, must outlive a power cut
+    except (OSError, RuntimeError) as exc:  # torch's writer reports a full disk as a RuntimeError
+        detail = " ".join(str(exc).split())[:200]
+        raise CheckpointError(f"checkpoint in {str(directory)!r} cannot be written: {detail}") from exc
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def exists(directory: Path) -> bool:
+    """Whether the directory holds a checkpoint, whole or damaged."""
+    return (directory / FILE_NAME).exists()
+
+
+def load(directory: Path) -> Checkpoint:
+    """Read the checkpoint in the directory. No code in it is run (``weights_only=True``).
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of a newer version.
+    """
+    path = directory / FILE_NAME
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint in {str(directory)!r}: make one with ntp train --checkpoint {directory}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content.pop("format") != FORMAT:
+            raise CheckpointError(f"checkpoint {str(path)!r} is of another version of ntp: train anew, elsewhere")
+        config = RunConfig.model_validate_json(content.pop("config"))
+        return Checkpoint(config=config, **content)
+    except CheckpointError:
+        raise
+    except Exception as exc:  # torch, zipfile, pickle and pydantic each have their own ways to say so
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is damaged or not one of ntp's ({type(exc).__name__}): "
+            "delete it, or name another directory"
+        ) from exc
+
+
+def check_same_run(saved: RunConfig, asked: RunConfig, directory: Path) -> None:
+    """Refuse to go on with another run's checkpoint.
+
+    Raises:
+        CheckpointError: names each option that differs.
+    """
+    before, now = _flat(saved), _flat(asked)
+    differences = [f"{name} {before[name]!r} there, {now[name]!r} here" for name in now if before[name] != now[name]]
+    if differences:
+        raise CheckpointError(
+            f"the checkpoint in {str(directory)!r} is of another run ({'; '.join(differences)}): "
+            "use its options, or another directory"
+        )
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    return config.workload.model_dump() | config.step.model_dump()
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

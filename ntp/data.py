@@ -1,0 +1,101 @@
+"""Token batches: uniform random ids, Zipf-distributed ids, or windows of a text or token file.
+
+Shapes: B batch size, T sequence length, V vocabulary size. A batch is (B, T+1) int64: the input is [:, :-1], the
+target [:, 1:].
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ntp.case import Workload
+from ntp.errors import DataError
+
+
+def token_batches(workload: Workload, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless ``(B, T+1)`` int64 batches of ``workload.data``, drawn one at a time.
+
+    All randomness comes from ``generator``, and nothing else is remembered between batches: to save, repeat or continue
+    a stream is to save, set back or restore the generator's state. What can be wrong is found here, before any batch:
+
+    - ``uniform``: ``torch.randint(0, V, (B, T+1))``.
+    - ``zipf:a``: id i with probability proportional to 1 / (i+1)^a, as word frequencies are (Zipf, 1949). Realistic
+      tokens repeat, and so do the rows of the embedding that they touch.
+    - ``file:PATH``: windows of T+1 tokens that start anywhere with equal probability. A ``.bin`` file holds
+      little-endian uint16 tokens (nanoGPT's format), uint32 if V > 65536; any other file is read as bytes. The file is
+      mapped into memory, not loaded.
+
+    Raises:
+        DataError: the file is missing, unreadable, empty, or shorter than a window, or holds ids >= V.
+    """
+    kind, _, detail = workload.data.partition(":")
+    if kind == "file":
+        return _windows(_open_tokens(Path(detail), workload), workload, generator)
+    if kind == "zipf":
+        return _zipf(float(detail or 1), workload, generator)
+    return _uniform(workload, generator)
+
+
+def _uniform(workload: Workload, generator: torch.Generator) -> Iterator[Tensor]:
+    while True:
+        yield torch.randint(0, workload.vocab_size, (workload.batch_size, workload.seq_len + 1), generator=generator)
+
+
+def _zipf(exponent: float, workload: Workload, generator: torch.Generator) -> Iterator[Tensor]:
+    # Inverse transform sampling: O(log V) a token, where torch.multinomial walks the whole vocabulary for each row.
+    ranks = torch.arange(1, workload.vocab_size + 1, dtype=torch.float64)  # (V,)
+    cumulative = torch.cumsum(ranks**-exponent, dim=0)  # (V,)
+    cumulative /= cumulative[-1].item()  # ends in exactly 1: every draw from [0, 1) lands on an id
+    shape = (workload.batch_size, workload.seq_len + 1)
+    while True:
+        yield torch.searchsorted(cumulative, torch.rand(shape, dtype=torch.float64, generator=generator), right=True)
+
+
+def _windows(tokens: npt.NDArray[np.integer], workload: Workload, generator: torch.Generator) -> Iterator[Tensor]:
+    offsets = np.arange(workload.seq_len + 1)  # (T+1,)
+    while True:
+        starts = torch.randint(0, len(tokens) - workload.seq_len, (workload.batch_size, 1), generator=generator)
+        yield torch.from_numpy(tokens[starts.numpy() + offsets].astype(np.int64))  # (B, 1) + (T+1,) -> (B, T+1)
+
+
+def _open_tokens(path: Path, workload: Workload) -> npt.NDArray[np.integer]:
+    """The file as a read-only array of its tokens, every one of them checked."""
+    if path.is_dir():
+        raise DataError(f"data file {str(path)!r} is a directory: name a text file or a .bin file of tokens")
+    if not path.exists():
+        raise DataError(f"data file {str(path)!r} not found: check the path after 'file:'")
+    dtype = np.dtype(np.uint8) if path.suffix != ".bin" else np.dtype("<u2" if workload.vocab_size <= 65536 else "<u4")
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes == 0:
+            raise DataError(f"data file {str(path)!r} is empty: name one with at least {workload.seq_len + 1} tokens")
+        if size_bytes % dtype.itemsize:
+            raise DataError(
+                f"data file {str(path)!r} has {size_bytes} bytes, not a whole number of {dtype.name} tokens; "
+                "a .bin file holds uint16 tokens, or uint32 if --vocab-size is above 65536"
+            )
+        tokens = np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+    except OSError as exc:
+        raise DataError(f"data file {str(path)!r} cannot be read: {exc.strerror or exc}") from exc
+    _check_tokens(tokens, path, workload)
+    return tokens
+
+
+def _check_tokens(tokens: npt.NDArray[np.integer], path: Path, workload: Workload) -> None:
+    if len(tokens) <= workload.seq_len:
+        raise DataError(
+            f"data file {str(path)!r} has {len(tokens)} tokens, fewer than one window of {workload.seq_len + 1}: "
+            f"lower --seq-len to {len(tokens) - 1} or less, or bring more data"
+        )
+    if workload.vocab_size > np.iinfo(tokens.dtype).max:
+        return  # no token of this type can be out of the vocabulary: spare the reading of the whole file
+    largest = int(tokens.max())
+    if largest >= workload.vocab_size:
+        raise DataError(
+            f"data file {str(path)!r} holds token {largest}, outside the vocabulary of {workload.vocab_size}: "
+            f"raise --vocab-size to {largest + 1} or more"
+        )

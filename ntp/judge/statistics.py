@@ -1,0 +1,63 @@
+"""Medians and quantiles of samples, with intervals that assume no distribution. A thin layer on numpy and scipy.
+
+``scipy.special`` rather than ``scipy.stats``: a report must start at once, and the latter takes longer to import than
+all else a report does.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import bdtr
+
+
+class Interval(NamedTuple):
+    """An estimate between its confidence limits, all three in the unit of what was estimated."""
+
+    value: float
+    low: float
+    high: float
+
+
+def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The sample median, and an interval that holds the true median with at least the given confidence.
+
+    The limits are two of the samples, the r-th smallest and the r-th largest: how many of n independent samples lie
+    below the median is binomial(n, 1/2), whatever their distribution. r is the largest rank for which each side is
+    missed with probability (1 - confidence) / 2 at most.
+
+    Where there are too few samples for the confidence asked (n < 6 at 95%), the interval is the whole range of the
+    samples, and holds the median with probability 1 - 2^(1-n) only.
+
+    Source: W. J. Conover, Practical Nonparametric Statistics, 3rd ed. (1999), section 3.2; the same limits as
+    ``scipy.stats.quantile_test(samples).confidence_interval(confidence)``, which gives nan for too few samples.
+
+    Raises:
+        ValueError: there are no samples, or the confidence is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
+    ordered = np.sort(_checked(samples))
+    n = ordered.size
+    # bdtr(k, n, 1/2) is the probability that at most k of the n samples lie below the median.
+    tails = bdtr(np.arange(n // 2), n, 0.5)
+    r = max(1, int(np.searchsorted(tails, (1 - confidence) / 2, side="right")))
+    return Interval(float(np.median(ordered)), float(ordered[r - 1]), float(ordered[n - r]))
+
+
+def quantile(samples: Sequence[float], q: float) -> float:
+    """The q-quantile, 0 <= q <= 1, interpolated between the two nearest samples: numpy's default, and R's.
+
+    Source: R. J. Hyndman and Y. Fan, Sample Quantiles in Statistical Packages, The American Statistician 50 (1996),
+    pages 361-365, definition 7.
+
+    Raises:
+        ValueError: there are no samples, or q is not between 0 and 1.
+    """
+    return float(np.quantile(_checked(samples), q))
+
+
+def _checked(samples: Sequence[float]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    if not len(samples):
+        raise ValueError("no samples: a median or quantile needs one at least")
+    return np.asarray(samples, dtype=np.float64)

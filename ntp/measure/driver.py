@@ -1,0 +1,224 @@
+"""The parent's side of a worker: start it, ask it, wait for it, end it. And the one way to measure a case."""
+
+import contextlib
+import json
+import math
+import os
+import select
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import IO, Any, Self, TypeVar
+
+from pydantic import Field, ValidationError
+
+from ntp.case import Case, Frozen, Runtime
+from ntp.errors import WorkerFailed
+from ntp.measure.cpus import available_cpus, choose_cpus, read_topology
+from ntp.measure.environment import Environment, conditions
+from ntp.measure.protocol import Loaded, Ran, Worker
+from ntp.measure.records import Harness, Measurement, WarmUp
+from ntp.measure.runtime import CONTROLLED, environment_variables
+from ntp.measure.software import read_git
+from ntp.measure.system import read_counters, read_machine
+
+_STDERR_LINES = 12
+_ACTIVITY = {"load": "being loaded", "warm_up": "warming up", "run": "running steps"}
+
+Answer = TypeVar("Answer", bound=Frozen)
+
+
+def cpus_for(runtime: Runtime) -> tuple[int, ...] | None:
+    """The CPUs that a worker of this runtime is pinned to: a core for each thread as far as there are; None: any."""
+    if runtime.affinity == "free":
+        return None
+    return choose_cpus(available_cpus().cpus, runtime.threads, read_topology())
+
+
+class PipeWorker:
+    """A worker in a process of its own, behind a pair of pipes.
+
+    Reading blocks in the kernel until there is an answer or the time is up: while steps are timed, this process sleeps.
+
+    Args:
+        case: what the worker holds. Its runtime decides on the environment variables and the CPUs.
+        timeout_s: how long one request may take before the worker counts as hung.
+        command: the worker's command line, before the parent's process id.
+
+    Every request raises :class:`~ntp.errors.WorkerFailed` when the worker dies, hangs, refuses or answers rubbish.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        *,
+        timeout_s: float = 300.0,
+        command: Sequence[str] = (sys.executable, "-m", "ntp.measure.worker"),
+    ) -> None:
+        self.case = case
+        self._timeout_s = timeout_s
+        self._unread = b""
+        # A file, not a pipe: nobody has to read it while the worker runs, and a talkative model can't fill it up.
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in stop)
+        inherited = {name: value for name, value in os.environ.items() if name not in CONTROLLED}
+        self._process = subprocess.Popen(
+            [*command, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            bufsize=0,
+            env=inherited | environment_variables(case.runtime),
+            start_new_session=True,  # Ctrl-C is for this process alone, and the worker's own children end with it
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    def load(self) -> Loaded:
+        """Build the model and the data."""
+        request = {"case": self.case.model_dump(mode="json"), "cpus": cpus_for(self.case.runtime)}
+        return self._ask("load", request, Loaded, self._timeout_s)
+
+    def warm_up(self) -> WarmUp:
+        """Run steps until their time is steady."""
+        return self._ask("warm_up", {}, WarmUp, self._timeout_s)
+
+    def run(self, steps: int, expected_s: float = 0.0) -> Ran:
+        """Run and time exactly ``steps`` steps, which should take about ``expected_s`` seconds."""
+        ran = self._ask("run", {"steps": steps}, Ran, self._timeout_s + 3 * expected_s)
+        if len(ran.step_time_ns) != steps:
+            raise self._failed(f"answered rubbish: {len(ran.step_time_ns)} samples for {steps} steps")
+        return ran
+
+    def stop(self) -> None:
+        """End the worker and all that it started, at once. It holds nothing that is worth a farewell."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def _ask(self, do: str, arguments: dict[str, Any], answer: type[Answer], timeout_s: float) -> Answer:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._died(do) from None
+        line = self._read_line(do, timeout_s)
+        try:
+            message = json.loads(line)
+            if "error" in message:
+                raise self._failed(str(message["error"]))
+            return answer.model_validate_json(json.dumps(message["ok"]))
+        except (ValueError, KeyError, TypeError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(line[:80])
+            raise self._failed(f"answered rubbish while {_ACTIVITY[do]}: {reason}") from error
+
+    def _read_line(self, do: str, timeout_s: float) -> bytes:
+        assert self._process.stdout is not None
+        stdout = self._process.stdout.fileno()
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._unread:
+            ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise self._failed(
+                    f"gave no answer for {timeout_s:g} s while {_ACTIVITY[do]}, and was ended: "
+                    "make the case smaller or the time-out longer"
+                )
+            chunk = os.read(stdout, 1 << 16)
+            if not chunk:
+                raise self._died(do)
+            self._unread += chunk
+        line, self._unread = self._unread.split(b"\n", 1)
+        return line
+
+    def _died(self, do: str) -> WorkerFailed:
+        try:
+            status = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return self._failed(f"closed its pipe while {_ACTIVITY[do]}")
+        if status == -signal.SIGKILL:
+            return self._failed(
+                f"was killed (SIGKILL) while {_ACTIVITY[do]}: by hand, or by the kernel for want of memory "
+                "(then make batch size, sequence length or model smaller)"
+            )
+        how = f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+        return self._failed(f"{how} while {_ACTIVITY[do]}")
+
+    def _failed(self, what: str) -> WorkerFailed:
+        self._stderr.seek(0)
+        tail = self._stderr.read().decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
+        return WorkerFailed(f"{self.case.id}: {what}", "\n".join(tail))
+
+
+class Sampling(Frozen):
+    """How many steps are timed: as many as fill ``time_s`` seconds by the warm-up's pace, within bounds."""
+
+    time_s: float = Field(3.0, gt=0)
+    min_samples: int = Field(10, ge=1)
+    max_samples: int = Field(2000, ge=1)
+
+    def steps(self, warm_up: WarmUp) -> int:
+        """The number of steps to time, from the median of the newest half of the warm-up.
+
+        Where a part is timed, the wall time of the whole step counts.
+        """
+        newest = warm_up.step_time_ns[len(warm_up.step_time_ns) // 2 :]
+        share_timed = sum(warm_up.step_time_ns) / warm_up.wall_time_ns
+        wall_time_s = statistics.median(newest) / share_timed / 1e9
+        return min(self.max_samples, max(self.min_samples, math.ceil(self.time_s / wall_time_s)))
+
+
+def measure(
+    case: Case, worker: Worker, sampling: Sampling, clock_s: Callable[[], float] = time.perf_counter
+) -> Measurement:
+    """Load, warm up and run a worker that was just started, and record all of it. The worker is left running.
+
+    Raises:
+        WorkerFailed: the worker died, hung, refused the case or answered rubbish.
+    """
+    started_s = clock_s()
+    loaded = worker.load()
+    loaded_s = clock_s()
+    warm_up = worker.warm_up()
+    warm_s = clock_s()
+    counters, parent_cpu_s = read_counters(), time.process_time()
+    steps = sampling.steps(warm_up)
+    ran = worker.run(steps, expected_s=sampling.time_s)
+    done_s = clock_s()
+    parent_cpu_s = time.process_time() - parent_cpu_s
+    return Measurement(
+        case=case,
+        step_time_ns=ran.step_time_ns,
+        warm_up=warm_up,
+        harness=Harness(
+            start_s=loaded_s - started_s,
+            warm_up_s=warm_s - loaded_s,
+            timed_s=done_s - warm_s,
+            parent_cpu_s=parent_cpu_s,
+        ),
+        parameters=loaded.parameters,
+        peak_rss_bytes=ran.peak_rss_bytes,
+        minor_page_faults=ran.minor_page_faults,
+        major_page_faults=ran.major_page_faults,
+        environment=Environment(
+            machine=read_machine(),
+            software=loaded.software,
+            process=loaded.process,
+            git=read_git(),
+            conditions=conditions(counters, read_counters(), ran.cpu_time_s + parent_cpu_s),
+        ),
+    )

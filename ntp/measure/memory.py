@@ -1,0 +1,51 @@
+"""What the kernel says of a process's memory: peak resident size and page faults."""
+
+import os
+import re
+import resource
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+
+class PageFaults(NamedTuple):
+    """Page faults since the process started. Minor: the page was made or found in memory; major: it was read in."""
+
+    minor: int
+    major: int
+
+
+def page_faults() -> PageFaults:
+    """The page faults of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return PageFaults(usage.ru_minflt, usage.ru_majflt)
+
+
+def peak_rss_bytes(root: Path = Path("/")) -> int:
+    """The largest resident size this process has had, in bytes: VmHWM, or ``ru_maxrss`` where there is no /proc."""
+    try:
+        status = (root / "proc/self/status").read_text()
+    except OSError:
+        status = ""
+    if match := re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE):
+        return int(match[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak_rss(root: Path = Path("/")) -> bool:
+    """Let the peak that :func:`peak_rss_bytes` reads start anew from the present size: for the peak of a phase alone.
+
+    Returns:
+        Whether the kernel did it. It can't where there is no /proc, or where /proc is read-only; the peak then remains
+        that of the whole process.
+    """
+    try:
+        clear_refs = os.open(root / "proc/self/clear_refs", os.O_WRONLY)  # not open(): it would create what is missing
+        try:
+            os.write(clear_refs, b"5")  # proc(5): reset VmHWM to the current VmRSS
+        finally:
+            os.close(clear_refs)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,207 @@
+"""What each observer saw of a case, as frozen records. Every observer has a pass of its own; none is timed by another.
+
+This module needs no torch: reports read these records.
+"""
+
+import math
+import statistics
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from ntp.case import Frozen
+
+BETWEEN_PHASES = "between"
+"""Stands for a phase where something happened within a step but in none of its phases."""
+
+BETWEEN_OPERATORS = "(between operators)"
+"""Stands for an operator where time passed in none: Python, and torch on its way from one operator to the next."""
+
+
+class PhaseSamples(Frozen):
+    """One phase in each of the instrumented steps."""
+
+    phase: str
+    time_ns: tuple[int, ...] = Field(min_length=1)
+
+    @property
+    def median_ns(self) -> float:
+        """The middle sample."""
+        return statistics.median(self.time_ns)
+
+
+class PhaseTimes(Frozen):
+    """Steps with a clock around each phase, each paired with a bare step that ran right before or after it."""
+
+    phases: tuple[PhaseSamples, ...] = Field(min_length=1)
+    """In the order of the step."""
+    instrumented_step_ns: tuple[int, ...]
+    """The whole of each step whose phases were timed."""
+    bare_step_ns: tuple[int, ...]
+    """The whole of each step that nothing but this was done to; the n-th belongs to the n-th instrumented one."""
+
+    @model_validator(mode="after")
+    def _samples_belong_together(self) -> Self:
+        counts = {len(samples) for samples in (self.bare_step_ns, *(phase.time_ns for phase in self.phases))}
+        if counts != {len(self.instrumented_step_ns)}:
+            raise ValueError("each pair of steps has one sample of every phase, one instrumented and one bare")
+        return self
+
+    @property
+    def median_ns(self) -> dict[str, float]:
+        """The median time of each phase."""
+        return {samples.phase: samples.median_ns for samples in self.phases}
+
+    @property
+    def share(self) -> dict[str, float]:
+        """Each phase's part of the time of all instrumented steps. They add up to :attr:`coverage`."""
+        whole_ns = sum(self.instrumented_step_ns)
+        return {samples.phase: sum(samples.time_ns) / whole_ns for samples in self.phases}
+
+    @property
+    def coverage(self) -> float:
+        """The part of the instrumented steps that lies in some phase: 1 when the phases leave nothing out."""
+        return math.fsum(self.share.values())
+
+    @property
+    def cost(self) -> float:
+        """What looking costs: by how much an instrumented step is longer than its bare partner, median over pairs."""
+        pairs = zip(self.instrumented_step_ns, self.bare_step_ns, strict=True)
+        return statistics.median(instrumented / bare for instrumented, bare in pairs) - 1
+
+
+class Operator(Frozen):
+    """What one operator did in one phase, an average over the profiled steps."""
+
+    name: str
+    """As torch names it (``aten::addmm``), or :data:`BETWEEN_OPERATORS`."""
+    phase: str
+    """One of ntp.step.PHASES, or :data:`BETWEEN_PHASES`."""
+    input_shapes: str = ""
+    """Of its tensors, ``4096x256, 256x1024``; empty where calls of all shapes are added up."""
+    calls_per_step: float
+    self_time_ns_per_step: float
+    """Wall time inside the operator but in none that it called."""
+    allocated_bytes_per_step: float
+    """What its calls allocated and did not free before they returned, the operators it called not counted."""
+    flops_per_step: float
+    """By the profiler's own formulas, which know matrix products, convolutions, additions and multiplications."""
+
+
+class OperatorProfile(Frozen):
+    """What torch.profiler saw: where the time of a step goes, operator by operator."""
+
+    operators: tuple[Operator, ...]
+    """One for each name and phase, the costliest first. They make up the whole step."""
+    largest_by_shape: tuple[Operator, ...]
+    """The costliest when calls with inputs of other shapes count as other operators."""
+    profiled_step_ns: tuple[int, ...] = Field(min_length=1)
+    bare_step_ns: tuple[int, ...] = Field(min_length=1)
+    """The same number of steps right before, without the profiler."""
+
+    @property
+    def self_time_ns_per_step(self) -> float:
+        """Of all operators: the profiled step, as the profiler's own clock sees it."""
+        return math.fsum(operator.self_time_ns_per_step for operator in self.operators)
+
+    @property
+    def overhead(self) -> float:
+        """By how much the profiler lengthens a step: ratio of the medians, less 1."""
+        return statistics.median(self.profiled_step_ns) / statistics.median(self.bare_step_ns) - 1
+
+    def share(self, operator: Operator) -> float:
+        """The operator's part of the self time of all. The shares of :attr:`operators` add up to 1."""
+        return operator.self_time_ns_per_step / self.self_time_ns_per_step
+
+
+class FlopShare(Frozen):
+    """The floating-point operations of one phase or one operator."""
+
+    name: str
+    flops: int
+
+
+class FlopCount(Frozen):
+    """The floating-point operations of one step, a multiply-add counted as two. Matrix products, convolutions
+    and attention alone.
+    """
+
+    phases: tuple[FlopShare, ...]
+    """All phases, in the order of the step."""
+    operators: tuple[FlopShare, ...]
+    """Those that have any, the largest first."""
+
+    @property
+    def total_flops(self) -> int:
+        """Of the whole step."""
+        return sum(operator.flops for operator in self.operators)
+
+
+class TensorBytes(Frozen):
+    """Bytes of live tensor storage, by what they are for. Every byte is in exactly one field."""
+
+    parameters: int = 0
+    buffers: int = 0
+    gradients: int = 0
+    """Storage that a parameter's ``grad`` holds, or will hold when the step is over."""
+    optimizer_state: int = 0
+    inputs: int = 0
+    """The batch."""
+    activations: int = 0
+    """Made by forward or loss and still alive when backward begins, whoever holds them."""
+    temporaries: int = 0
+    """Whatever else was made in the step."""
+    other: int = 0
+    """Left over from an earlier step, and none of the above."""
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return sum(size for _, size in self)
+
+
+class PhaseMemory(Frozen):
+    """Live tensor bytes during one phase."""
+
+    phase: str
+    peak_bytes: int
+    live_bytes: int
+    """When the phase ends."""
+
+
+class LiveBytes(Frozen):
+    """How many tensor bytes were live from this instant on."""
+
+    time_ns: int
+    """Since the step began."""
+    live_bytes: int
+
+
+class MemoryProfile(Frozen):
+    """The tensor memory of one step of a training that has run for a while.
+
+    Tensor memory is what torch's CPU allocator handed out and has not got back. It is less than the resident size: the
+    interpreter, the libraries, and what the C library's allocator keeps for reuse are not in it.
+    """
+
+    baseline: TensorBytes
+    """When the step begins."""
+    peak: TensorBytes
+    """At the first instant when more was live than ever before in the step."""
+    peak_phase: str
+    """One of ntp.step.PHASES, or :data:`BETWEEN_PHASES`."""
+    phases: tuple[PhaseMemory, ...]
+    """In the order of the step."""
+    timeline: tuple[LiveBytes, ...] = Field(min_length=1)
+    """From the step's beginning to its end, thinned out: the peak is always in it."""
+
+    @model_validator(mode="after")
+    def _the_parts_make_up_the_peak(self) -> Self:
+        if self.peak.total_bytes != max(point.live_bytes for point in self.timeline):
+            raise ValueError("the parts of the peak must add up to the timeline's maximum")
+        return self
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that was live at one time."""
+        return self.peak.total_bytes

@@ -1,0 +1,154 @@
+"""What was measured, as frozen records: raw samples and what is needed to understand them. Summaries are derived.
+
+A run is one JSON file in pytest-benchmark's own format, so that its tools and others that read it work on it. What
+that format has no place for lies where it leaves room: each measurement in its benchmark's ``extra_info["ntp"]``, what
+concerns the whole run in a top-level ``"ntp"``.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError
+
+from ntp.case import Case, Frozen
+from ntp.errors import RecordError
+from ntp.measure.environment import Environment
+
+SCHEMA_VERSION = 1
+
+
+class WarmUp(Frozen):
+    """The steps before the first sample."""
+
+    step_time_ns: tuple[int, ...]
+    wall_time_ns: int
+    """From the first step's start to the last one's end. More than the sum of the steps where a part is timed."""
+    steady: bool
+    """Whether the step time had settled, or the cap was hit first."""
+
+
+class Harness(Frozen):
+    """Where the time that a measurement took went, in seconds of wall time unless said."""
+
+    start_s: float
+    """Starting the process, importing torch, building the model."""
+    warm_up_s: float
+    timed_s: float
+    """All timed steps, with what lies between them."""
+    parent_cpu_s: float
+    """CPU time that this process, the worker's parent, used while steps were timed."""
+
+
+class Measurement(Frozen):
+    """The record of one case."""
+
+    case: Case
+    step_time_ns: tuple[int, ...] = Field(min_length=1)
+    """The samples: the duration of each timed step (or of its part, where the case names one), in order."""
+    warm_up: WarmUp
+    harness: Harness
+    parameters: int
+    """Trainable parameters of the model."""
+    peak_rss_bytes: int
+    """The worker's largest resident size: interpreter, libraries, model and activations."""
+    minor_page_faults: int
+    """During the timed steps, all of them together."""
+    major_page_faults: int
+    environment: Environment
+
+
+class Failure(Frozen):
+    """A case that gave no measurement."""
+
+    case_id: str
+    message: str
+    stderr_tail: str = ""
+
+
+class Run(Frozen):
+    """The measurements of one sweep."""
+
+    started: str
+    """ISO 8601, UTC."""
+    wall_time_s: float
+    command: tuple[str, ...]
+    planned: int
+    """How many cases were asked for; fewer measurements and failures than that mean an interrupted sweep."""
+    measurements: tuple[Measurement, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def missing(self) -> int:
+        """Cases that were planned and neither measured nor failed: the sweep was interrupted."""
+        return max(0, self.planned - len(self.measurements) - len(self.failures))
+
+    def header(self) -> dict[str, Any]:
+        """What the file's top-level ``"ntp"`` holds: all but the measurements, which lie in the benchmarks."""
+        return {"schema_version": SCHEMA_VERSION, **self.model_dump(mode="json", exclude={"measurements"})}
+
+    @classmethod
+    def from_document(cls, document: object, name: str = "the run") -> Self:
+        """The run that a pytest-benchmark document holds.
+
+        Raises:
+            RecordError: it is not a pytest-benchmark document, holds nothing of ntp's, or was written by a newer ntp.
+        """
+        benchmarks = document.get("benchmarks") if isinstance(document, Mapping) else None
+        if not isinstance(document, Mapping) or not isinstance(benchmarks, Sequence):
+            raise RecordError(f"{name} is not a benchmark run: it has no list of benchmarks; give a run.json of ntp's")
+        header = document.get("ntp")
+        if not isinstance(header, Mapping) or "schema_version" not in header:
+            raise RecordError(f"{name} was not written by ntp: pytest-benchmark reads it, ntp has nothing to say of it")
+        header = dict(header)
+        version = header.pop("schema_version")
+        if version != SCHEMA_VERSION:
+            raise RecordError(f"{name} has schema version {version!r}, this ntp reads {SCHEMA_VERSION}: upgrade ntp")
+        try:
+            records = [bench["extra_info"]["ntp"] for bench in benchmarks if "ntp" in bench["extra_info"]]
+            # Through JSON: strict as the file is, with its lists as tuples.
+            return cls.model_validate_json(json.dumps({**header, "measurements": records}))
+        except (ValidationError, KeyError, TypeError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
+            raise RecordError(f"{name} is damaged: {reason}; measure again") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a run file.
+
+        Raises:
+            RecordError: the file is missing, unreadable, truncated, foreign, or of another version.
+        """
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RecordError(f"{path} cannot be read ({error.strerror}): give the path of a run.json") from error
+        except ValueError as error:
+            raise RecordError(f"{path} is not JSON, or only a part of it ({error}): measure again") from error
+        return cls.from_document(document, str(path))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader meets the old text or the new one, never a part: also when this process is killed.
+
+    Raises:
+        RecordError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+            Path(temporary).chmod(0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RecordError(
+            f"{path} cannot be written ({error.strerror}): free the disk or choose another folder"
+        ) from error

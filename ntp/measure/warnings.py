@@ -1,0 +1,179 @@
+"""What casts doubt on a measurement, as typed values that carry advice. Derived from the record, never stored in it."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from ntp.case import Frozen
+from ntp.measure.environment import Conditions, Environment, Machine
+from ntp.measure.records import Measurement
+
+Kind = Literal[
+    "high-steal",
+    "throttled",
+    "other-load",
+    "unsteady-warm-up",
+    "too-few-samples",
+    "spinning-threads",
+    "mmap-churn",
+    "noisy-samples",
+    "virtual-machine",
+    "changing-frequency",
+    "quota",
+    "smt",
+    "default-allocator",
+]
+
+MAX_STEAL_SHARE = 0.02
+"""Stolen time comes in bursts: 2% on average is a great deal of the few steps that it hits."""
+
+MAX_OTHER_CPU_SHARE = 0.10
+"""A desktop at rest uses a few percent. At 10% another program competes for cores, caches and memory bandwidth."""
+
+MIN_SAMPLES = 10
+"""Below six samples the median's 95% interval is the whole range; from nine on a single outlier no longer sets it."""
+
+MAX_FAULTS_PER_STEP = 1000
+"""4 MiB of 4 KiB pages. To fault one in takes a virtual machine 1 to 4 µs: a thousand are milliseconds of each step."""
+
+MAX_SPREAD = 0.25
+"""How far the 95th percentile may lie above the median. On a quiet machine it is a few percent."""
+
+
+class MeasurementWarning(Frozen):
+    """A reason to doubt a measurement."""
+
+    kind: Kind
+    message: str
+    """What was seen, with its value."""
+    advice: str
+    """What to do about it. The same for all warnings of a kind that have the same cause."""
+
+
+def warnings_of(measurement: Measurement) -> tuple[MeasurementWarning, ...]:
+    """All that casts doubt on a measurement. What is not known never warns."""
+    return (
+        *_of_the_conditions(measurement.environment.conditions or Conditions()),
+        *_of_the_samples(measurement),
+        *_of_the_runtime(measurement),
+    )
+
+
+def warnings_about(environment: Environment) -> tuple[MeasurementWarning, ...]:
+    """What on this machine will disturb measurements, before there is any."""
+    return (
+        *_of_the_conditions(environment.conditions or Conditions()),
+        *_of_the_machine(environment.machine),
+        *_of_the_process(environment),
+    )
+
+
+def _of_the_machine(machine: Machine) -> Iterator[MeasurementWarning]:
+    if machine.hypervisor:
+        yield MeasurementWarning(
+            kind="virtual-machine",
+            message="this is a virtual machine: its CPUs are shared with others, and no two of them need be alike",
+            advice="believe ratios of runs that were interleaved on the same CPUs, not two numbers from two hours",
+        )
+    if machine.governor not in {None, "performance"}:
+        yield MeasurementWarning(
+            kind="changing-frequency",
+            message=f"the CPU frequency governor is {machine.governor}",
+            advice="set it to performance while you measure: cpupower frequency-set --governor performance",
+        )
+    if machine.smt:
+        yield MeasurementWarning(
+            kind="smt",
+            message=f"{machine.logical_cpus} CPUs are hardware threads of {machine.physical_cores} cores",
+            advice="use at most one thread a core for matrix arithmetic; workers are pinned so as far as that goes",
+        )
+
+
+def _of_the_process(environment: Environment) -> Iterator[MeasurementWarning]:
+    process = environment.process
+    if process.quota_cpus is not None and process.affinity and process.quota_cpus < len(process.affinity):
+        yield MeasurementWarning(
+            kind="quota",
+            message=f"a quota allows {process.quota_cpus:g} of the {len(process.affinity)} CPUs",
+            advice="use no more threads than that, or raise the container's quota",
+        )
+    if process.allocator == "glibc" and not process.allocator_tunables:
+        yield MeasurementWarning(
+            kind="default-allocator",
+            message="glibc's malloc maps every large tensor anew at each step, and the kernel zeroes its pages",
+            advice="ntp's workers are protected from it; for your own training, export MALLOC_MMAP_THRESHOLD_="
+            "68719476736 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_TOP_PAD_=67108864",
+        )
+
+
+def _of_the_conditions(conditions: Conditions) -> Iterator[MeasurementWarning]:
+    if conditions.steal_share is not None and conditions.steal_share > MAX_STEAL_SHARE:
+        yield MeasurementWarning(
+            kind="high-steal",
+            message=f"the hypervisor gave {conditions.steal_share:.1%} of the CPU time to other guests",
+            advice="measure again at another time, or on a machine that shares its CPUs with nobody",
+        )
+    if conditions.throttled_s or conditions.throttled_periods:
+        seen = []
+        if conditions.throttled_s:
+            seen.append(f"for {conditions.throttled_s:.2g} CPU seconds")
+        if conditions.throttled_periods:
+            seen.append(f"in {conditions.throttled_periods} periods")
+        yield MeasurementWarning(
+            kind="throttled",
+            message=f"the cgroup's CPU quota held processes back {' '.join(seen)}",
+            advice="raise the container's CPU quota, or use fewer threads than it has CPUs",
+        )
+    if conditions.other_cpu_share is not None and conditions.other_cpu_share > MAX_OTHER_CPU_SHARE:
+        yield MeasurementWarning(
+            kind="other-load",
+            message=f"other processes used {conditions.other_cpu_share:.0%} of the CPU time",
+            advice="stop what else is running and measure again",
+        )
+
+
+def _of_the_samples(measurement: Measurement) -> Iterator[MeasurementWarning]:
+    warm_up = measurement.warm_up
+    if not warm_up.steady:
+        steps, seconds = len(warm_up.step_time_ns), warm_up.wall_time_ns / 1e9
+        yield MeasurementWarning(
+            kind="unsteady-warm-up",
+            message=f"the step time was still changing after a warm-up of {steps:,} steps in {seconds:.1f} s",
+            advice="look at the samples for a trend before believing their median; measure again on a quieter machine",
+        )
+    if len(measurement.step_time_ns) < MIN_SAMPLES:
+        samples = len(measurement.step_time_ns)
+        yield MeasurementWarning(
+            kind="too-few-samples",
+            message=f"{samples} sample{'s' if samples > 1 else ''}",
+            advice=f"take {MIN_SAMPLES} at least (--ntp-min-samples, --ntp-sample-time): the interval is too rough",
+        )
+    median, p95 = np.quantile(measurement.step_time_ns, [0.5, 0.95])
+    if p95 - median > MAX_SPREAD * median:
+        yield MeasurementWarning(
+            kind="noisy-samples",
+            # Less than a nanosecond is what the clock cannot tell, not nothing.
+            message=f"the 95th percentile lies {(p95 - median) / max(median, 1):.0%} above the median",
+            advice="something disturbs single steps: close other programs, pin the threads, and trust no mean",
+        )
+
+
+def _of_the_runtime(measurement: Measurement) -> Iterator[MeasurementWarning]:
+    runtime = measurement.case.runtime
+    if runtime.wait_policy == "active" and runtime.threads > 1:
+        yield MeasurementWarning(
+            kind="spinning-threads",
+            message=f"idle threads spin: {runtime.threads} threads with the active wait policy",
+            advice="unless nothing else uses these CPUs, let idle threads sleep (--ntp-wait-policy passive)",
+        )
+    faults_per_step = measurement.minor_page_faults / len(measurement.step_time_ns)
+    if faults_per_step > MAX_FAULTS_PER_STEP:
+        tuned = runtime.allocator == "glibc-tuned"
+        yield MeasurementWarning(
+            kind="mmap-churn",
+            message=f"{faults_per_step:,.0f} minor page faults a step: memory is mapped anew every step",
+            advice="the tuned allocator should prevent this: is the C library glibc, and no other allocator preloaded?"
+            if tuned
+            else "keep large blocks in the heap (--ntp-allocator glibc-tuned)",
+        )

@@ -1,0 +1,146 @@
+"""The child process: holds one case, warms it up, runs steps on request and times each of them itself.
+
+Started as ``python -m ntp.measure.worker PARENT_PID`` by :class:`ntp.measure.driver.PipeWorker`, which has already set
+the environment variables of the case's runtime. Requests come on standard input, answers leave on what was standard
+output; whatever a model prints goes to standard error, where it disturbs nothing.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ntp.case import Case, Frozen
+from ntp.errors import NtpError
+from ntp.measure.memory import page_faults, peak_rss_bytes
+from ntp.measure.phases import PhaseClock
+from ntp.measure.protocol import Loaded, Ran
+from ntp.measure.records import WarmUp
+from ntp.measure.warmup import warm_up
+
+if TYPE_CHECKING:
+    from ntp.step import Training
+
+PART_PHASES = {"forward": ("forward",), "backward": ("loss", "backward"), "optimizer": ("optimizer",)}
+"""The phases of :func:`ntp.step.train_step` that make up each part of a step that a case can name."""
+
+
+def stepper(training: "Training", part: str, clock_ns: Callable[[], int] = time.perf_counter_ns) -> Callable[[], int]:
+    """A function that runs one step and returns the time, in nanoseconds, of the part that the case names."""
+
+    def whole() -> int:
+        start_ns = clock_ns()
+        training.step()
+        return clock_ns() - start_ns
+
+    def data() -> int:
+        start_ns = clock_ns()
+        next(training.batches)
+        return clock_ns() - start_ns
+
+    if part == "step":
+        return whole
+    if part == "data":
+        return data
+    phases = PART_PHASES[part]
+    clock = PhaseClock(clock_ns)
+
+    def phase() -> int:
+        clock.reset()
+        training.step(clock)
+        return sum(clock.time_ns[name] for name in phases)
+
+    return phase
+
+
+class CaseHolder:
+    """The case of this process, and the answers to the requests about it."""
+
+    def __init__(self) -> None:
+        self._run_step: Callable[[], int]
+
+    def load(self, case: dict[str, Any], cpus: list[int] | None) -> Loaded:
+        """Take the CPUs, import torch, build model, optimizer and data."""
+        wanted = Case.model_validate(case)
+        if cpus is not None and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cpus)
+
+        import torch
+
+        from ntp.measure.software import read_process, read_software
+        from ntp.model import parameter_count
+        from ntp.step import Training
+
+        torch.set_num_threads(wanted.runtime.threads)
+        torch.set_num_interop_threads(1)
+        training = Training.start(wanted.workload, wanted.step)
+        self._run_step = stepper(training, wanted.workload.part)
+        # What was built so far lives as long as the process: the collector need not look at it during a step.
+        gc.collect()
+        gc.freeze()
+        return Loaded(parameters=parameter_count(training.model), software=read_software(), process=read_process())
+
+    def warm_up(self) -> WarmUp:
+        """Run steps until their time is steady."""
+        return warm_up(self._run_step, time.perf_counter_ns)
+
+    def run(self, steps: int) -> Ran:
+        """Run and time exactly ``steps`` steps."""
+        faults, cpu_time_s = page_faults(), time.process_time()
+        step_time_ns = tuple(self._run_step() for _ in range(steps))
+        cpu_time_s = time.process_time() - cpu_time_s
+        faults_after = page_faults()
+        return Ran(
+            step_time_ns=step_time_ns,
+            minor_page_faults=faults_after.minor - faults.minor,
+            major_page_faults=faults_after.major - faults.major,
+            cpu_time_s=cpu_time_s,
+            peak_rss_bytes=peak_rss_bytes(),
+        )
+
+
+def serve(holder: CaseHolder, requests: TextIO, answers: TextIO) -> None:
+    """Answer requests until there are no more. An error is an answer too; it ends the service."""
+    for line in requests:
+        request = json.loads(line)
+        try:
+            answer: Frozen = getattr(holder, request.pop("do"))(**request)
+        except Exception as error:  # noqa: BLE001  (whatever a model raises must reach the parent)
+            traceback.print_exc()
+            known = isinstance(error, NtpError)
+            first_line = (str(error).strip() or "no message").splitlines()[0]
+            message = first_line if known else f"{type(error).__name__}: {first_line}"
+            answers.write(json.dumps({"error": message}) + "\n")
+            answers.flush()
+            return
+        answers.write(f'{{"ok": {answer.model_dump_json()}}}\n')
+        answers.flush()
+
+
+def die_with(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when its parent dies, however it dies. Elsewhere than on Linux the end of
+    standard input does it, once the request at hand is answered.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent_pid:  # it died before we asked
+            os._exit(1)
+
+
+def main() -> None:
+    """Serve the parent whose process id is the only argument."""
+    die_with(int(sys.argv[1]))
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(CaseHolder(), sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""The model: the simple one, or one the user brings.
+
+Shapes: B batch size, T sequence length, V vocabulary size, E embedding size, H hidden size.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from ntp.case import Workload
+from ntp.errors import ModelError, NtpError
+
+BUILT_IN = {"simple": "ntp.model:SimpleNextTokenModel"}
+"""Short names. Each stands for a spec like any other: there is one rule for all factories."""
+
+FACTORY_SIZES = ("vocab_size", "embed_dim", "hidden_dim", "seq_len")
+"""What a factory may ask for, by naming it as a parameter."""
+
+
+class SimpleNextTokenModel(nn.Module):
+    """Predicts each next token from the current one alone: embedding, a two-layer MLP, a linear output head.
+
+    ``(B, T)`` int64 ids -> ``(B, T, V)`` logits. The names of the submodules, the order in which they are built and
+    their default initialisation fix the loss curve of a seed: a change to any of them is a change to the numbers.
+    """
+
+    def __init__(self, vocab_size: int = 1000, embed_dim: int = 256, hidden_dim: int = 1024) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, embed_dim)
+        self.mlp = nn.Sequential(nn.Linear(embed_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, embed_dim))
+        self.output_head = nn.Linear(embed_dim, vocab_size, bias=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """``(B, T)`` int64 ids -> ``(B, T, V)`` logits."""
+        x = self.embedding(input_ids)  # (B, T, E)
+        x = self.mlp(x)  # (B, T, E) -> (B, T, H) -> (B, T, E)
+        logits: Tensor = self.output_head(x)  # (B, T, V)
+        return logits
+
+
+def logits_of(output: object) -> Tensor:
+    """The logits in what a model returned: the tensor itself, or its ``.logits`` (as transformers' models have it).
+
+    Raises:
+        ModelError: it is neither.
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    raise ModelError(
+        f"the model returned {type(output).__name__}: its forward must return a tensor or an object with .logits"
+    )
+
+
+def parameter_count(model: nn.Module) -> int:
+    """How many numbers the model learns; shared parameters count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def load_model(workload: Workload) -> nn.Module:
+    """The model that ``workload.model`` names, built and checked.
+
+    The factory is called with those of ``vocab_size, embed_dim, hidden_dim, seq_len`` that it names as parameters; a
+    ``**kwargs`` alone gets none of them. A forward pass on ``(2, T)`` ids then checks the contract. It leaves no trace:
+    neither the training mode nor the random number generator is changed by it.
+
+    Raises:
+        ModelError: the spec is not found or not callable, the user's code failed, or the model breaks the contract.
+    """
+    spec = BUILT_IN.get(workload.model, workload.model)
+    where, _, name = spec.rpartition(":")
+    directory = Path(where).resolve().parent if where.endswith(".py") else Path.cwd()
+    with _importable(directory):
+        model = _build(_find_factory(spec, where, name), workload)
+        _check_contract(model, workload)
+    return model
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Look at a model and leave no trace: eval mode, no gradients; each module's mode and the RNG are restored."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training  # not .train(): a submodule may differ from its parent on purpose
+
+
+@contextmanager
+def model_errors(what: str) -> Iterator[None]:
+    """What the user's own code raises inside it leaves as one line, a ModelError that names the exception."""
+    try:
+        yield
+    except NtpError:
+        raise
+    except (Exception, SystemExit) as exc:
+        reason = next(iter(str(exc).strip().splitlines()), "no message")
+        raise ModelError(f"{what}: {type(exc).__name__}: {reason}") from exc
+
+
+@contextmanager
+def _importable(directory: Path) -> Iterator[None]:
+    """The modules beside the user's work can be imported, as they can by ``python script.py``."""
+    entry = str(directory)
+    if entry in sys.path:
+        yield
+        return
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        if entry in sys.path:
+            sys.path.remove(entry)
+
+
+def _find_factory(spec: str, where: str, name: str) -> Callable[..., object]:
+    module = _import_file(Path(where), spec) if where.endswith(".py") else _import_module(where, spec)
+    try:
+        factory = getattr(module, name)
+    except AttributeError:
+        raise ModelError(f"model {spec!r} not found: {where} has no {name!r}; name a factory that it defines") from None
+    if not callable(factory):
+        raise ModelError(
+            f"model {spec!r} is not callable, it is a {type(factory).__name__}: "
+            "name a function or class that builds the model"
+        )
+    return factory  # type: ignore[no-any-return]
+
+
+def _import_module(name: str, spec: str) -> ModuleType:
+    with model_errors(f"model {spec!r}: importing {name} failed"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as exc:
+            if exc.name is None or not f"{name}.".startswith(f"{exc.name}."):
+                raise  # the module is there; something that it imports is not
+            raise ModelError(
+                f"model {spec!r} not found: no module {exc.name!r} here or installed; "
+                "write 'simple', 'package.module:factory' or 'path/to/file.py:factory'"
+            ) from None
+
+
+def _import_file(path: Path, spec: str) -> ModuleType:
+    if not path.is_file():
+        raise ModelError(f"model {spec!r} not found: there is no file {str(path)!r} in {os.getcwd()}; check the path")
+    found = importlib.util.spec_from_file_location(f"ntp_model_file_{path.stem}", path.resolve())
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # dataclasses and pickle look their module up there
+    with model_errors(f"model {spec!r}: importing {path} failed"):
+        found.loader.exec_module(module)
+    return module
+
+
+def _build(factory: Callable[..., object], workload: Workload) -> nn.Module:
+    with model_errors(f"model {workload.model!r}: the factory failed"):
+        parameters = inspect.signature(factory).parameters.values()
+        named = {p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}}
+        model = factory(**{size: getattr(workload, size) for size in FACTORY_SIZES if size in named})
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model {workload.model!r}: the factory returned {type(model).__name__}, not a torch.nn.Module"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(f"model {workload.model!r} has nothing to train: no parameter requires a gradient")
+    return model
+
+
+def _check_contract(model: nn.Module, workload: Workload) -> None:
+    """One forward pass on the largest id, laid out as training will lay it out."""
+    vocab_size, seq_len = workload.vocab_size, workload.seq_len
+    ids = torch.full((2, seq_len + 1), vocab_size - 1)[:, :-1]  # (2, T)
+    with evaluating(model), model_errors(f"model {workload.model!r}: the forward of {tuple(ids.shape)} ids failed"):
+        try:
+            logits = logits_of(model(ids))
+        except IndexError:
+            model(torch.zeros_like(ids))  # if this works, it was the id; if not, the error is another one
+            raise ModelError(
+                f"model {workload.model!r}: its vocabulary is too small, it has no id {vocab_size - 1}; "
+                f"build it with vocab_size or lower --vocab-size {vocab_size}"
+            ) from None
+    shape = tuple(logits.shape)
+    if len(shape) != 3 or shape[:2] != ids.shape or not logits.is_floating_point():
+        raise ModelError(
+            f"model {workload.model!r}: (2, {seq_len}) ids gave {shape} {logits.dtype}; "
+            f"the forward must return (2, {seq_len}, {vocab_size}) floating-point logits"
+        )
+    if shape[2] < vocab_size:
+        raise ModelError(
+            f"model {workload.model!r}: its vocabulary is too small, {shape[2]} logits a position; "
+            f"build it with vocab_size or lower --vocab-size {vocab_size}"
+        )

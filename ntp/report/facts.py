@@ -1,0 +1,67 @@
+"""Machine, software and process as pairs of a name and what is known, for whichever renderer."""
+
+from collections.abc import Iterator
+
+from ntp.measure.environment import Library, Machine, Process, Software
+from ntp.report.units import nominal_size
+
+Fact = tuple[str, str | None]
+"""A name, and the text for it; None where the platform does not tell."""
+
+
+def hardware_facts(machine: Machine) -> Iterator[Fact]:
+    """What the machine is."""
+    yield "CPU", machine.cpu_model
+    yield "CPUs", _cpus(machine)
+    yield (
+        "Caches",
+        ", ".join(f"{each.instances} x L{each.level} {nominal_size(each.size_bytes)}" for each in machine.caches or ()),
+    )
+    yield "Instruction sets", ", ".join(machine.isa_flags or ())
+    yield "Memory", None if machine.memory_bytes is None else nominal_size(machine.memory_bytes)
+    yield "Virtual machine", _yes_no(machine.hypervisor)
+    yield "Frequency governor", machine.governor
+    yield "Huge pages", machine.transparent_hugepages
+    yield "System", ", ".join(filter(None, (machine.os, machine.kernel, machine.architecture)))
+    yield "Machine fingerprint", machine.fingerprint
+
+
+def _cpus(machine: Machine) -> str:
+    counts = ((machine.logical_cpus, "logical"), (machine.physical_cores, "physical"))
+    known = [f"{count} {name}" for count, name in counts if count is not None]
+    smt = _yes_no(machine.smt)
+    return ", ".join([*known, *([f"SMT: {smt}"] if smt else [])])
+
+
+def software_facts(software: Software) -> Iterator[Fact]:
+    """What runs on it."""
+    build = software.torch_build
+    yield "Python", software.python
+    yield "torch", software.torch
+    yield "torch's vector kernels", software.torch_cpu_capability
+    if build:
+        yield "torch's BLAS", ", ".join(filter(None, (build.blas, build.mkl)))
+        yield "oneDNN", build.onednn
+    yield "Libraries", ", ".join(_library(library) for library in software.libraries)
+    yield "C library", software.libc
+    yield "ntp", software.ntp
+    yield "Software fingerprint", software.fingerprint
+
+
+def _library(library: Library) -> str:
+    words = (library.prefix or library.internal_api, library.version, library.architecture)
+    return f"{' '.join(filter(None, words))} ({library.user_api})"
+
+
+def process_facts(process: Process) -> Iterator[Fact]:
+    """How the process is set up."""
+    yield "CPUs allowed", None if process.affinity is None else ", ".join(map(str, process.affinity))
+    yield "CPU quota", None if process.quota_cpus is None else f"{process.quota_cpus:g} CPUs"
+    yield "Allocator", process.allocator
+    yield "Allocator settings", ", ".join("=".join(pair) for pair in process.allocator_tunables)
+    yield "torch threads", None if process.torch_threads is None else str(process.torch_threads)
+    yield "Environment", ", ".join("=".join(pair) for pair in process.variables)
+
+
+def _yes_no(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"

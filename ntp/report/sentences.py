@@ -1,0 +1,77 @@
+"""What a report says in words, shared by its renderers."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from ntp.measure.records import Failure, Run
+from ntp.measure.warnings import Kind, MeasurementWarning
+from ntp.report.tables import Fastest, HarnessTime, Tables
+from ntp.report.units import duration, ratio, share, significant
+
+NAMED = 3
+"""How many cases a line names before it says how many more there are."""
+
+Seen = list[tuple[str, str]]
+"""Case ids, and what was seen in each."""
+
+
+def answer(run: Run, tables: Tables, name: Callable[[str], str]) -> Iterator[str]:
+    """The lines that a report begins with; ``name`` renders a case id."""
+    for fastest in tables.fastest:
+        doubts = [warning.kind for case_id, warning in tables.warnings if case_id == fastest.row.case.id]
+        yield _fastest_line(fastest, doubts, name)
+    if not tables.fastest:
+        yield "No whole step was measured." if run.measurements else "Nothing was measured."
+    gaps = []
+    if run.failures:
+        gaps.append(f"{len(run.failures)} failed")
+    if run.missing:
+        gaps.append(f"{run.missing} {'was' if run.missing == 1 else 'were'} never run (the sweep was interrupted)")
+    if gaps:
+        yield f"Incomplete: of {run.planned} case{'' if run.planned == 1 else 's'}, {' and '.join(gaps)}."
+
+
+def _fastest_line(fastest: Fastest, doubts: list[Kind], name: Callable[[str], str]) -> str:
+    row = fastest.row
+    rate, time_ns = row.tokens_per_s, row.step_time_ns
+    line = (
+        f"Fastest: {name(row.case.id)} with {significant(rate.value)} tokens/s "
+        f"({significant(rate.low)} to {significant(rate.high)}), {duration(time_ns.value)} a step"
+    )
+    if row.case.runtime.threads > 1 and row.speed_up is not None:
+        line += f", {ratio(row.speed_up)} times as fast as with one thread ({share(row.efficiency)} efficiency)"
+    if fastest.rivals:
+        line += f". Not told apart from it: {_some(name(rival.case.id) for rival in fastest.rivals)}"
+    if doubts:
+        line += f". Warnings about it: {', '.join(doubts)}"
+    return line + "."
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(dict.fromkeys(names))
+    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
+    return ", ".join(listed[:NAMED]) + more
+
+
+def time_line(time: HarnessTime) -> str:
+    """Where the wall time went, and what the harness itself used."""
+    line = (
+        f"Of {time.wall_s:.1f} s, {time.start_s:.1f} s went into starting workers, {time.warm_up_s:.1f} s into warming "
+        f"up, {time.timed_s:.1f} s into timed steps and {time.rest_s:.1f} s into the rest: steps ran for "
+        f"{share(time.share_of_steps)} of the time."
+    )
+    if time.timed_s:
+        line += f" While they were timed, the harness itself used {time.parent_cpu_share:.2%} of a CPU."
+    return line
+
+
+def failure_message(failure: Failure) -> str:
+    """What went wrong, without the case id that a worker's message begins with."""
+    return failure.message.removeprefix(f"{failure.case_id}: ")
+
+
+def grouped(tables: Tables) -> list[tuple[MeasurementWarning, Seen]]:
+    """The first warning of each kind and advice, and all that was seen of it."""
+    groups: dict[tuple[str, str], tuple[MeasurementWarning, Seen]] = {}
+    for case_id, warning in tables.warnings:
+        groups.setdefault((warning.kind, warning.advice), (warning, []))[1].append((case_id, warning.message))
+    return list(groups.values())

@@ -1,0 +1,130 @@
+"""A run for the terminal: no line longer than :data:`WIDTH`."""
+
+import textwrap
+from collections.abc import Sequence
+
+from tabulate import SEPARATING_LINE, tabulate
+
+from ntp.judge.statistics import Interval
+from ntp.measure.records import Run
+from ntp.report.sentences import NAMED, answer, failure_message, grouped, time_line
+from ntp.report.tables import Tables, tables_of
+from ntp.report.units import duration, ratio, share, significant, size
+
+WIDTH = 100
+"""Columns of the terminal that a report uses at most."""
+
+_ID_WIDTH = 60
+"""Of a case id in a sentence."""
+
+
+def terminal(run: Run) -> str:
+    """The answer, the tables, what failed, what casts doubt. Long case ids are shortened in the middle."""
+    tables = tables_of(run)
+    sections = [
+        "\n".join(wrapped(line) for line in answer(run, tables, lambda case_id: shorten(case_id, _ID_WIDTH))),
+        _steps(tables),
+        _parts(tables),
+        _failures(run),
+        _warnings(tables),
+        wrapped(time_line(tables.time)) if run.measurements else "",
+    ]
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def shorten(text: str, width: int) -> str:
+    """The text with its middle left out, where it is longer than ``width`` characters."""
+    if len(text) <= width:
+        return text
+    head = max(0, width - 3) // 2
+    tail = max(0, width - 3 - head)
+    return f"{text[:head]}...{text[len(text) - tail :]}"[:width]
+
+
+def wrapped(text: str, indent: str = "", first: str = "", width: int = WIDTH) -> str:
+    """Lines of ``width`` characters at most, indented: the first by ``first``, the others by ``indent``."""
+    return textwrap.fill(_one_line(text), width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and without what could move the cursor or colour the screen."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column, of case ids, gives way until the others fit."""
+    others = sum(max(len(row[column]) for row in (headers, *rows)) + 2 for column in range(1, len(headers)))
+    fitted = [(shorten(case_id, WIDTH - others), *cells) for case_id, *cells in rows]
+    # The headers as a row: tabulate makes columns of proper headers two characters wider.
+    lines = [headers, SEPARATING_LINE, *fitted]
+    return tabulate(lines, tablefmt="simple", disable_numparse=True, colalign=_alignment(headers))
+
+
+def _alignment(headers: Sequence[str]) -> list[str]:
+    return ["left"] + ["right"] * (len(headers) - 1)
+
+
+def _plus_minus(interval: Interval) -> str:
+    farther = max(interval.high - interval.value, interval.value - interval.low)
+    return f"±{share(farther / interval.value)}"
+
+
+def _steps(tables: Tables) -> str:
+    if not tables.steps:
+        return ""
+    headers = ("case", "step time", "±95%", "p95", "tokens/s", "speed-up", "effic.", "peak RSS", "steps")
+    rows = [
+        (
+            row.case.id,
+            duration(row.step_time_ns.value),
+            _plus_minus(row.step_time_ns),
+            duration(row.step_time_p95_ns),
+            significant(row.tokens_per_s.value),
+            ratio(row.speed_up),
+            share(row.efficiency),
+            size(row.peak_rss_bytes),
+            f"{row.samples:,}",
+        )
+        for row in tables.steps
+    ]
+    note = "Step time: median over the steps of one process, with its 95% interval. Runs differ by more."
+    return f"{_table(headers, rows)}\n{wrapped(note)}"
+
+
+def _parts(tables: Tables) -> str:
+    if not tables.parts:
+        return ""
+    headers = ("part of a step", "time", "±95%", "p95", "of the step", "steps")
+    rows = [
+        (
+            row.case.id,
+            duration(row.part_time_ns.value),
+            _plus_minus(row.part_time_ns),
+            duration(row.part_time_p95_ns),
+            share(row.share_of_step),
+            f"{row.samples:,}",
+        )
+        for row in tables.parts
+    ]
+    return _table(headers, rows)
+
+
+def _failures(run: Run) -> str:
+    lines = [
+        wrapped(f"- {shorten(failure.case_id, _ID_WIDTH)}: {failure_message(failure)}", "  ")
+        for failure in run.failures
+    ]
+    return "\n".join(["Failed:", *lines]) if lines else ""
+
+
+def _warnings(tables: Tables) -> str:
+    lines = []
+    for warning, seen in grouped(tables):
+        lines.append(wrapped(f"- {warning.kind}: {warning.advice}", "  "))
+        lines += [
+            wrapped(f"{shorten(case_id, _ID_WIDTH)}: {message}", "      ", first="    ")
+            for case_id, message in seen[:NAMED]
+        ]
+        if len(seen) > NAMED:
+            lines.append(f"    and {len(seen) - NAMED} more")
+    return "\n".join(["Warnings:", *lines]) if lines else ""

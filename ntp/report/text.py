@@ -1,0 +1,51 @@
+"""A run as text: for the terminal, as Markdown, CSV and JSON. The answer first. The same run gives the same bytes."""
+
+import csv as csv_format
+import io
+import json as json_format
+from collections.abc import Callable
+
+from ntp.measure.records import Run
+from ntp.report.markdown import markdown
+from ntp.report.tables import COLUMNS, records_of, surroundings, tables_of
+from ntp.report.terminal import terminal
+
+__all__ = ["FORMATS", "csv", "json", "markdown", "terminal"]
+
+
+def csv(run: Run) -> str:
+    """One row a measurement, :data:`ntp.report.tables.COLUMNS` as columns; what is unknown is empty."""
+    text = io.StringIO()
+    writer = csv_format.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records_of(run, tables_of(run)))
+    return text.getvalue()
+
+
+def json(run: Run) -> str:
+    """What a report says, for programs: the rows of the CSV, failures, warnings, the harness's time, the machine."""
+    tables = tables_of(run)
+    document = {
+        "started": run.started,
+        "command": run.command,
+        "planned": run.planned,
+        "missing": run.missing,
+        "fastest": [answer.row.case.id for answer in tables.fastest],
+        "measurements": records_of(run, tables),
+        "failures": [failure.model_dump(mode="json") for failure in run.failures],
+        "warnings": [{"case_id": case_id, **warning.model_dump(mode="json")} for case_id, warning in tables.warnings],
+        "time": tables.time._asdict(),
+        "environments": [
+            {
+                "machine": {"fingerprint": machine.fingerprint, **machine.model_dump(mode="json")},
+                "software": {"fingerprint": software.fingerprint, **software.model_dump(mode="json")},
+                "git": git.model_dump(mode="json"),
+            }
+            for machine, software, git in surroundings(run)
+        ],
+    }
+    return json_format.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+FORMATS: dict[str, Callable[[Run], str]] = {"markdown": markdown, "csv": csv, "json": json}
+"""What ``ntp report --format`` can write."""

@@ -1,0 +1,278 @@
+"""The parent's side of a worker: scripted workers behind real pipes, and a scripted one without any process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+
+from ntp.case import Case, Runtime, Workload
+from ntp.errors import WorkerFailed
+from ntp.measure.driver import PipeWorker, Sampling, measure
+from ntp.measure.environment import Process, Software
+from ntp.measure.protocol import Loaded, Ran
+from ntp.measure.records import WarmUp
+
+CASE = Case(workload=Workload(batch_size=2, seq_len=4))
+
+RAN = json.dumps(
+    {
+        "ok": json.loads(
+            Ran(
+                step_time_ns=(7, 8), minor_page_faults=1, major_page_faults=0, cpu_time_s=0.5, peak_rss_bytes=9
+            ).model_dump_json()
+        )
+    }
+)
+
+
+def scripted(body, **options):
+    """A worker whose process runs ``body`` in place of ntp's own."""
+    script = "import json, os, signal, sys, time\n" + textwrap.dedent(body)
+    return PipeWorker(CASE, command=(sys.executable, "-c", script), **options)
+
+
+def answering(line):
+    return scripted(f"for _ in sys.stdin: print({line!r}, flush=True)")
+
+
+def test_an_answer_comes_back_as_a_record():
+    with answering(RAN) as worker:
+        assert worker.run(2).step_time_ns == (7, 8)
+
+
+def test_requests_reach_the_worker_one_line_each():
+    with scripted(
+        """
+        first, second = json.loads(sys.stdin.readline()), None
+        print(json.dumps({"ok": {"step_time_ns": [1], "wall_time_ns": 1, "steady": True}}), flush=True)
+        second = json.loads(sys.stdin.readline())
+        print(json.dumps({"error": json.dumps([first, second])}), flush=True)
+        """
+    ) as worker:
+        worker.warm_up()
+        with pytest.raises(WorkerFailed, match=r'\[\{"do": "warm_up"\}, \{"do": "run", "steps": 3\}\]'):
+            worker.run(3)
+
+
+def test_a_worker_that_answers_in_pieces():
+    with scripted(
+        f"""
+        sys.stdin.readline()
+        for piece in ({RAN[:30]!r}, {RAN[30:]!r} + chr(10)):
+            os.write(1, piece.encode()); time.sleep(0.05)
+        sys.stdin.readline()
+        """
+    ) as worker:
+        assert worker.run(2).peak_rss_bytes == 9
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("sys.exit(3)", "ended with exit status 3 while running steps"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "killed .SIGKILL. while running steps: by hand, or by the kernel"),
+        ("print('hello')", "answered rubbish while running steps"),
+        ("print('[1, 2]')", "answered rubbish"),
+        ("print('{}')", "answered rubbish"),
+        ('print(\'{"ok": {"step_time_ns": []}}\')', "answered rubbish"),
+        ('print(\'{"error": "no such model: x"}\')', "no such model: x"),
+    ],
+)
+def test_every_way_to_fail_is_one_line(body, message):
+    with scripted(f"sys.stdin.readline(); {body}") as worker, pytest.raises(WorkerFailed, match=message) as failure:
+        worker.run(2)
+    assert str(failure.value).startswith("simple-b2-s4-t1: ")
+    assert "\n" not in str(failure.value)
+
+
+def test_too_few_samples_are_refused():
+    with answering(RAN) as worker, pytest.raises(WorkerFailed, match="2 samples for 3 steps"):
+        worker.run(3)
+
+
+def test_the_last_lines_of_standard_error_are_kept():
+    with (
+        scripted("sys.stderr.write('\\n'.join(f'line {i}' for i in range(100))); sys.exit(1)") as worker,
+        pytest.raises(WorkerFailed) as failure,
+    ):
+        worker.load()
+    assert failure.value.stderr_tail.splitlines() == [f"line {i}" for i in range(88, 100)]
+
+
+def test_a_talkative_worker_does_not_block():
+    with scripted(f"sys.stdin.readline(); sys.stderr.write('x' * 10_000_000); print({RAN!r}, flush=True)") as worker:
+        assert worker.run(2).step_time_ns == (7, 8)
+
+
+def test_a_worker_that_hangs_is_ended():
+    with scripted("time.sleep(60)", timeout_s=0.2) as worker, pytest.raises(WorkerFailed, match=r"no answer for 0.2 s"):
+        worker.load()
+    assert not psutil.pid_exists(worker.pid)
+
+
+def test_a_long_run_is_given_its_time():
+    body = f"sys.stdin.readline(); time.sleep(0.6); print({RAN!r}, flush=True)"
+    with scripted(body, timeout_s=0.3) as worker:
+        assert worker.run(2, expected_s=1.0).step_time_ns == (7, 8)
+
+
+def test_a_worker_that_is_already_dead_when_it_is_asked():
+    with scripted("sys.exit(4)") as worker:
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(WorkerFailed, match="ended with exit status 4"):
+            worker.load()
+
+
+def test_leaving_ends_the_workers_own_children_too():
+    with scripted(
+        """
+        import subprocess
+        sys.stdin.readline()
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        print(json.dumps({"error": str(child.pid)}), flush=True)
+        time.sleep(60)
+        """
+    ) as worker:
+        with pytest.raises(WorkerFailed) as failure:
+            worker.load()
+        grandchild = psutil.Process(int(str(failure.value).split(": ")[1]))
+    assert not psutil.pid_exists(worker.pid)
+    psutil.wait_procs([grandchild], timeout=5)
+    assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+
+
+def test_stopping_twice_is_harmless():
+    worker = scripted("time.sleep(60)")
+    worker.stop()
+    worker.stop()
+
+
+def test_the_environment_is_the_runtimes_not_the_callers(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "17")
+    monkeypatch.setenv("GOMP_CPU_AFFINITY", "0")
+    monkeypatch.setenv("MINE", "kept")
+    case = CASE.model_copy(update={"runtime": Runtime(threads=2)})
+    names = ["OMP_NUM_THREADS", "GOMP_CPU_AFFINITY", "MINE", "OMP_WAIT_POLICY"]
+    script = f"import json, os; print(json.dumps({{'error': ' '.join(map(str, map(os.environ.get, {names})))}}))"
+    with PipeWorker(case, command=(sys.executable, "-c", script)) as worker, pytest.raises(WorkerFailed) as failure:
+        worker.load()
+    assert str(failure.value) == "simple-b2-s4-t2: 2 None kept PASSIVE"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
+def test_a_killed_parent_leaves_no_worker():
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(
+                """
+                import sys, time
+                from ntp.case import Case
+                from ntp.measure.driver import PipeWorker
+                body = "from ntp.measure.worker import die_with; import sys, time; die_with(int(sys.argv[1]));"
+                body += "print('ready', flush=True); time.sleep(60)"
+                worker = PipeWorker(Case(), command=(sys.executable, "-c", body))
+                worker._process.stdout.read(5)
+                print(worker.pid, flush=True)
+                time.sleep(60)
+                """
+            ),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    worker = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    gone, _ = psutil.wait_procs([worker], timeout=5)
+    assert gone == [worker]
+
+
+class ScriptedWorker:
+    """A worker without a process: it says what it was asked, and moves the clock."""
+
+    def __init__(self, loaded, warm_up_ns, step_ns):
+        self.loaded = loaded
+        self.warm_up_ns = warm_up_ns
+        self.step_ns = step_ns
+        self.now_s = 0.0
+        self.asked = []
+
+    def load(self):
+        self.asked.append("load")
+        self.now_s += 2.0
+        return self.loaded
+
+    def warm_up(self):
+        self.asked.append("warm_up")
+        self.now_s += sum(self.warm_up_ns) / 1e9
+        return WarmUp(step_time_ns=self.warm_up_ns, wall_time_ns=sum(self.warm_up_ns), steady=True)
+
+    def run(self, steps, expected_s=0.0):
+        self.asked.append(("run", steps))
+        self.now_s += steps * self.step_ns / 1e9
+        return Ran(
+            step_time_ns=(self.step_ns,) * steps,
+            minor_page_faults=30,
+            major_page_faults=0,
+            cpu_time_s=1.0,
+            peak_rss_bytes=5,
+        )
+
+    def stop(self):
+        self.asked.append("stop")
+
+
+def test_a_case_is_measured_with_exactly_the_steps_it_needs():
+    loaded = Loaded(parameters=7, software=Software(torch="2.9"), process=Process())
+    worker = ScriptedWorker(loaded, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000)
+    measurement = measure(CASE, worker, Sampling(time_s=3.0, min_samples=5), clock_s=lambda: worker.now_s)
+    assert worker.asked == ["load", "warm_up", ("run", 15)]
+    assert measurement.step_time_ns == (100_000_000,) * 15
+    assert measurement.harness.start_s == pytest.approx(2.0)
+    assert measurement.harness.warm_up_s == pytest.approx(1.6)
+    assert measurement.harness.timed_s == pytest.approx(1.5)
+    assert measurement.minor_page_faults == 30
+    assert measurement.parameters == 7
+    assert measurement.environment.software.torch == "2.9"
+
+
+@pytest.mark.parametrize(
+    ("warm_up_ns", "wall_time_ns", "steps"),
+    [
+        ((100_000_000,) * 8, 800_000_000, 30),
+        ((900_000_000,) * 4 + (100_000_000,) * 4, 4_000_000_000, 30),  # the pace is that of the newest half
+        ((10_000_000,) * 8, 800_000_000, 30),  # a part of a step of 100 ms
+        ((5_000_000_000,) * 2, 10_000_000_000, 10),
+        ((1_000,) * 20_000, 20_000_000, 5000),
+    ],
+)
+def test_how_many_steps_fill_three_seconds(warm_up_ns, wall_time_ns, steps):
+    warm_up = WarmUp(step_time_ns=warm_up_ns, wall_time_ns=wall_time_ns, steady=True)
+    assert Sampling(time_s=3.0, min_samples=10, max_samples=5000).steps(warm_up) == steps
+
+
+def test_the_parent_sleeps_while_it_waits():
+    body = f"sys.stdin.readline(); time.sleep(1); print({RAN!r}, flush=True)"
+    with scripted(body) as worker:
+        cpu_s, wall_s = time.process_time(), time.perf_counter()
+        worker.run(2)
+        cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
+    assert wall_s > 1
+    assert cpu_s < 0.02 * wall_s
+
+
+def test_a_worker_ended_by_a_signal_from_outside():
+    with scripted("sys.stdin.readline(); print(); time.sleep(60)") as worker:
+        os.kill(worker.pid, signal.SIGTERM)
+        with pytest.raises(WorkerFailed, match="SIGTERM"):
+            worker.load()

@@ -1,0 +1,88 @@
+"""The worker's own side, without a process around it."""
+
+import io
+import json
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntp.errors import ModelError
+from ntp.measure.records import WarmUp
+from ntp.measure.worker import PART_PHASES, serve, stepper
+from ntp.step import PHASES
+
+
+class FakeTraining:
+    """A step whose phases take as long as it is told, by a clock of its own."""
+
+    def __init__(self, phase_ns):
+        self.phase_ns = phase_ns
+        self.now_ns = 0
+        self.steps = 0
+
+    def clock_ns(self):
+        return self.now_ns
+
+    @property
+    def batches(self):
+        while True:
+            self.now_ns += self.phase_ns["data"]
+            yield None
+
+    def step(self, phase=None):
+        self.steps += 1
+        for name in PHASES:
+            with phase(name) if phase else nothing():
+                self.now_ns += self.phase_ns[name]
+
+
+@contextmanager
+def nothing():
+    yield
+
+
+@given(st.fixed_dictionaries({name: st.integers(0, 10**12) for name in PHASES}))
+def test_each_part_is_the_time_of_its_phases(phase_ns):
+    for part, phases in {**PART_PHASES, "step": PHASES, "data": ("data",)}.items():
+        training = FakeTraining(phase_ns)
+        run_step = stepper(training, part, training.clock_ns)
+        assert [run_step() for _ in range(2)] == [sum(phase_ns[name] for name in phases)] * 2
+        assert training.steps == (0 if part == "data" else 2)
+
+
+class Holder:
+    """Stands in for the case of a worker."""
+
+    def warm_up(self):
+        return WarmUp(step_time_ns=(1, 2), wall_time_ns=3, steady=False)
+
+    def run(self, steps):
+        if steps == 13:
+            raise RuntimeError("13 is\nunlucky")
+        raise ModelError(f"no model for {steps} steps")
+
+
+def answers(*requests):
+    out = io.StringIO()
+    serve(Holder(), io.StringIO("".join(json.dumps(request) + "\n" for request in requests)), out)
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_answers_are_records_one_a_line():
+    ok = {"step_time_ns": [1, 2], "wall_time_ns": 3, "steady": False}
+    assert answers({"do": "warm_up"}, {"do": "warm_up"}) == [{"ok": ok}, {"ok": ok}]
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ({"do": "run", "steps": 2}, "no model for 2 steps"),
+        ({"do": "run", "steps": 13}, "RuntimeError: 13 is"),
+        ({"do": "dance"}, "AttributeError: 'Holder' object has no attribute 'dance'"),
+    ],
+)
+def test_an_error_is_the_last_answer(request_, error, capsys):
+    assert answers(request_, {"do": "warm_up"}) == [{"error": error}]
+    assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,133 @@
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntp.case import Runtime, StepConfig, Workload
+from ntp.measure.environment import Machine
+from ntp.measure.records import Failure, Harness, Measurement, Run
+from ntp.report.tables import COLUMNS, records_of, surroundings, tables_of
+
+Make = Callable[..., Measurement]
+MakeRun = Callable[..., Run]
+
+MS = 1_000_000
+
+
+def test_a_row_is_made_of_the_samples(make_measurement: Make, make_run: MakeRun) -> None:
+    samples = [n * MS for n in (9, 1, 2, 3, 4, 5, 6, 7, 8)]
+    measurement = make_measurement("simple-b8-s64-t1", samples, minor_page_faults=18, peak_rss_bytes=123)
+    (row,) = tables_of(make_run(measurement)).steps
+    assert row.step_time_ns == (5 * MS, 2 * MS, 8 * MS)
+    assert row.step_time_p95_ns == pytest.approx(8.6 * MS)
+    # 8 x 64 tokens in 5 ms; the slowest step has the lowest rate.
+    assert row.tokens_per_s == pytest.approx((102_400, 64_000, 256_000))
+    assert (row.samples, row.minor_page_faults_per_step, row.peak_rss_bytes) == (9, 2, 123)
+
+
+def test_the_speed_up_is_over_the_same_case_with_one_thread(make_measurement: Make, make_run: MakeRun) -> None:
+    run = make_run(
+        make_measurement("simple-b8-s64-t2", [5 * MS]),
+        make_measurement("simple-b8-s64-t1", [8 * MS]),
+        make_measurement("simple-b32-s64-t2", [30 * MS]),
+        make_measurement("simple-b8-s64-t2-fused", [4 * MS]),
+        make_measurement("simple-b8-s64-t4", [4 * MS]),
+    )
+    rows = tables_of(run).steps
+    assert [row.speed_up for row in rows] == [1.6, 1, None, None, 2]
+    assert [row.efficiency for row in rows] == [0.8, 1, None, None, 0.5]
+
+
+def test_a_part_is_a_share_of_its_own_step(make_measurement: Make, make_run: MakeRun) -> None:
+    run = make_run(
+        make_measurement("simple-b8-s64-t2-forward", [2 * MS]),
+        make_measurement("simple-b8-s64-t1-forward", [2 * MS]),
+        make_measurement("simple-b8-s64-t2", [8 * MS]),
+    )
+    tables = tables_of(run)
+    assert [(row.case.id, row.share_of_step) for row in tables.parts] == [
+        ("simple-b8-s64-t2-forward", 0.25),
+        ("simple-b8-s64-t1-forward", None),
+    ]
+    assert [row.case.id for row in tables.steps] == ["simple-b8-s64-t2"]
+
+
+def test_a_step_too_short_for_the_clock_has_a_rate_all_the_same(make_measurement: Make, make_run: MakeRun) -> None:
+    (row,) = tables_of(make_run(make_measurement("simple-b1-s1-t1", [0, 0]))).steps
+    assert row.tokens_per_s.value == 1e9
+    assert row.speed_up == 1
+
+
+def test_the_fastest_is_the_one_with_the_most_tokens_a_second_of_each_model(
+    make_measurement: Make, make_run: MakeRun
+) -> None:
+    run = make_run(
+        make_measurement("simple-b8-s64-t1", [4 * MS] * 9),
+        make_measurement("simple-b32-s64-t1", [15 * MS] * 9),
+        make_measurement("simple-b32-s64-t2", [14 * MS, 15 * MS, 15 * MS, *[18 * MS] * 6]),
+        make_measurement("simple-b8-s64-t1-e16", [1 * MS] * 9),
+        make_measurement("simple-b8-s64-t1-data", [1]),
+    )
+    fastest = tables_of(run).fastest
+    assert [answer.row.case.id for answer in fastest] == ["simple-b32-s64-t1", "simple-b8-s64-t1-e16"]
+    assert [[rival.case.id for rival in answer.rivals] for answer in fastest] == [["simple-b32-s64-t2"], []]
+
+
+def test_the_time_adds_up(make_measurement: Make, make_run: MakeRun) -> None:
+    harness = Harness(start_s=1, warm_up_s=2, timed_s=4, parent_cpu_s=0.1)
+    run = make_run(*[make_measurement(harness=harness)] * 2, wall_time_s=16.0)
+    assert tables_of(run).time == (2, 4, 8, 2, 16, 0.75, 0.025)
+
+
+def test_a_run_without_measurements_has_tables_without_rows(make_run: MakeRun) -> None:
+    tables = tables_of(make_run(planned=3))
+    assert tables[:4] == ((), (), (), ())
+    assert set(tables.time) == {0}
+    assert records_of(make_run(), tables) == []
+
+
+def test_warnings_name_their_case(make_measurement: Make, make_run: MakeRun) -> None:
+    run = make_run(make_measurement("simple-b8-s64-t1"), make_measurement("simple-b8-s64-t2", [1]))
+    assert [(case_id, warning.kind) for case_id, warning in tables_of(run).warnings] == [
+        ("simple-b8-s64-t2", "too-few-samples")
+    ]
+
+
+def test_a_machine_that_stays_the_same_is_told_once(make_measurement: Make, make_run: MakeRun) -> None:
+    run = make_run(make_measurement(), make_measurement("simple-b1-s1-t1"), make_measurement(machine=Machine()))
+    assert [machine.cpu_model for machine, _, _ in surroundings(run)] == ["Example CPU @ 2.50GHz", None]
+
+
+def test_the_fields_of_a_case_do_not_hide_each_other(make_measurement: Make, make_run: MakeRun) -> None:
+    assert len(set(COLUMNS)) == len(COLUMNS)
+    run = make_run(
+        make_measurement("simple-b8-s64-t2-zipf:1.1-fused-glibc-active-free"),
+        make_measurement("simple-b8-s64-t2-data"),
+        failures=(Failure(case_id="simple-b1-s1-t1", message="died"),),
+    )
+    step, part = records_of(run, tables_of(run))
+    for group in (Workload, StepConfig, Runtime):
+        assert set(group.model_fields) < set(step)
+    assert (step["data"], step["optimizer"], step["allocator"], step["threads"]) == ("zipf:1.1", "fused", "glibc", 2)
+    assert part["part"] == "data"
+    # All that is known is told, and a rate of a part would mean nothing.
+    assert {name for name, value in step.items() if value is None} == {
+        *("speed_up", "efficiency", "share_of_step"),
+        *("steal_share", "other_cpu_share", "throttled_s", "throttled_periods", "load_1min"),
+    }
+    assert part["tokens_per_s"] is None
+    assert part["step_time_median_ns"] == 10 * MS
+
+
+@given(st.lists(st.integers(1, 10**12), min_size=1, max_size=40), st.integers(1, 512), st.integers(1, 4096))
+def test_tokens_are_what_a_step_makes_in_its_time(
+    make_measurement: Make, make_run: MakeRun, samples: list[int], batch_size: int, seq_len: int
+) -> None:
+    (row,) = tables_of(make_run(make_measurement(f"simple-b{batch_size}-s{seq_len}-t1", samples))).steps
+    rate, time_ns = row.tokens_per_s, row.step_time_ns
+    assert rate.low <= rate.value <= rate.high
+    tokens = batch_size * seq_len * 1e9
+    assert (rate.value * time_ns.value, rate.low * time_ns.high, rate.high * time_ns.low) == pytest.approx(
+        (tokens,) * 3
+    )

@@ -1,0 +1,250 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from ntp.case import Case, Runtime, Workload
+from ntp.measure.environment import Conditions, Machine
+from ntp.measure.records import Failure, Measurement, Run
+from ntp.report import text
+from ntp.report.tables import COLUMNS
+from ntp.report.terminal import WIDTH, shorten
+
+Make = Callable[..., Measurement]
+MakeRun = Callable[..., Run]
+
+GOLDEN = Path(__file__).parent / "golden"
+MS = 1_000_000
+LONG = "path/to/a/very/long/folder/of/experiments/with/models.py:make_transformer"
+RENDERERS = {"terminal": text.terminal, **text.FORMATS}
+
+
+def spread(median_ms: float, share: float, count: int = 41) -> list[int]:
+    """Samples around a median, up to ``share`` of it away."""
+    return [round(median_ms * MS * (1 + share * (i * 8 % count - count // 2) / (count // 2))) for i in range(count)]
+
+
+@pytest.fixture(scope="session")
+def small_run(make_measurement: Make, make_run: MakeRun) -> Run:
+    return make_run(
+        make_measurement("simple-b8-s64-t1", spread(20, 0.02)),
+        make_measurement("simple-b8-s64-t2", spread(12.3, 0.02), conditions=Conditions(steal_share=0.051)),
+        make_measurement("simple-b32-s128-t1", spread(151.2, 0.03), peak_rss_bytes=1300 << 20),
+        make_measurement(
+            "simple-b32-s128-t2",
+            spread(79.4, 0.4),
+            conditions=Conditions(steal_share=0.031),
+            minor_page_faults=205_000,
+            peak_rss_bytes=1301 << 20,
+        ),
+        make_measurement("simple-b32-s128-t2-foreach", spread(79.9, 0.02), peak_rss_bytes=1302 << 20),
+        make_measurement(Case(workload=Workload(model=LONG), runtime=Runtime(threads=2)), spread(800, 0.02, 9)),
+        make_measurement("simple-b32-s128-t2-forward", spread(25, 0.02)),
+        make_measurement("simple-b32-s128-t2-data", spread(0.0312, 0.02)),
+        failures=(
+            Failure(
+                case_id="simple-b512-s1024-t2",
+                message="simple-b512-s1024-t2: was killed (SIGKILL) while warming up: by hand, or by the kernel for "
+                "want of memory (then make batch size, sequence length or model smaller)",
+                stderr_tail="Traceback (most recent call last):\n  a | b\nMemoryError",
+            ),
+        ),
+        planned=11,
+        wall_time_s=61.2,
+    )
+
+
+@pytest.mark.parametrize(("name", "file"), [("terminal", "terminal.txt"), ("markdown", "report.md")])
+def test_the_text_is_the_one_that_was_looked_at(small_run: Run, name: str, file: str) -> None:
+    # Where a change is meant: look at the new text as a reader would, then write it to the file.
+    assert RENDERERS[name](small_run) == (GOLDEN / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("render", RENDERERS.values(), ids=RENDERERS)
+def test_the_same_run_gives_the_same_text_also_when_it_was_written_and_read(
+    small_run: Run, render: Callable[[Run], str]
+) -> None:
+    first = render(small_run)
+    assert first == render(Run.model_validate_json(small_run.model_dump_json()))
+    assert first.endswith("\n")
+    assert "\r" not in first
+
+
+@pytest.mark.parametrize("render", [text.terminal, text.markdown])
+def test_the_answer_says_what_is_missing(
+    make_measurement: Make, make_run: MakeRun, render: Callable[[Run], str]
+) -> None:
+    failure = Failure(case_id="simple-b1-s1-t1", message="died")
+    nothing, part = make_run(planned=2), make_run(make_measurement("simple-b8-s64-t1-data"))
+    failed, whole = make_run(make_measurement(), failures=(failure,)), make_run(make_measurement())
+    assert "Nothing was measured." in render(nothing)
+    assert "Incomplete: of 2 cases, 2 were never run (the sweep was interrupted)." in render(nothing)
+    assert "No whole step was measured." in render(part)
+    assert "Incomplete: of 2 cases, 1 failed." in render(failed)
+    assert "Incomplete" not in render(whole)
+
+
+def test_the_fastest_case_is_named_first(small_run: Run) -> None:
+    for render in (text.terminal, text.markdown):
+        lines = render(small_run).splitlines()
+        answer = next(line for line in lines if line and not line.startswith("#"))
+        assert "Fastest: " in answer
+        assert "simple-b32-s128-t2" in answer
+    assert json.loads(text.json(small_run))["fastest"][0] == "simple-b32-s128-t2"
+
+
+def test_a_warning_is_given_once_with_its_cases(make_measurement: Make, make_run: MakeRun) -> None:
+    stolen = Conditions(steal_share=0.5)
+    run = make_run(*(make_measurement(f"simple-b{n}-s64-t1", conditions=stolen) for n in range(1, 6)))
+    terminal = text.terminal(run)
+    assert terminal.count("- high-steal") == 1
+    assert terminal.count("the hypervisor gave 50.0%") == 3
+    assert "    and 2 more\n" in terminal
+    markdown = text.markdown(run)
+    assert markdown.count("**high-steal**") == 1
+    assert markdown.count("the hypervisor gave 50.0%") == 5
+
+
+any_text = st.text(st.characters(codec="utf-8"), max_size=80)
+nasty_text = st.text("|`\\*_<>#[]~&$-+ \n\tab1.\x1b", max_size=60)
+models = st.from_regex(r"[a-z/_]{1,150}:[a-z]{1,20}", fullmatch=True) | st.just("simple")
+
+
+@st.composite
+def runs(draw: st.DrawFn, make_measurement: Make, make_run: MakeRun) -> Run:
+    measurements = []
+    for model in draw(st.lists(models, max_size=4)):
+        workload = Workload(
+            model=model,
+            batch_size=draw(st.integers(1, 4096)),
+            seq_len=draw(st.integers(1, 10**6)),
+            part=draw(st.sampled_from(["step", "data"])),
+        )
+        threads = draw(st.sampled_from([1, 2, 256]))
+        samples = draw(st.lists(st.integers(0, 10**14), min_size=1, max_size=12))
+        other: dict[str, Any] = {
+            "peak_rss_bytes": draw(st.integers(0, 10**14)),
+            "minor_page_faults": draw(st.integers(0, 10**12)),
+        }
+        measurements.append(
+            make_measurement(Case(workload=workload, runtime=Runtime(threads=threads)), samples, **other)
+        )
+    texts = any_text | nasty_text
+    failures = st.builds(Failure, case_id=texts, message=texts, stderr_tail=texts)
+    return make_run(
+        *measurements,
+        failures=tuple(draw(st.lists(failures, max_size=2))),
+        planned=draw(st.integers(0, 12)),
+        command=tuple(draw(st.lists(texts, max_size=3))),
+    )
+
+
+@given(st.data())
+def test_the_terminal_is_wide_enough(make_measurement: Make, make_run: MakeRun, data: st.DataObject) -> None:
+    rendered = text.terminal(data.draw(runs(make_measurement, make_run)))
+    assert max(map(len, rendered.splitlines())) <= WIDTH
+    assert all(character.isprintable() or character == "\n" for character in rendered)
+
+
+def tokens_of(markdown: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(markdown)
+
+
+def words(tokens: list[Token]) -> str:
+    """What a reader sees of inline Markdown."""
+    return "".join(child.content for token in tokens for child in token.children or ())
+
+
+@given(st.data())
+def test_nothing_that_a_model_says_breaks_the_markdown(
+    make_measurement: Make, make_run: MakeRun, data: st.DataObject
+) -> None:
+    run = data.draw(runs(make_measurement, make_run))
+    tokens = tokens_of(text.markdown(run))
+    kinds = [token.type for token in tokens]
+    steps = sum(measurement.case.workload.part == "step" for measurement in run.measurements)
+    parts = len(run.measurements) - steps
+    cells = 11 * (steps + (steps > 0)) + 6 * (parts + (parts > 0))
+    machine_cells = 2 * (kinds.count("tr_open") - steps - (steps > 0) - parts - (parts > 0))
+    assert kinds.count("td_open") + kinds.count("th_open") == cells + machine_cells
+    assert "html_block" not in kinds
+    assert kinds.count("fence") == 1 + sum(bool(failure.stderr_tail.strip()) for failure in run.failures)
+    inline = [child.type for token in tokens for child in token.children or ()]
+    assert not {"html_inline", "link_open", "image", "em_open", "s_open"} & set(inline)
+
+
+@given(case_id=nasty_text.filter(str.strip), message=nasty_text)
+def test_a_failure_reads_as_it_was_written(make_run: MakeRun, case_id: str, message: str) -> None:
+    run = make_run(failures=(Failure(case_id=case_id, message=message),))
+    tokens = tokens_of(text.markdown(run))
+    start = next(i for i, token in enumerate(tokens) if token.content == "Failed cases")
+    paragraph = next(token for token in tokens[start + 1 :] if token.type == "inline")
+    told = message.removeprefix(f"{case_id}: ")
+    expected = f"{' '.join(case_id.split())}: {' '.join(told.split())}".replace("\x1b", "?").rstrip()
+    assert words([paragraph]).rstrip() == expected
+
+
+def test_a_machine_may_have_any_name(make_measurement: Make, make_run: MakeRun) -> None:
+    name = r"a | b \| `c` <d> _e_"
+    tokens = tokens_of(text.markdown(make_run(make_measurement(machine=Machine(cpu_model=name)))))
+    cpu = next(i for i, token in enumerate(tokens) if token.content == "CPU")
+    value = next(token for token in tokens[cpu + 1 :] if token.type == "inline")
+    assert words([value]) == name
+
+
+def test_a_traceback_keeps_its_lines_and_cannot_end_its_block(make_run: MakeRun) -> None:
+    tail = "Traceback:\n```\n  **not bold**\n\x1b[31mred"
+    tokens = tokens_of(text.markdown(make_run(failures=(Failure(case_id="a", message="b", stderr_tail=tail),))))
+    block = next(token for token in tokens if token.type == "fence")
+    assert block.content == tail.replace("\x1b", "?") + "\n"
+
+
+def test_csv_holds_the_raw_numbers(small_run: Run) -> None:
+    rows = list(csv.DictReader(io.StringIO(text.csv(small_run))))
+    assert [row["case_id"] for row in rows] == [measurement.case.id for measurement in small_run.measurements]
+    assert float(rows[0]["step_time_median_ns"]) == 20 * MS
+    assert float(rows[0]["tokens_per_s"]) == 8 * 64 / 0.020
+    assert rows[0]["peak_rss_bytes"] == str(300 << 20)
+    assert rows[-1]["tokens_per_s"] == ""
+    assert rows[1]["steal_share"] == "0.051"
+
+
+def test_an_empty_run_has_a_csv_of_headers(make_run: MakeRun) -> None:
+    assert text.csv(make_run()) == ",".join(COLUMNS) + "\n"
+
+
+def test_json_holds_what_the_report_says(small_run: Run) -> None:
+    document = json.loads(text.json(small_run))
+    assert document["missing"] == 2
+    assert [row["case_id"] for row in document["measurements"]] == [each.case.id for each in small_run.measurements]
+    assert document["failures"][0]["stderr_tail"].endswith("MemoryError")
+    assert {warning["kind"] for warning in document["warnings"]} == {
+        *("high-steal", "noisy-samples", "mmap-churn", "too-few-samples")
+    }
+    (environment,) = document["environments"]
+    assert environment["machine"]["fingerprint"] == small_run.measurements[0].environment.machine.fingerprint
+    assert document["time"]["wall_s"] == 61.2
+
+
+@given(st.text(max_size=50), st.integers(0, 40))
+def test_shortening_keeps_both_ends(name: str, width: int) -> None:
+    short = shorten(name, width)
+    assert len(short) == min(len(name), width)
+    if len(name) > width > 5:
+        assert name.startswith(short.split("...")[0])
+        assert short[-1] == name[-1]
+
+
+def test_reports_and_verdicts_need_no_torch_and_not_the_slow_half_of_scipy() -> None:
+    code = "import sys; sys.modules['torch'] = None; import ntp.report.text; sys.exit('scipy.stats' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

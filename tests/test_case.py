@@ -1,0 +1,106 @@
+from typing import Any, get_args
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ntp.case import Case, Frozen, Runtime, StepConfig, Workload, option_errors
+from ntp.errors import OptionError
+
+FREE_TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
+MODELS = st.just("simple") | st.from_regex(r"[^\s:][^:]*:[A-Za-z_]\w*", fullmatch=True)
+EXPONENTS = st.decimals(0, 100, allow_nan=False, places=3).map(lambda value: f"{value:f}")
+DATA = st.one_of(st.sampled_from(["uniform", "zipf"]), EXPONENTS.map("zipf:{}".format), FREE_TEXT.map("file:{}".format))
+
+
+def any_of(model: type[Frozen]) -> st.SearchStrategy[Any]:
+    """Values of every field, those that are added later included."""
+    fields: dict[str, st.SearchStrategy[Any]] = {}
+    for name, info in model.model_fields.items():
+        if info.annotation is int:
+            fields[name] = st.integers(1, 2**63 - 1)
+        elif name in {"model", "data"}:
+            fields[name] = {"model": MODELS, "data": DATA}[name]
+        else:
+            fields[name] = st.sampled_from(get_args(info.annotation))
+    return st.builds(model, **fields)
+
+
+CASES = st.builds(Case, workload=any_of(Workload), step=any_of(StepConfig), runtime=any_of(Runtime))
+
+
+@given(CASES)
+@example(Case(workload=Workload(model="a-b/c d-t2.py:make", data="file:-fused-data-v5\n/é%2D.txt")))
+def test_an_id_names_its_case_and_no_other(case: Case):
+    assert Case.parse(case.id) == case
+    assert hash(Case.parse(case.id)) == hash(case)
+
+
+@given(CASES, CASES)
+def test_different_cases_have_different_ids(one: Case, other: Case):
+    assert (one.id == other.id) == (one == other)
+
+
+@given(CASES)
+def test_an_id_is_one_word(case: Case):
+    assert not any(character.isspace() for character in case.id)
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (Case(), "simple-b32-s128-t1"),
+        (Case(runtime=Runtime(threads=2)), "simple-b32-s128-t2"),
+        (
+            Case(workload=Workload(batch_size=8, seq_len=64, data="zipf:1.10"), step=StepConfig(optimizer="fused")),
+            "simple-b8-s64-t1-zipf:1.1-fused",
+        ),
+        (Case(workload=Workload(vocab_size=50257, seed=7)), "simple-b32-s128-t1-v50257-seed7"),
+        (Case(workload=Workload(model="my-models/gpt.py:tiny")), "my%2Dmodels/gpt.py:tiny-b32-s128-t1"),
+        (Case(workload=Workload(part="forward")), "simple-b32-s128-t1-forward"),
+        (Case(runtime=Runtime(allocator="glibc", affinity="free")), "simple-b32-s128-t1-glibc-free"),
+    ],
+)
+def test_ids_are_stable_and_name_only_what_differs(case: Case, expected: str):
+    assert case.id == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "simple", "simple-b32-s128", "simple-b0-s128-t1", "simple-b32-s128-t1-nonsense", "simple-b32-s128-t1-v-fused",
+     "b-ad-b32-s128-t1", "nocolon-b32-s128-t1"],
+)  # fmt: skip
+def test_what_is_no_id_is_refused(text: str):
+    with pytest.raises(OptionError):
+        Case.parse(text)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"vocab_size": 0}, {"batch_size": -1}, {"seq_len": 0}, {"seed": -1}, {"seed": 2**63}, {"part": "all"},
+        {"model": "complex"}, {"model": ":factory"}, {"model": "module:not a name"}, {"model": "module:"},
+        {"data": "normal"}, {"data": "file:"}, {"data": "zipf:-1"}, {"data": "zipf:x"}, {"dropout": 0.1},
+    ],
+)  # fmt: skip
+def test_a_workload_that_makes_no_sense_is_refused_in_one_line(options: dict[str, Any]):
+    with pytest.raises(OptionError) as caught, option_errors():
+        Workload(**options)
+    (name, value), message = next(iter(options.items())), str(caught.value)
+    assert message.startswith(name.replace("_", "-"))
+    assert repr(value) in message
+    assert "\n" not in message
+
+
+def test_the_ways_to_write_one_exponent_are_one_workload():
+    assert Workload(data="zipf") == Workload(data="zipf:1") == Workload(data="zipf:1.00")
+
+
+def test_a_case_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        Case().workload.seed = 1  # type: ignore[misc]
+
+
+def test_tokens_counts_the_predicted_positions():
+    assert Workload(batch_size=8, seq_len=64).tokens == 512

@@ -1,0 +1,73 @@
+"""Real workers: a handful, since each imports torch."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ntp.case import Case, Runtime, StepConfig, Workload
+from ntp.errors import WorkerFailed
+from ntp.measure.driver import PipeWorker, Sampling, cpus_for, measure
+
+ROOT = Path(__file__).parent.parent
+SMALL = Workload(batch_size=2, seq_len=8, vocab_size=50, embed_dim=8, hidden_dim=16)
+QUICK = Sampling(time_s=0.01, min_samples=3, max_samples=3)
+
+
+def test_a_small_case_is_measured_in_the_quiet_runtime():
+    case = Case(workload=SMALL)
+    with PipeWorker(case) as worker:
+        measurement = measure(case, worker, QUICK)
+    process = measurement.environment.process
+    assert len(measurement.step_time_ns) == 3
+    assert min(measurement.step_time_ns) > 0
+    assert measurement.parameters == 50 * 8 + (8 * 16 + 16) + (16 * 8 + 8) + 8 * 50
+    assert measurement.peak_rss_bytes > 100 * 2**20  # torch alone is more
+    assert process.torch_threads == 1
+    assert process.torch_interop_threads == 1
+    assert dict(process.variables)["OMP_NUM_THREADS"] == "1"
+    if sys.platform == "linux":
+        assert process.affinity == cpus_for(case.runtime)
+        assert len(process.affinity) == 1
+
+
+def test_parts_of_a_step_take_a_part_of_its_time():
+    case = Case(
+        workload=SMALL.model_copy(update={"part": "optimizer"}),
+        step=StepConfig(optimizer="fused"),
+        runtime=Runtime(allocator="glibc", affinity="free"),
+    )
+    with PipeWorker(case) as worker:
+        worker.load()
+        warm_up = worker.warm_up()
+    assert 0 < sum(warm_up.step_time_ns) < warm_up.wall_time_ns
+
+
+def test_a_model_that_is_not_ours():
+    pytest.importorskip("transformers")
+    workload = SMALL.model_copy(update={"model": f"{ROOT / 'examples/gpt2.py'}:tiny"})
+    with PipeWorker(Case(workload=workload)) as worker:
+        assert worker.load().parameters > 100_000
+        assert len(worker.run(2).step_time_ns) == 2
+
+
+def test_a_model_that_prints_exits_or_is_not_there(tmp_path):
+    (tmp_path / "models.py").write_text(
+        "import sys, torch\n"
+        "def talkative(vocab_size):\n"
+        "    print('hello from the model')\n"
+        "    return torch.nn.Embedding(vocab_size, vocab_size)\n"
+        "def hasty():\n"
+        "    sys.exit(7)\n"
+    )
+
+    def load(name):
+        workload = SMALL.model_copy(update={"model": f"{tmp_path}/models.py:{name}"})
+        with PipeWorker(Case(workload=workload)) as worker:
+            return worker.load()
+
+    assert load("talkative").parameters == 2500
+    with pytest.raises(WorkerFailed, match="the factory failed: SystemExit: 7"):
+        load("hasty")
+    with pytest.raises(WorkerFailed, match="has no 'absent'"):
+        load("absent")

@@ -1,0 +1,245 @@
+"""The pytest side, with sweeps in a pytest of their own and workers that need no process."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ntp.measure.records import Run
+
+pytest_plugins = ["pytester"]
+
+BENCHMARK = """
+import pytest
+
+def bench_train_step(measure, case):
+    measure(case)
+
+@pytest.mark.ntp_case(largest=True, part=["forward"])
+def bench_forward(measure, case):
+    measure(case)
+
+def test_ordinary():
+    pass
+"""
+
+# Workers whose step takes as long as the case has tokens (in microseconds), and that say what they were asked.
+CONFTEST = """
+import pytest
+import ntp.pytest_plugin as plugin
+from ntp.errors import WorkerFailed
+from ntp.measure.environment import Process, Software
+from ntp.measure.protocol import Loaded, Ran
+from ntp.measure.records import WarmUp
+
+ASKED = []
+
+class FakeWorker:
+    def __init__(self, case, *, timeout_s):
+        self.case = case
+        self.step_time_ns = case.workload.tokens * 1000 // case.runtime.threads
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        ASKED.append("stop")
+
+    def load(self):
+        if self.case.id == {fails!r}:
+            raise WorkerFailed(f"{{self.case.id}}: was killed", "the last words")
+        if self.case.id == {interrupts!r}:
+            raise KeyboardInterrupt
+        ASKED.append("load")
+        return Loaded(parameters=7, software=Software(), process=Process())
+
+    def warm_up(self):
+        ASKED.append("warm_up")
+        return WarmUp(step_time_ns=(self.step_time_ns,), wall_time_ns=self.step_time_ns, steady=True)
+
+    def run(self, steps, expected_s=0.0):
+        ASKED.append(steps)
+        return Ran(step_time_ns=tuple(self.step_time_ns + i for i in range(steps)), minor_page_faults=0,
+                   major_page_faults=0, cpu_time_s=0.0, peak_rss_bytes=2**20)
+
+@pytest.fixture(autouse=True, scope="session")
+def fake_workers():
+    patch = pytest.MonkeyPatch()
+    patch.setattr(plugin, "PipeWorker", FakeWorker)
+    yield
+    patch.undo()
+
+def pytest_sessionfinish(session):
+    (session.config.rootpath / "asked.txt").write_text(" ".join(map(str, ASKED)))
+"""
+
+SWEEP = ("--benchmark-only", "--ntp-threads=1", "--ntp-batch-sizes=8,32", "--ntp-seq-lens=64", "--ntp-sample-time=0.02")
+
+
+@pytest.fixture
+def sweep(pytester):
+    """A function that runs a sweep of three cases in a folder of its own."""
+
+    def run(*options, fails=None, interrupts=None, benchmark=BENCHMARK):
+        # A Ctrl-C in a pytest of this process would end this one too.
+        run_pytest = pytester.runpytest_subprocess if interrupts else pytester.runpytest_inprocess
+        pytester.makeini("[pytest]\npython_files=bench_*.py\npython_functions=bench_* test_*\n")
+        pytester.makeconftest(CONFTEST.format(fails=fails, interrupts=interrupts))
+        pytester.path.joinpath("bench_it.py").write_text(benchmark)
+        return run_pytest("-p", "no:cacheprovider", *options)
+
+    return run
+
+
+def load(pytester):
+    return Run.load(pytester.path / "reports/latest/run.json")
+
+
+def test_a_sweep_writes_a_run_and_its_reports(sweep, pytester):
+    result = sweep(*SWEEP)
+    result.assert_outcomes(passed=3, skipped=1)
+    run = load(pytester)
+    ids = ["simple-b8-s64-t1", "simple-b32-s64-t1", "simple-b32-s64-t1-forward"]
+    assert [measurement.case.id for measurement in run.measurements] == ids
+    assert (run.planned, run.missing, run.failures) == (3, 0, ())
+    for name in ("report.md", "report.csv"):
+        text = (pytester.path / "reports/latest" / name).read_text()
+        assert all(case_id in text for case_id in ids)
+    result.stdout.fnmatch_lines(["*3 cases, about*", "*simple-b8-s64-t1*"])
+
+
+def test_the_tests_are_named_as_the_cases(sweep):
+    result = sweep(*SWEEP, "--collect-only", "-q")
+    result.stdout.fnmatch_lines(
+        [
+            "bench_it.py::bench_train_step[[]simple-b8-s64-t1[]]",
+            "bench_it.py::bench_train_step[[]simple-b32-s64-t1[]]",
+            "bench_it.py::bench_forward[[]simple-b32-s64-t1-forward[]]",
+        ]
+    )
+
+
+def test_a_worker_is_asked_for_the_samples_and_no_step_more(sweep, pytester):
+    sweep(*SWEEP, "-k", "bench_train_step")
+    # 20 ms of steps of 512 and of 2048 microseconds, and at least ten.
+    assert pytester.path.joinpath("asked.txt").read_text() == "load warm_up 40 stop load warm_up 10 stop"
+
+
+def test_pytest_benchmark_sees_the_workers_times(sweep, pytester):
+    sweep(*SWEEP, "-k", "bench_train_step", "--benchmark-json=own.json")
+    own = json.loads(pytester.path.joinpath("own.json").read_text())
+    first = own["benchmarks"][0]["stats"]
+    assert first["rounds"] == 40
+    assert first["data"] == pytest.approx([(512_000 + i) / 1e9 for i in range(40)])
+    assert Run.from_document(own).measurements == load(pytester).measurements
+
+
+def test_grouping_by_a_parameter_and_selecting_by_name(sweep):
+    result = sweep(*SWEEP, "--benchmark-group-by=param:batch_size", "-k", "b8")
+    result.assert_outcomes(passed=1, deselected=3)
+    result.stdout.fnmatch_lines(["*benchmark 'batch_size=8': 1 tests*"])
+
+
+def test_saved_runs_can_be_compared(sweep, pytester):
+    sweep(*SWEEP, "--benchmark-save=first")
+    result = sweep(*SWEEP, "--benchmark-compare=0001", "--benchmark-compare-fail=mean:5%")
+    result.assert_outcomes(passed=3, skipped=1)
+    result.stdout.fnmatch_lines(["*(0001_first)*"])
+
+
+def test_pytest_benchmark_compare_reads_our_file(sweep, pytester, monkeypatch):
+    sweep(*SWEEP)
+    # From another folder: it would import this one's conftest.py.
+    (pytester.path / "elsewhere").mkdir()
+    pytester.chdir()
+    monkeypatch.chdir("elsewhere")
+    result = pytester.run(sys.executable, "-m", "pytest_benchmark", "compare", "../reports/latest/run.json")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*bench_train_step*simple-b8-s64-t1*"])
+
+
+def test_disabled_benchmarks_run_one_step_and_write_nothing(sweep, pytester):
+    result = sweep("--benchmark-disable", *SWEEP[1:], "-k", "simple")
+    result.assert_outcomes(passed=3, deselected=1)
+    assert pytester.path.joinpath("asked.txt").read_text() == "load 1 stop load 1 stop load 1 stop"
+    assert not (pytester.path / "reports").exists()
+
+
+def test_disabling_beats_a_skip_in_the_project_file(sweep):
+    sweep("--benchmark-disable", "--benchmark-skip", *SWEEP[1:]).assert_outcomes(passed=4)
+
+
+def test_skipped_benchmarks_measure_nothing(sweep, pytester):
+    sweep("--benchmark-skip", *SWEEP[1:]).assert_outcomes(passed=1, skipped=3)
+    assert not (pytester.path / "reports").exists()
+
+
+def test_a_failed_case_leaves_the_others_and_fails_the_sweep(sweep, pytester):
+    result = sweep(*SWEEP, fails="simple-b8-s64-t1")
+    result.assert_outcomes(passed=2, failed=1, skipped=1)
+    assert result.ret == 1
+    run = load(pytester)
+    assert len(run.measurements) == 2
+    assert [(failure.case_id, failure.stderr_tail) for failure in run.failures] == [
+        ("simple-b8-s64-t1", "the last words")
+    ]
+    assert "was killed" in (pytester.path / "reports/latest/report.md").read_text()
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_a_sweep_in_which_all_fails_is_still_reported(sweep, pytester):
+    sweep(*SWEEP, "-k", "b8", fails="simple-b8-s64-t1").assert_outcomes(failed=1, deselected=3)
+    assert load(pytester).measurements == ()
+    assert len(load(pytester).failures) == 1
+
+
+def test_an_interrupted_sweep_keeps_what_it_has(sweep, pytester):
+    result = sweep(*SWEEP, interrupts="simple-b32-s64-t1")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    run = load(pytester)
+    assert [measurement.case.id for measurement in run.measurements] == ["simple-b8-s64-t1"]
+    assert run.missing == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--ntp-threads=0", "expected positive integers*'0'*"),
+        ("--ntp-threads=two", "expected positive integers*'two'*"),
+        ("--ntp-threads=1,100000", "ntp-threads: 100000 asked for, but this process may use*"),
+        ("--ntp-batch-sizes=8,-1", "expected positive integers*'8,-1'*"),
+        ("--ntp-steps=magic", "ntp-steps: no step is named 'magic'; known: eager*"),
+        ("--ntp-precisions=fp7", "precision: Input should be 'fp32'*'fp7'*"),
+        ("--ntp-model=nonsense", "model: a model is 'simple'*'nonsense'*"),
+        ("--ntp-data=nonsense", "data: data is 'uniform'*'nonsense'*"),
+        ("--ntp-vocab-size=0", "vocab-size: Input should be greater than*"),
+        ("--ntp-allocator=mine", "allocator: Input should be*'mine'*"),
+        ("--ntp-sample-time=0", "time-s: Input should be greater than 0*"),
+        ("--ntp-timeout=0", "ntp-timeout: a worker needs some time*"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(sweep, option, message):
+    result = sweep("--benchmark-only", option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{message}"])
+    result.stderr.no_fnmatch_line("*Traceback*")
+
+
+def test_reports_that_cannot_be_written_end_the_sweep_in_one_line(sweep, pytester):
+    pytester.path.joinpath("file").write_text("")
+    result = sweep(*SWEEP, "--ntp-report-dir=file/reports")
+    assert result.ret == 5
+    result.stdout.fnmatch_lines(["*cannot be written*"])
+
+
+def test_a_users_own_benchmark_group_is_kept(sweep, pytester):
+    benchmark = BENCHMARK.replace("def bench_train_step", "@pytest.mark.benchmark(group='mine')\ndef bench_train_step")
+    sweep(*SWEEP, benchmark=benchmark)
+    document = json.loads(Path(pytester.path / "reports/latest/run.json").read_text())
+    assert {bench["group"] for bench in document["benchmarks"]} == {"mine", None}
+
+
+def test_without_pytest_benchmark_the_plugin_keeps_quiet(pytester):
+    pytester.makepyfile("def test_ordinary(): pass")
+    pytester.runpytest_inprocess("-p", "no:benchmark").assert_outcomes(passed=1)
