@@ -87,6 +87,10 @@ class Runtime(Frozen):
     affinity: Literal["pinned", "free"] = "pinned"
 
 
+_NUMBER = r"[0-9]{1,19}"
+"""A number in an id. As long as any that fits 63 bits: beyond that, Python refuses what a pattern would let through."""
+
+
 class _IdToken(NamedTuple):
     """One optional piece of an id: whose field it is, what it starts with, and what its text looks like."""
 
@@ -103,7 +107,9 @@ def _id_tokens() -> Iterator[_IdToken]:
         for field, info in model.model_fields.items():
             if field in {"model", "batch_size", "seq_len", "threads"}:
                 continue
-            pattern = patterns.get(field) or "|".join(re.escape(value) for value in get_args(info.annotation)) or r"\d+"
+            pattern = (
+                patterns.get(field) or "|".join(re.escape(value) for value in get_args(info.annotation)) or _NUMBER
+            )
             yield _IdToken(group, field, prefixes.get(field, ""), pattern)
 
 

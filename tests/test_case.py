@@ -104,3 +104,10 @@ def test_a_case_cannot_be_changed():
 
 def test_tokens_counts_the_predicted_positions():
     assert Workload(batch_size=8, seq_len=64).tokens == 512
+
+
+@pytest.mark.parametrize("number", ["9" * 20, "9" * 5000, "٣"])
+def test_numbers_that_python_or_torch_could_not_hold_are_refused(number: str) -> None:
+    for text in (f"simple-b{number}-s1-t1", f"simple-b1-s1-t1-seed{number}"):
+        with pytest.raises(OptionError, match="is not a case id"):
+            Case.parse(text)
