@@ -115,7 +115,8 @@ def _id_tokens() -> Iterator[_IdToken]:
 
 _ID_TOKENS = tuple(_id_tokens())
 _ID_HEAD = re.compile(
-    r"(?P<model>[^-]+)-b(?P<batch_size>\d+)-s(?P<seq_len>\d+)-t(?P<threads>\d+)(?P<rest>.*)", re.DOTALL
+    rf"(?P<model>[^-]+)-b(?P<batch_size>{_NUMBER})-s(?P<seq_len>{_NUMBER})-t(?P<threads>{_NUMBER})(?P<rest>.*)",
+    re.DOTALL,
 )
 
 

@@ -3,7 +3,9 @@
 import mmap
 import resource
 
-from ntp.measure.memory import page_faults, peak_rss_bytes
+import pytest
+
+from ntp.measure.memory import page_faults, peak_rss_bytes, reset_peak_rss
 
 
 def test_peak_is_read_from_vmhwm(tmp_path):
@@ -29,3 +31,27 @@ def test_touching_new_pages_counts_as_minor_faults():
         after = page_faults()
     assert after.minor - before.minor >= pages
     assert after.major >= before.major
+
+
+def test_the_peak_is_reset_where_the_kernel_allows_it(tmp_path):
+    clear_refs = tmp_path / "proc/self/clear_refs"
+    clear_refs.parent.mkdir(parents=True)
+    clear_refs.touch()
+    assert reset_peak_rss(tmp_path)
+    assert clear_refs.read_text() == "5"
+
+
+def test_without_proc_the_peak_stays(tmp_path):
+    assert not reset_peak_rss(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_after_a_reset_what_was_freed_does_not_count():
+    size_bytes = 64 * 2**20
+    with mmap.mmap(-1, size_bytes) as memory:
+        for offset in range(0, size_bytes, mmap.PAGESIZE):
+            memory[offset] = 1
+        before = peak_rss_bytes()
+    if not reset_peak_rss():
+        pytest.skip("this kernel does not let a process reset its peak")
+    assert peak_rss_bytes() < before - size_bytes // 2

@@ -1,8 +1,12 @@
 """The phase clock, with a clock of our own."""
 
+from contextlib import nullcontext
+
 import pytest
 
-from ntp.measure.phases import PhaseClock
+from ntp.case import StepConfig, Workload
+from ntp.measure.phases import PhaseClock, phase_pass
+from ntp.step import PHASES, Training
 
 
 class FakeClock:
@@ -43,3 +47,50 @@ def test_a_phase_that_fails_is_counted_and_fails():
     with pytest.raises(ZeroDivisionError):
         fail()
     assert phases.time_ns == {"loss": 3}
+
+
+class FakeTraining:
+    """Steps on a clock that they move themselves; each phase takes 10 ns, and what lies between them 4 ns a step."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.order = ""
+
+    def step(self, phase=nullcontext):
+        self.order += "b" if phase is nullcontext else "i"
+        self.clock.now_ns += 4
+        for name in PHASES:
+            with phase(name):
+                self.clock.now_ns += 10
+        if phase is not nullcontext:
+            self.clock.now_ns += 2
+
+
+def test_bare_and_instrumented_steps_take_turns_in_going_first():
+    clock = FakeClock()
+    training = FakeTraining(clock)
+    times = phase_pass(training, 3, clock)
+    assert training.order == "biibbi"
+    assert times.bare_step_ns == (64, 64, 64)
+    assert times.instrumented_step_ns == (66, 66, 66)
+    assert times.cost == pytest.approx(66 / 64 - 1)
+
+
+def test_each_step_gives_a_sample_of_each_phase():
+    clock = FakeClock()
+    times = phase_pass(FakeTraining(clock), 2, clock)
+    assert [(phase.phase, phase.time_ns) for phase in times.phases] == [(phase, (10, 10)) for phase in PHASES]
+    assert times.coverage == pytest.approx(60 / 66)
+
+
+def test_the_phases_of_a_real_step_are_all_timed():
+    workload = Workload(batch_size=2, seq_len=8, vocab_size=30, embed_dim=8, hidden_dim=16)
+    times = phase_pass(Training.start(workload, StepConfig()), 2)
+    assert [phase.phase for phase in times.phases] == list(PHASES)
+    assert all(time_ns > 0 for phase in times.phases for time_ns in phase.time_ns)
+    assert 0 < times.coverage <= 1
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match="not 0"):
+        phase_pass(FakeTraining(FakeClock()), 0)
