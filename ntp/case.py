@@ -6,7 +6,7 @@ changes the id of a case that leaves it alone. :meth:`Case.parse` turns an id ba
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 from urllib.parse import quote, unquote
@@ -38,6 +38,10 @@ class Frozen(BaseModel):
     """Base of every value that must never change once it is made: no unknown fields, hashable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+PHASES = ("data", "zero_grad", "forward", "loss", "backward", "optimizer")
+"""The parts of a training step, in order."""
 
 
 class Workload(Frozen):
@@ -145,6 +149,22 @@ class Case(Frozen):
             value = getattr(values, field)
             if value != type(values).model_fields[field].default:
                 yield prefix + (_quote(value) if field == "data" else str(value))
+
+    @classmethod
+    def of(cls, options: Mapping[str, object]) -> Self:
+        """The case with these fields, whichever of its three groups each belongs to. What is not given has its default.
+
+        Raises:
+            OptionError: a value is refused. Names that are no field of a case are passed over.
+        """
+        groups: dict[str, type[Frozen]] = {"workload": Workload, "step": StepConfig, "runtime": Runtime}
+        with option_errors():
+            return cls.model_validate(
+                {
+                    name: {field: options[field] for field in group.model_fields if field in options}
+                    for name, group in groups.items()
+                }
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:

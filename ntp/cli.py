@@ -17,13 +17,32 @@ import typer
 from pydantic import ValidationError
 
 import ntp
-from ntp.case import StepConfig, Workload, option_errors
+from ntp.case import Case
+from ntp.cli_options import (
+    RUNTIME,
+    STEP,
+    WORKLOAD,
+    AffinityOption,
+    AllocatorOption,
+    BatchSizeOption,
+    DataOption,
+    EmbedDimOption,
+    HiddenDimOption,
+    JsonOption,
+    ModelOption,
+    OptimizerOption,
+    SeedOption,
+    SeqLenOption,
+    ThreadsOption,
+    VocabSizeOption,
+    WaitPolicyOption,
+)
 from ntp.errors import NtpError, WorkerFailed
 
 if TYPE_CHECKING:
     from ntp.train import StepRecord, Summary, TrainingRun
 
-USAGE, TOOL_FAILED, INTERRUPTED, BROKEN_PIPE = 2, 5, 130, 141
+USAGE, NOT_COMPARABLE, TOOL_FAILED, INTERRUPTED, BROKEN_PIPE = 2, 4, 5, 130, 141
 """Exit statuses. The last two are the shell's for SIGINT and SIGPIPE; 1 is left to a regression found."""
 
 # typer has its usage errors from click up to 0.25, and from a copy of its own since: this names either.
@@ -35,50 +54,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-
-# The options of a case, for every command that takes one.
-_WORKLOAD, _STEP = Workload(), StepConfig()
-_PANEL = "What is trained"
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        metavar="SPEC",
-        rich_help_panel=_PANEL,
-        help="'simple', 'package.module:factory' or 'path/to/file.py:factory'. A factory gets those of vocab_size, "
-        "embed_dim, hidden_dim and seq_len that it names.",
-    ),
-]
-VocabSizeOption = Annotated[int, typer.Option("--vocab-size", metavar="V", rich_help_panel=_PANEL, help="Token ids.")]
-EmbedDimOption = Annotated[int, typer.Option("--embed-dim", metavar="E", rich_help_panel=_PANEL, help="Width.")]
-HiddenDimOption = Annotated[
-    int, typer.Option("--hidden-dim", metavar="H", rich_help_panel=_PANEL, help="Width of the hidden layer.")
-]
-BatchSizeOption = Annotated[
-    int, typer.Option("--batch-size", metavar="B", rich_help_panel=_PANEL, help="Sequences in a step.")
-]
-SeqLenOption = Annotated[
-    int, typer.Option("--seq-len", metavar="T", rich_help_panel=_PANEL, help="Predicted positions of a sequence.")
-]
-DataOption = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        metavar="SPEC",
-        rich_help_panel=_PANEL,
-        help="'uniform' random ids, 'zipf' or 'zipf:EXPONENT' (realistic frequencies), or 'file:PATH': a text file as "
-        "bytes, or a .bin file of uint16 tokens (uint32 if V > 65536).",
-    ),
-]
-SeedOption = Annotated[int, typer.Option("--seed", metavar="N", rich_help_panel=_PANEL, help="Of weights and data.")]
-OptimizerOption = Annotated[
-    str, typer.Option("--optimizer", metavar="KIND", help="AdamW's kernels: 'default', 'foreach' or 'fused'.")
-]
-ThreadsOption = Annotated[
-    int | None,
-    typer.Option("--threads", metavar="N", min=1, max=1024, help="torch's threads.", show_default="torch's choice"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -94,15 +69,15 @@ def _ntp(
 
 @app.command()
 def train(
-    model: ModelOption = _WORKLOAD.model,
-    vocab_size: VocabSizeOption = _WORKLOAD.vocab_size,
-    embed_dim: EmbedDimOption = _WORKLOAD.embed_dim,
-    hidden_dim: HiddenDimOption = _WORKLOAD.hidden_dim,
-    batch_size: BatchSizeOption = _WORKLOAD.batch_size,
-    seq_len: SeqLenOption = _WORKLOAD.seq_len,
-    data: DataOption = _WORKLOAD.data,
-    seed: SeedOption = _WORKLOAD.seed,
-    optimizer: OptimizerOption = _STEP.optimizer,
+    model: ModelOption = WORKLOAD.model,
+    vocab_size: VocabSizeOption = WORKLOAD.vocab_size,
+    embed_dim: EmbedDimOption = WORKLOAD.embed_dim,
+    hidden_dim: HiddenDimOption = WORKLOAD.hidden_dim,
+    batch_size: BatchSizeOption = WORKLOAD.batch_size,
+    seq_len: SeqLenOption = WORKLOAD.seq_len,
+    data: DataOption = WORKLOAD.data,
+    seed: SeedOption = WORKLOAD.seed,
+    optimizer: OptimizerOption = STEP.optimizer,
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps in all, those before a resume included.")] = 100,
     log_every: Annotated[int, typer.Option(min=1, metavar="N", help="Steps between two lines.")] = 10,
     checkpoint: Annotated[
@@ -127,22 +102,11 @@ def train(
 
       ntp train --model examples/gpt2.py:tiny --steps 20 --json
     """
-    with option_errors():
-        workload = Workload(
-            model=model,
-            vocab_size=vocab_size,
-            embed_dim=embed_dim,
-            hidden_dim=hidden_dim,
-            batch_size=batch_size,
-            seq_len=seq_len,
-            data=data,
-            seed=seed,
-        )
-        config = StepConfig.model_validate({"optimizer": optimizer})
+    case = Case.of({**locals(), "threads": 1})  # --threads is torch's own business here, none of the quiet runtime's
     from ntp.train import TrainingRun, thread_count
 
     with thread_count(threads):
-        run = TrainingRun(workload, config, checkpoint)
+        run = TrainingRun(case.workload, case.step, checkpoint)
         _tell_resume(run, steps)
         with _progress(steps, run.step) as advance:
             for record in run.run(steps, log_every, checkpoint_every):
@@ -196,6 +160,56 @@ def predict(
         _write(",".join(map(str, new_ids)) if text is None else text)
 
 
+@app.command()
+def profile(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the profile goes.")] = Path("reports/profile"),
+    model: ModelOption = WORKLOAD.model,
+    vocab_size: VocabSizeOption = WORKLOAD.vocab_size,
+    embed_dim: EmbedDimOption = WORKLOAD.embed_dim,
+    hidden_dim: HiddenDimOption = WORKLOAD.hidden_dim,
+    batch_size: BatchSizeOption = WORKLOAD.batch_size,
+    seq_len: SeqLenOption = WORKLOAD.seq_len,
+    data: DataOption = WORKLOAD.data,
+    seed: SeedOption = WORKLOAD.seed,
+    optimizer: OptimizerOption = STEP.optimizer,
+    threads: ThreadsOption = None,
+    allocator: AllocatorOption = RUNTIME.allocator,
+    wait_policy: WaitPolicyOption = RUNTIME.wait_policy,
+    affinity: AffinityOption = RUNTIME.affinity,
+) -> None:
+    """Explain one case: what bounds its step, and what to try.
+
+    Writes profile.md (the answer first), profile.json, trace.json for
+    ui.perfetto.dev, flame graphs and charts. Every observer looks at steps of
+    its own, so that none is part of another's picture.
+
+    For example:
+
+      ntp profile --threads 2
+
+      ntp profile --model examples/gpt2.py:tiny --batch-size 8 --out reports/gpt2
+    """
+    from ntp.campaign.profile import profile as campaign
+    from ntp.measure.cpus import available_cpus, check_threads
+    from ntp.measure.records import write_whole
+    from ntp.measure.runfile import document_of, text_of
+    from ntp.report.profile import markdown, pictures, terminal
+
+    case = Case.of({**locals(), "threads": threads or available_cpus().max_threads})
+    check_threads(case.runtime.threads)
+    run = None
+    for run in campaign(case, out, command=("ntp", *sys.argv[1:]), progress=_tell_if_terminal):
+        write_whole(out / "profile.json", text_of(document_of(run)))
+        write_whole(out / "profile.md", markdown(run))
+    assert run is not None
+    for name, draw in pictures(run).items():
+        write_whole(out / name, draw())
+    _write(terminal(run))
+    _write(f"Written: profile.md and all that it shows, in {out}")
+    if run.failures:
+        raise WorkerFailed(run.failures[-1].message, run.failures[-1].stderr_tail)
+
+
 class ReportFormat(StrEnum):
     """What a run can be made into."""
 
@@ -223,21 +237,65 @@ def report(
     sys.stdout.write(FORMATS[format_.value](Run.load(run)))
 
 
+class ComparisonFormat(StrEnum):
+    """What a comparison can be written as."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+
+
 @app.command()
-def doctor() -> None:
+def compare(
+    base: Annotated[Path, typer.Argument(metavar="BASE.json", help="The run to compare with.")],
+    head: Annotated[Path, typer.Argument(metavar="HEAD.json", help="The run that is compared.")],
+    format_: Annotated[ComparisonFormat, typer.Option("--format", help="How to write it.")] = ComparisonFormat.TERMINAL,
+) -> None:
+    """Show two runs side by side: two machines, two configurations, two days. Judges nothing.
+
+    Exit status 0, or 4 if the runs have no case in common.
+
+    For example:
+
+      ntp compare reports/monday/run.json reports/latest/run.json
+    """
+    from ntp.judge.compare import compare as compared
+    from ntp.measure.records import Run
+    from ntp.report.comparison import FORMATS
+
+    comparison = compared(Run.load(base), Run.load(head))
+    sys.stdout.write(FORMATS[format_.value](comparison))
+    if not comparison.rows:
+        raise typer.Exit(NOT_COMPARABLE)
+
+
+@app.command()
+def doctor(
+    refresh: Annotated[bool, typer.Option("--refresh", help="Measure this machine's peaks anew.")] = False,
+) -> None:
     """Say what this machine is, what makes its timings noisy, and what can be done about it.
+
+    Its peaks, of matrix products and memory, are measured the first time (a
+    quarter of a minute) and kept in the user's cache.
 
     For example:
 
       ntp doctor
     """
+    from ntp.measure.cpus import available_cpus
     from ntp.measure.doctor import examine
+    from ntp.measure.roofline import measure_peaks
     from ntp.measure.warnings import warnings_about
     from ntp.report.doctor import doctor as render
 
     _tell_if_terminal("looking at the machine for a second, and at torch")
     environment = examine()
-    sys.stdout.write(render(environment, warnings_about(environment)))
+    threads = dict.fromkeys((1, available_cpus().max_threads))
+    try:
+        peaks = measure_peaks(list(threads), refresh=refresh, software=environment.software, progress=_tell_if_terminal)
+    except WorkerFailed as exc:
+        _tell(f"no peaks: {_one_line(str(exc))}")
+        peaks = None
+    sys.stdout.write(render(environment, warnings_about(environment), peaks))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,33 +9,18 @@ It is then run once for each combination of the ``--ntp-...`` options, each case
 """
 
 import argparse
-import itertools
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
-from pytest_benchmark.session import BenchmarkSession
-from pytest_benchmark.utils import safe_dumps
 
-from ntp.case import STEP_PRESETS, Case, Frozen, Runtime, StepConfig, Workload, option_errors
-from ntp.errors import NtpError, OptionError, RecordError, WorkerFailed
-from ntp.measure.cpus import available_cpus
-from ntp.measure.driver import PipeWorker, Sampling, measure
-from ntp.measure.records import Failure, Run, write_whole
-
-MATRIX = ("threads", "batch_size", "seq_len", "precision", "step")
-"""What the sweep's options vary, by the names that ``--benchmark-group-by=param:threads`` and the like know."""
-
-
-SECONDS_AROUND_SAMPLES = 4.0
-"""What starting a worker and warming it up take, roughly: for the forecast alone."""
+from ntp.case import STEP_PRESETS, Case, Runtime, Workload
+from ntp.errors import NtpError, WorkerFailed
+from ntp.measure.driver import Sampling
+from ntp.sweep import SECONDS_AROUND_SAMPLES, Sweep, worker_clock
 
 
 def _integers(text: str) -> tuple[int, ...]:
@@ -91,10 +76,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         type=float,
         default=Sampling().time_s,
-        help="How long each case is timed, after its warm-up. Default: %(default)s",
+        help="How long each case is timed, after its warm-up; parts of a step a quarter of it. Default: %(default)s",
     )
     group.addoption(
         "--ntp-min-samples", metavar="N", type=int, default=Sampling().min_samples, help="Default: %(default)s"
+    )
+    group.addoption(
+        "--ntp-profile",
+        action="store_true",
+        help="Attach the operators of each case, seen by torch.profiler in a pass of its own.",
     )
     group.addoption(
         "--ntp-timeout",
@@ -110,165 +100,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Path("reports/latest"),
         help="Where run.json, report.md and report.csv go. Default: %(default)s",
     )
-
-
-class WorkerClock:
-    """A clock that advances by what a worker measured, and by nothing else.
-
-    pytest-benchmark reads it before and after each round, so that its own statistics, table, JSON, histogram and
-    comparison are of the worker's times.
-    """
-
-    def __init__(self) -> None:
-        self.now_ns = 0
-
-    def __call__(self) -> float:
-        """Seconds."""
-        return self.now_ns / 1e9
-
-    def replay(self, step_time_ns: tuple[int, ...]) -> Callable[[], None]:
-        """A function that lets one sample go by at each call. Further calls (``--benchmark-cprofile``) take no time."""
-        samples = iter(step_time_ns)
-
-        def step() -> None:
-            self.now_ns += next(samples, 0)
-
-        return step
-
-
-worker_clock = WorkerClock()
-
-
-class Sweep:
-    """One pytest session's measurements: the cases, and the files that are written after each of them."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
-        self.started = datetime.now(UTC)
-        self.started_s = time.perf_counter()
-        self.planned = 0
-        self.measured = 0
-        self.failures: list[Failure] = []
-        option = config.option
-        with option_errors():
-            self.sampling = Sampling(time_s=option.ntp_sample_time, min_samples=option.ntp_min_samples)
-        if not option.ntp_timeout > 0:
-            raise OptionError(f"ntp-timeout: a worker needs some time to answer (got {option.ntp_timeout})")
-        for preset in option.ntp_steps:
-            if preset not in STEP_PRESETS:
-                raise OptionError(f"ntp-steps: no step is named {preset!r}; known: {', '.join(STEP_PRESETS)}")
-        self.threads = self._threads(option.ntp_threads)
-        folder: Path = option.ntp_report_dir
-        self.report_dir = folder if folder.is_absolute() else config.rootpath / folder
-        # Every combination is a case that makes sense, or the sweep does not begin.
-        for values in self.combinations():
-            self.case(values)
-
-    @staticmethod
-    def _threads(asked: tuple[int, ...] | None) -> tuple[int, ...]:
-        available = available_cpus().max_threads
-        if asked is None:
-            return tuple(dict.fromkeys((1, available)))
-        if max(asked) > available:
-            raise OptionError(
-                f"ntp-threads: {max(asked)} asked for, but this process may use {available} "
-                "(CPU affinity and cgroup quota counted): ask for fewer"
-            )
-        return asked
-
-    @property
-    def benchmarks(self) -> BenchmarkSession:
-        """pytest-benchmark's side of this session."""
-        session = self.config.pluginmanager.get_plugin("pytest-benchmark")
-        assert isinstance(session, BenchmarkSession)
-        return session
-
-    def combinations(self, *, largest: bool = False, **fixed: Sequence[str]) -> list[dict[str, Any]]:
-        """All combinations of the sweep's options.
-
-        Args:
-            largest: only of its largest thread count, batch size and sequence length.
-            fixed: further fields of a case (``part``, ``data``, ``optimizer``), each with the values it is to take.
-        """
-        option = self.config.option
-        sizes = [self.threads, option.ntp_batch_sizes, option.ntp_seq_lens]
-        if largest:
-            sizes = [(max(values),) for values in sizes]
-        values = itertools.product(*sizes, option.ntp_precisions, option.ntp_steps, *fixed.values())
-        return [dict(zip((*MATRIX, *fixed), combination, strict=True)) for combination in values]
-
-    def case(self, values: Mapping[str, Any]) -> Case:
-        """The case of one of the :meth:`combinations`."""
-        options = {
-            name.removeprefix("ntp_"): value
-            for name, value in vars(self.config.option).items()
-            if name.startswith("ntp_")
-        }
-        known = options | STEP_PRESETS[values["step"]].model_dump(exclude_defaults=True) | dict(values)
-        groups: dict[str, type[Frozen]] = {"workload": Workload, "step": StepConfig, "runtime": Runtime}
-        with option_errors():
-            return Case.model_validate(
-                {
-                    name: {field: known[field] for field in group.model_fields if field in known}
-                    for name, group in groups.items()
-                }
-            )
-
-    def start(self, case: Case) -> PipeWorker:
-        """A fresh worker for the case."""
-        return PipeWorker(case, timeout_s=self.config.option.ntp_timeout)
-
-    def failed(self, case: Case, error: WorkerFailed) -> None:
-        """Record a case that gave no measurement."""
-        self.failures.append(Failure(case_id=case.id, message=str(error), stderr_tail=error.stderr_tail))
-
-    def header(self) -> dict[str, Any]:
-        """What the run's document says of the sweep as a whole, as far as it has come."""
-        run = Run(
-            started=self.started.isoformat(timespec="seconds"),
-            wall_time_s=round(time.perf_counter() - self.started_s, 3),
-            command=("pytest", *map(str, self.config.invocation_params.args)),
-            planned=self.planned,
-            failures=tuple(self.failures),
-        )
-        return run.header()
-
-    @cached_property
-    def _machine_info(self) -> Any:
-        return self.benchmarks.get_machine_info()
-
-    @cached_property
-    def _commit_info(self) -> Any:
-        return self.config.hook.pytest_benchmark_generate_commit_info(config=self.config)
-
-    def run(self) -> tuple[dict[str, Any], Run]:
-        """All that was measured so far: pytest-benchmark's document, and the same as a record."""
-        hook = self.config.hook
-        document: dict[str, Any] = hook.pytest_benchmark_generate_json(
-            config=self.config,
-            benchmarks=self.benchmarks.benchmarks,
-            include_data=True,
-            machine_info=self._machine_info,
-            commit_info=self._commit_info,
-        )
-        hook.pytest_benchmark_update_json(
-            config=self.config, benchmarks=self.benchmarks.benchmarks, output_json=document
-        )
-        # Through the text, as a reader of the file will have it.
-        document = json.loads(safe_dumps(document))
-        return document, Run.from_document(document)
-
-    def write(self) -> None:
-        """Write run.json and the reports made from it. Ends the session when they cannot be written."""
-        from ntp.report import text  # here, so that a pytest without benchmarks need not wait for it
-
-        document, run = self.run()
-        try:
-            write_whole(self.report_dir / "run.json", json.dumps(document, indent=1) + "\n")
-            write_whole(self.report_dir / "report.md", text.markdown(run))
-            write_whole(self.report_dir / "report.csv", text.csv(run))
-        except RecordError as error:
-            pytest.exit(f"ntp: {error}", returncode=5)
 
 
 _SWEEP = pytest.StashKey[Sweep]()
@@ -381,12 +212,13 @@ def measure_fixture(request: pytest.FixtureRequest, benchmark: BenchmarkFixture)
 
     def measure_case(case: Case) -> None:
         try:
-            with _failing_safe(benchmark), sweep.start(case) as worker:
+            with _failing_safe(benchmark):
                 if benchmark.disabled:
-                    worker.load()
-                    benchmark.pedantic(worker.run, args=(1,))
+                    with sweep.start(case) as worker:
+                        worker.load()
+                        benchmark.pedantic(worker.run, args=(1,))
                     return
-                measurement = measure(case, worker, sweep.sampling)
+                measurement = sweep.measure(case)
         except WorkerFailed as error:
             sweep.failed(case, error)
             pytest.fail("\n".join(filter(None, (str(error), error.stderr_tail))), pytrace=False)

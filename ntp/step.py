@@ -16,11 +16,8 @@ from ntp.case import StepConfig, Workload
 from ntp.data import token_batches
 from ntp.model import load_model, logits_of
 
-PHASES = ("data", "zero_grad", "forward", "loss", "backward", "optimizer")
-"""The parts of a step, in order."""
-
 Phase = Callable[[str], AbstractContextManager[object]]
-"""Called with a name of PHASES, gives what is to surround that part: a clock, ``torch.profiler.record_function``..."""
+"""Called with a name of :data:`ntp.case.PHASES`; gives what is to surround that part, as ``record_function`` does."""
 
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ntp.case import Case
+from ntp.case import PHASES, Case, Workload
 from ntp.measure.environment import (
     Cache,
     Conditions,
@@ -17,7 +17,32 @@ from ntp.measure.environment import (
     Software,
     TorchBuild,
 )
-from ntp.measure.records import Harness, Measurement, Run, WarmUp
+from ntp.measure.observations import (
+    BETWEEN_OPERATORS,
+    BETWEEN_PHASES,
+    Denormals,
+    FlopCount,
+    FlopShare,
+    LiveBytes,
+    MemoryProfile,
+    Operator,
+    OperatorProfile,
+    PhaseMemory,
+    PhaseSamples,
+    PhaseTimes,
+    TensorBytes,
+)
+from ntp.measure.peaks import (
+    MachinePeaks,
+    Product,
+    Setting,
+    Stream,
+    ThreadPeaks,
+    closed_form_flops,
+    gemm_flops,
+    gemm_shapes,
+)
+from ntp.measure.records import Harness, Measurement, Observations, Run, WarmUp
 
 MACHINE = Machine(
     cpu_model="Example CPU @ 2.50GHz",
@@ -48,6 +73,26 @@ SOFTWARE = Software(
 
 MakeMeasurement = Callable[..., Measurement]
 MakeRun = Callable[..., Run]
+MakeOperators = Callable[..., OperatorProfile]
+MakeObservations = Callable[..., Observations]
+MakePeaks = Callable[..., MachinePeaks]
+
+MIB = 2**20
+SQUARE = (2048, 2048, 2048)
+
+# Of the simple model at 32 x 128 with two threads: name, phase, ms, calls, MiB allocated, MB moved, GFLOP, shapes.
+OPERATORS = (
+    ("aten::mm", "backward", 31.0, 5, 24, 140, 12.784, "4096x1000, 1000x256"),
+    ("aten::addmm", "forward", 12.0, 2, 20, 60, 4.295, "1024, 4096x256, 256x1024"),
+    ("aten::_log_softmax", "loss", 9.0, 1, 15.6, 33, 0, "4096x1000"),
+    ("aten::_log_softmax_backward_data", "backward", 8.0, 1, 15.6, 49, 0, "4096x1000, 4096x1000"),
+    ("aten::mm", "forward", 5.5, 1, 15.6, 21.6, 2.097, "4096x256, 256x1000"),
+    (BETWEEN_OPERATORS, BETWEEN_PHASES, 4.5, 0, 0, 0, 0, ""),
+    ("aten::_foreach_addcdiv_", "optimizer", 4.0, 1, 6, 24.7, 0.0015, "256x1024, 256x1024"),
+    ("aten::threshold_backward", "backward", 3.0, 1, 16, 50, 0, "4096x1024, 4096x1024"),
+    ("Optimizer.step#AdamW.step", "optimizer", 2.0, 1, 0, 0, 0, ""),
+    ("aten::add_", "backward", 1.0, 3, 0, 12, 0.001, "256x1000, 256x1000"),
+)
 
 
 def _measurement(case: str | Case = "simple-b8-s64-t1", step_time_ns: Sequence[int] = (), **other: Any) -> Measurement:
@@ -82,6 +127,119 @@ def _run(*measurements: Measurement, **other: Any) -> Run:
     return Run(**(values | other))
 
 
+def _operators(*rows: tuple[Any, ...], **other: Any) -> OperatorProfile:
+    names = ("name", "phase", "self_time_ns_per_step", "calls_per_step", "allocated_bytes_per_step")
+    names += ("moved_bytes_per_step", "flops_per_step", "input_shapes")
+    scales = (1, 1, 1e6, 1, MIB, 1e6, 1e9, 1)
+    filled = ((*row, *("?", "forward", 1, 1, 0, 0, 0, "")[len(row) :]) for row in rows)
+    by_shape = tuple(
+        Operator(
+            **{
+                name: value if scale == 1 else value * scale
+                for name, value, scale in zip(names, row, scales, strict=True)
+            }
+        )
+        for row in filled
+    )
+    values: dict[str, Any] = {
+        "operators": tuple(each.model_copy(update={"input_shapes": ""}) for each in by_shape),
+        "largest_by_shape": by_shape[:3],
+        "profiled_step_ns": (84_000_000, 85_000_000, 83_000_000),
+        "bare_step_ns": (80_000_000,) * 3,
+    }
+    return OperatorProfile(**(values | other))
+
+
+def _phases(step_ns: int = 80_000_000, pairs: int = 4) -> PhaseTimes:
+    shares = dict(zip(PHASES, (0.003, 0.001, 0.3, 0.15, 0.49, 0.05), strict=True))
+    return PhaseTimes(
+        phases=tuple(
+            PhaseSamples(phase=name, time_ns=(round(step_ns * each),) * pairs) for name, each in shares.items()
+        ),
+        instrumented_step_ns=(step_ns,) * pairs,
+        bare_step_ns=(round(step_ns * 0.998),) * pairs,
+    )
+
+
+def _memory() -> MemoryProfile:
+    held = {"parameters": 6_172_576, "optimizer_state": 12_345_176}
+    peak = TensorBytes(**held, inputs=33_024, activations=62 * MIB, temporaries=16 * MIB)
+    live_mib = (24, 18, 80, 80, 24, 24)
+    ends_ns = (240_000, 320_000, 24_320_000, 36_320_000, 75_520_000, 79_520_000)
+    phases = tuple(
+        PhaseMemory(phase=name, peak_bytes=peak.total_bytes if name == "backward" else mib * MIB, live_bytes=mib * MIB,
+                    start_ns=start_ns, end_ns=end_ns)
+        for name, mib, start_ns, end_ns in zip(PHASES, live_mib, (0, *ends_ns[:-1]), ends_ns, strict=True)
+    )  # fmt: skip
+    levels = ((0, 24 * MIB), (320_000, 18 * MIB), (24_320_000, 64 * MIB), (40_000_000, peak.total_bytes))
+    return MemoryProfile(
+        baseline=TensorBytes(**held, gradients=6_172_576),
+        peak=peak,
+        peak_phase="backward",
+        phases=phases,
+        timeline=tuple(
+            LiveBytes(time_ns=time_ns, live_bytes=size) for time_ns, size in (*levels, (80_000_000, 24 * MIB))
+        ),
+    )
+
+
+def _flops() -> FlopCount:
+    whole = closed_form_flops(Workload()) or 0
+    by_phase = {"forward": whole // 3, "backward": whole - whole // 3}
+    by_operator = {"aten::mm": whole - 4_294_967_296, "aten::addmm": 4_294_967_296}
+    return FlopCount(
+        phases=tuple(FlopShare(name=name, flops=by_phase.get(name, 0)) for name in PHASES),
+        operators=tuple(FlopShare(name=name, flops=flops) for name, flops in by_operator.items()),
+    )
+
+
+def _observations(**other: Any) -> Observations:
+    values: dict[str, Any] = {
+        "phases": _phases(),
+        "memory": _memory(),
+        "denormals": Denormals(share=0),
+        "flops": _flops(),
+        "operators": _operators(*OPERATORS),
+        "wall_time_s": 2.5,
+    }
+    return Observations(**(values | other))
+
+
+def _peaks(
+    threads: int = 2,
+    gb_per_s: float | None = 20.0,
+    workload: Workload | None = None,
+    warnings: tuple[str, ...] = (),
+    skipped: tuple[Any, ...] = (),
+    **gflops: float,
+) -> MachinePeaks:
+    shapes = gemm_shapes(workload) if workload else ()
+    routes = {"fp32": ("fp32", "default"), "onednn": ("fp32", "onednn"), "medium": ("fp32", "medium")}
+    routes["bf16"] = ("bf16", "default")
+    products = []
+    for name, rate in (gflops or {"fp32": 300.0}).items():
+        dtype, route = routes[name]
+        for shape in (*shapes, SQUARE):
+            best_ns = round(gemm_flops(shape) / rate)
+            library = "mkl" if name == "fp32" else "onednn"
+            error = 1e-3 if name == "bf16" else 1e-7
+            times_ns = (best_ns, best_ns * 11 // 10, best_ns * 12 // 10)
+            products.append(
+                Product(dtype=dtype, route=route, library=library, shape=shape, error=error, time_ns=times_ns)
+            )
+    streams = () if gb_per_s is None else (Stream(kernel="copy", array_bytes=10**8, time_ns=(round(2e8 / gb_per_s),)),)
+    at_threads = ThreadPeaks(
+        setting=Setting(threads=threads), products=tuple(products), streams=streams, skipped=skipped
+    )
+    return MachinePeaks(
+        machine=MACHINE.fingerprint,
+        software=SOFTWARE.fingerprint,
+        shapes=shapes,
+        by_threads=(at_threads,),
+        warnings=warnings,
+    )
+
+
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     """``--benchmark-only`` would skip all that is here: spare it the collection."""
     return True if config.option.benchmark_only else None
@@ -97,3 +255,21 @@ def make_measurement() -> MakeMeasurement:
 def make_run() -> MakeRun:
     """``make_run(*measurements, **fields)``: a run that measured all it planned, unless told otherwise."""
     return _run
+
+
+@pytest.fixture(scope="session")
+def make_operators() -> MakeOperators:
+    """``make_operators((name, phase, ms, calls, MiB allocated, MB moved, GFLOP, shapes), ...)``, cut off anywhere."""
+    return _operators
+
+
+@pytest.fixture(scope="session")
+def make_observations() -> MakeObservations:
+    """``make_observations(**fields)``: all but a flame, of the simple model's default workload in 80 ms."""
+    return _observations
+
+
+@pytest.fixture(scope="session")
+def make_peaks() -> MakePeaks:
+    """``make_peaks(threads, fp32=GFLOP/s, onednn=..., medium=..., bf16=..., gb_per_s=...)`` of all threads together."""
+    return _peaks

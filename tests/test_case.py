@@ -111,3 +111,33 @@ def test_numbers_that_python_or_torch_could_not_hold_are_refused(number: str) ->
     for text in (f"simple-b{number}-s1-t1", f"simple-b1-s1-t1-seed{number}"):
         with pytest.raises(OptionError, match="is not a case id"):
             Case.parse(text)
+
+
+@given(CASES)
+def test_a_case_of_its_own_fields_is_itself(case: Case):
+    fields = case.workload.model_dump() | case.step.model_dump() | case.runtime.model_dump()
+    assert Case.of(fields) == case
+
+
+def test_no_two_groups_have_a_field_of_the_same_name():
+    names = [name for group in (Workload, StepConfig, Runtime) for name in group.model_fields]
+    assert len(set(names)) == len(names)
+
+
+def test_what_is_not_given_has_its_default_and_what_is_no_field_is_passed_over():
+    assert Case.of({}) == Case()
+    options = {"threads": 2, "optimizer": "fused", "batch_size": 8, "steps": 100, "out": "reports", "workload": None}
+    assert Case.of(options) == Case.parse("simple-b8-s128-t2-fused")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"threads": 0}, {"threads": None}, {"optimizer": "sgd"}, {"batch_size": "many"}, {"model": "a\nb"}, {"data": 7}],
+)
+def test_a_refused_field_is_named_in_one_line(options: dict[str, Any]):
+    with pytest.raises(OptionError) as caught:
+        Case.of({**options, "seq_len": 8})
+    (name, value), message = next(iter(options.items())), str(caught.value)
+    assert message.startswith(f"{name.replace('_', '-')}: ")
+    assert message.endswith(f"(got {value!r})")
+    assert "\n" not in message

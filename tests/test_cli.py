@@ -10,8 +10,12 @@ import torch
 
 import ntp
 from ntp import cli
-from ntp.case import Workload
+from ntp.case import Case, Runtime, StepConfig, Workload
 from ntp.errors import NtpError, WorkerFailed
+from ntp.measure.cpus import available_cpus
+from ntp.measure.records import Failure, Run
+from ntp.measure.runfile import document_of, text_of
+from ntp.report.profile import markdown, pictures, terminal
 from ntp.report.text import FORMATS
 from ntp.train import TrainingRun
 
@@ -62,7 +66,7 @@ def test_train_without_options_is_the_default_workload(run, monkeypatch):
 
     monkeypatch.setattr("ntp.train.TrainingRun", started)
     run("train")
-    assert asked == [(Workload(), cli.StepConfig(), None)]
+    assert asked == [(Workload(), StepConfig(), None)]
 
 
 def test_train_goes_on_from_its_checkpoint(run, tmp_path: Path):
@@ -191,7 +195,7 @@ def test_threads_are_set_for_the_run_alone(run, monkeypatch):
 def test_version_and_help(run):
     assert run("--version").out == f"ntp {ntp.__version__}\n"
     assert re.search(r"train .*predict ", run().out, re.DOTALL)
-    for command in ("train", "predict"):
+    for command in ("train", "predict", "profile"):
         result = run(command, "--help")
         assert result.status == 0
         assert f"ntp {command} --" in result.out
@@ -229,8 +233,140 @@ def test_report_refuses_in_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_doctor_says_what_the_machine_is(capsys):
-    assert cli.main(["doctor"]) == 0
-    out = capsys.readouterr().out
-    assert "Machine fingerprint" in out
-    assert "torch" in out
+def test_doctor_says_what_the_machine_is(run, make_peaks, monkeypatch):
+    monkeypatch.setattr("ntp.measure.roofline.measure_peaks", lambda *_, **__: make_peaks(fp32=123))
+    result = run("doctor")
+    assert (result.status, result.err) == (0, "")
+    assert "Machine fingerprint" in result.out
+    assert "torch" in result.out
+    assert "123 GFLOP/s" in result.out
+
+
+def test_doctor_without_peaks_says_so_and_tells_the_rest(run, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise WorkerFailed("the probe was killed")
+
+    monkeypatch.setattr("ntp.measure.roofline.measure_peaks", fail)
+    result = run("doctor")
+    assert (result.status, result.err) == (0, "ntp: no peaks: the probe was killed\n")
+    assert "Machine fingerprint" in result.out
+
+
+@pytest.fixture
+def profiled(run, monkeypatch, tmp_path):
+    """``profiled(runs, *arguments)``: the command with a campaign that yields these runs, and what it was asked for."""
+
+    def profile(runs, *arguments):
+        asked = []
+
+        def campaign(*cases, **options):
+            asked.append((*cases, options))
+            yield from runs
+
+        monkeypatch.setattr("ntp.campaign.profile.profile", campaign)
+        return run("profile", "--out", tmp_path / "out", *arguments), asked
+
+    return profile
+
+
+def test_profile_writes_what_was_found_and_says_it(
+    profiled, make_measurement, make_run, make_observations, make_peaks, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sys.argv", ["ntp", "profile", "--threads", "1"])
+    first = make_run(make_measurement())
+    last = make_run(make_measurement(observations=make_observations()), peaks=make_peaks(threads=1))
+    out = tmp_path / "out"
+    result, asked = profiled(
+        [first, last], "--threads", 1, "--optimizer", "fused", "--batch-size", 8, "--allocator", "glibc"
+    )
+    assert (result.status, result.err) == (0, "")
+    assert result.out == f"{terminal(last)}\nWritten: profile.md and all that it shows, in {out}\n"
+    ((case, folder, options),) = asked
+    assert (case.id, folder) == ("simple-b8-s128-t1-fused-glibc", out)
+    assert options["command"] == ("ntp", "profile", "--threads", "1")
+    assert (out / "profile.md").read_text() == markdown(last)
+    assert Run.load(out / "profile.json") == last
+    assert {path.name for path in out.iterdir()} == {"profile.md", "profile.json", *pictures(last)}
+    assert all((out / name).read_text().startswith("<svg") for name in pictures(last))
+
+
+def test_profile_writes_after_each_stage(profiled, make_measurement, make_run, tmp_path):
+    first = make_run(make_measurement())
+
+    def runs():
+        yield first
+        assert Run.load(tmp_path / "out/profile.json") == first
+        assert (tmp_path / "out/profile.md").read_text() == markdown(first)
+        raise KeyboardInterrupt
+
+    result, _ = profiled(runs())
+    assert result.status == cli.INTERRUPTED
+    assert Run.load(tmp_path / "out/profile.json") == first
+
+
+def test_a_stage_that_failed_is_status_5_and_the_files_stay(profiled, make_measurement, make_run, tmp_path):
+    failure = Failure(case_id="roofline", message="the probe was killed", stderr_tail="its last words")
+    run = make_run(make_measurement(), failures=(failure,))
+    result, _ = profiled([run])
+    assert result.status == cli.TOOL_FAILED
+    assert result.err == "ntp: error: the probe was killed\nits last words\n"
+    assert "Written: profile.md" in result.out
+    assert Run.load(tmp_path / "out/profile.json") == run
+    assert "the probe was killed" in (tmp_path / "out/profile.md").read_text()
+    assert (tmp_path / "out/steps.svg").exists()
+
+
+def test_a_profile_of_nothing_is_status_5_too(profiled, make_run, tmp_path):
+    failure = Failure(case_id="simple-b32-s128-t1", message="simple-b32-s128-t1: no such model")
+    result, _ = profiled([make_run(failures=(failure,))])
+    assert result.status == cli.TOOL_FAILED
+    assert result.out.startswith("Nothing was measured.\n")
+    assert "no such model" in (tmp_path / "out/profile.md").read_text()
+
+
+def test_profile_without_options_uses_all_that_there_is(profiled, make_measurement, make_run):
+    _, asked = profiled([make_run(make_measurement())])
+    threads = available_cpus().max_threads
+    assert asked[0][0] == Case(runtime=Runtime(threads=threads))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--threads 1000", ["threads: 1000 asked for, but this process may use"]),
+        ("--threads 0", ["--threads", "0"]),
+        ("--affinity loose", ["affinity", "'loose'"]),
+        ("--optimizer sgd", ["optimizer", "'sgd'"]),
+        ("--model clever", ["model", "'clever'"]),
+        ("--batch-size 0", ["batch-size", "0"]),
+    ],
+)
+def test_a_profile_that_makes_no_sense_is_refused_before_it_starts(profiled, tmp_path, arguments, words):
+    result, asked = profiled([], *arguments.split())
+    assert (result.status, result.out, asked) == (cli.USAGE, "", [])
+    assert result.err.startswith("ntp: error: ")
+    assert result.err.count("\n") == 1
+    assert all(word in result.err for word in words), result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_profile_that_cannot_be_written_is_refused_before_it_starts(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("profile", "--threads", 1, "--out", tmp_path / "file" / "out")
+    assert (result.status, result.out) == (cli.USAGE, "")
+    assert (
+        result.err
+        == f"ntp: error: {tmp_path}/file/out cannot be written (Not a directory): choose another folder with --out\n"
+    )
+
+
+def test_compare_shows_two_runs(make_measurement, make_run, tmp_path, capsys):
+    paths = []
+    for threads in (1, 2):
+        run = make_run(make_measurement(f"simple-b8-s64-t{threads}"))
+        paths.append(tmp_path / f"{threads}.json")
+        paths[-1].write_text(text_of(document_of(run)))
+    assert cli.main(["compare", str(paths[0]), str(paths[0])]) == 0
+    assert "1.000 to 1.000 times as long" in capsys.readouterr().out
+    assert cli.main(["compare", str(paths[0]), str(paths[1])]) == cli.NOT_COMPARABLE
+    assert "no case in common" in capsys.readouterr().out

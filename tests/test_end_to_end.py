@@ -1,13 +1,16 @@
 """Real workers: a handful, since each imports torch."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from ntp.case import Case, Runtime, StepConfig, Workload
+from ntp.campaign import profile as campaign
+from ntp.case import PHASES, Case, Runtime, StepConfig, Workload
 from ntp.errors import WorkerFailed
-from ntp.measure.driver import PipeWorker, Sampling, cpus_for, measure
+from ntp.measure.driver import Observing, PipeWorker, Sampling, cpus_for, measure
+from ntp.report.profile import markdown
 
 ROOT = Path(__file__).parent.parent
 SMALL = Workload(batch_size=2, seq_len=8, vocab_size=50, embed_dim=8, hidden_dim=16)
@@ -71,3 +74,30 @@ def test_a_model_that_prints_exits_or_is_not_there(tmp_path):
         load("hasty")
     with pytest.raises(WorkerFailed, match="has no 'absent'"):
         load("absent")
+
+
+def test_a_small_case_is_profiled(tmp_path, make_peaks, monkeypatch):
+    monkeypatch.setattr(campaign, "FLAME_S", 0.5)
+    case = Case(workload=SMALL)
+    peaks = make_peaks(threads=1, fp32=50, workload=SMALL)
+    stages = campaign.profile(
+        case, tmp_path, sampling=QUICK, observing=Observing(phase_pairs=2, operator_steps=2), peaks=lambda _: peaks
+    )
+    *_, run = stages
+    assert run.failures == ()
+    (measurement,) = run.measurements
+    seen = measurement.observations
+    assert seen.failures == ()
+    assert [samples.phase for samples in seen.phases.phases] == list(PHASES)
+    # 16 tokens, 6 operations for each weight that a token is multiplied with: E H, H E and E V.
+    assert seen.flops.total_flops == 6 * 16 * (8 * 16 + 16 * 8 + 8 * 50)
+    assert {"aten::mm", "aten::addmm"} <= {operator.name for operator in seen.operators.operators}
+    assert seen.memory.baseline.parameters == 4 * measurement.parameters
+    assert 0 <= seen.denormals.share <= 1
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    # Who may trace a process, and what py-spy reads of it, is the machine's business. It says so.
+    for name in (seen.flame.speedscope, seen.flame.svg):
+        assert (tmp_path / name).stat().st_size if name else seen.flame.warnings
+    text = markdown(run)
+    assert "Matrix products" in text
+    assert "Incomplete" not in text

@@ -27,7 +27,13 @@ def test_ordinary():
 # Workers whose step takes as long as the case has tokens (in microseconds), and that say what they were asked.
 CONFTEST = """
 import pytest
-import ntp.pytest_plugin as plugin
+import ntp.sweep as sweep
+from ntp.case import PHASES
+from ntp.measure.driver import Refused
+from ntp.measure.observations import (
+    Denormals, LiveBytes, MemoryProfile, OperatorProfile, PhaseSamples, PhaseTimes, TensorBytes
+)
+from ntp.measure.peaks import MachinePeaks
 from ntp.errors import WorkerFailed
 from ntp.measure.environment import Process, Software
 from ntp.measure.protocol import Loaded, Ran
@@ -63,10 +69,31 @@ class FakeWorker:
         return Ran(step_time_ns=tuple(self.step_time_ns + i for i in range(steps)), minor_page_faults=0,
                    major_page_faults=0, cpu_time_s=0.0, peak_rss_bytes=2**20)
 
+    def phases(self, steps):
+        ASKED.append(f"phases={{steps}}")
+        samples = tuple(PhaseSamples(phase=phase, time_ns=(1,) * steps) for phase in PHASES)
+        return PhaseTimes(phases=samples, instrumented_step_ns=(7,) * steps, bare_step_ns=(7,) * steps)
+
+    def memory(self):
+        parts = TensorBytes(parameters=3)
+        point = LiveBytes(time_ns=0, live_bytes=3)
+        return MemoryProfile(baseline=parts, peak=parts, peak_phase="loss", phases=(), timeline=(point,))
+
+    def denormals(self):
+        return Denormals(share=0)
+
+    def flops(self):
+        raise Refused(f"{{self.case.id}}: RuntimeError: no formula")
+
+    def operators(self, steps, trace=None):
+        ASKED.append(f"operators={{steps}}")
+        return OperatorProfile(operators=(), largest_by_shape=(), profiled_step_ns=(7,), bare_step_ns=(7,))
+
 @pytest.fixture(autouse=True, scope="session")
 def fake_workers():
     patch = pytest.MonkeyPatch()
-    patch.setattr(plugin, "PipeWorker", FakeWorker)
+    patch.setattr(sweep, "PipeWorker", FakeWorker)
+    patch.setattr(sweep, "measure_peaks", lambda threads, progress: MachinePeaks(machine="m", software="s"))
     yield
     patch.undo()
 
@@ -122,8 +149,24 @@ def test_the_tests_are_named_as_the_cases(sweep):
 
 def test_a_worker_is_asked_for_the_samples_and_no_step_more(sweep, pytester):
     sweep(*SWEEP, "-k", "bench_train_step")
-    # 20 ms of steps of 512 and of 2048 microseconds, and at least ten.
-    assert pytester.path.joinpath("asked.txt").read_text() == "load warm_up 40 stop load warm_up 10 stop"
+    # 20 ms of steps of 512 and of 2048 microseconds, and at least ten. Then the observers' own.
+    asked = pytester.path.joinpath("asked.txt").read_text()
+    assert asked == "load warm_up 40 phases=4 stop load warm_up 10 phases=4 stop"
+
+
+def test_an_observer_that_fails_costs_what_it_would_have_seen(sweep, pytester):
+    sweep(*SWEEP, "-k", "b8").assert_outcomes(passed=1, deselected=3)
+    (measurement,) = load(pytester).measurements
+    assert measurement.observations.memory.peak_bytes == 3
+    assert measurement.observations.flops is None
+    assert measurement.observations.failures == ("flops: simple-b8-s64-t1: RuntimeError: no formula",)
+    assert "not-observed" in (pytester.path / "reports/latest/report.md").read_text()
+
+
+def test_operators_are_attached_on_request(sweep, pytester):
+    sweep(*SWEEP, "-k", "b8", "--ntp-profile")
+    assert pytester.path.joinpath("asked.txt").read_text() == "load warm_up 40 phases=4 operators=3 stop"
+    assert load(pytester).measurements[0].observations.operators is not None
 
 
 def test_pytest_benchmark_sees_the_workers_times(sweep, pytester):
@@ -207,7 +250,7 @@ def test_an_interrupted_sweep_keeps_what_it_has(sweep, pytester):
     [
         ("--ntp-threads=0", "expected positive integers*'0'*"),
         ("--ntp-threads=two", "expected positive integers*'two'*"),
-        ("--ntp-threads=1,100000", "ntp-threads: 100000 asked for, but this process may use*"),
+        ("--ntp-threads=1,100000", "threads: 100000 asked for, but this process may use*"),
         ("--ntp-batch-sizes=8,-1", "expected positive integers*'8,-1'*"),
         ("--ntp-steps=magic", "ntp-steps: no step is named 'magic'; known: eager*"),
         ("--ntp-precisions=fp7", "precision: Input should be 'fp32'*'fp7'*"),

@@ -8,10 +8,10 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntp.case import StepConfig, Workload
+from ntp.case import PHASES, StepConfig, Workload
 from ntp.errors import DataError
 from ntp.model import SimpleNextTokenModel
-from ntp.step import PHASES, Training, make_optimizer, next_token_loss, train_step
+from ntp.step import Training, make_optimizer, next_token_loss, train_step
 
 SMALL = Workload(vocab_size=11, embed_dim=4, hidden_dim=8, batch_size=3, seq_len=5)
 

@@ -126,6 +126,21 @@ def available_cpus(root: Path = REAL_ROOT) -> CpuBudget:
     return CpuBudget(cpus=affinity(root) or online_cpus(root), quota_cpus=cpu_quota(root))
 
 
+def check_threads(threads: int, root: Path = REAL_ROOT) -> None:
+    """Refuse more threads than this process has CPUs for.
+
+    Raises:
+        OptionError: naming how many there are.
+
+    """
+    available = available_cpus(root).max_threads
+    if threads > available:
+        raise OptionError(
+            f"threads: {threads} asked for, but this process may use {available} "
+            "(CPU affinity and cgroup quota counted): ask for fewer"
+        )
+
+
 def choose_cpus(cpus: Iterable[int], threads: int, topology: Mapping[int, CpuPlace]) -> tuple[int, ...]:
     """Choose the CPUs for so many busy threads: the same ones every time, ascending.
 

@@ -20,14 +20,24 @@ from ntp.case import Case, Frozen, Runtime
 from ntp.errors import WorkerFailed
 from ntp.measure.cpus import available_cpus, choose_cpus, read_topology
 from ntp.measure.environment import Environment, conditions
+from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.measure.protocol import Loaded, Ran, Worker
-from ntp.measure.records import Harness, Measurement, WarmUp
+from ntp.measure.records import Harness, Measurement, Observations, WarmUp
 from ntp.measure.runtime import CONTROLLED, environment_variables
 from ntp.measure.software import read_git
 from ntp.measure.system import read_counters, read_machine
 
 _STDERR_LINES = 12
-_ACTIVITY = {"load": "being loaded", "warm_up": "warming up", "run": "running steps"}
+_ACTIVITY = {
+    "load": "being loaded",
+    "warm_up": "warming up",
+    "run": "running steps",
+    "phases": "timing phases",
+    "memory": "following its memory",
+    "denormals": "counting denormal numbers",
+    "flops": "counting operations",
+    "operators": "profiling operators",
+}
 
 Answer = TypeVar("Answer", bound=Frozen)
 
@@ -37,6 +47,10 @@ def cpus_for(runtime: Runtime) -> tuple[int, ...] | None:
     if runtime.affinity == "free":
         return None
     return choose_cpus(available_cpus().cpus, runtime.threads, read_topology())
+
+
+class Refused(WorkerFailed):
+    """A worker that answered a request with an error. It is still there, and may be asked something else."""
 
 
 class PipeWorker:
@@ -102,6 +116,26 @@ class PipeWorker:
             raise self._failed(f"answered rubbish: {len(ran.step_time_ns)} samples for {steps} steps")
         return ran
 
+    def phases(self, steps: int) -> PhaseTimes:
+        """Time the phases of so many steps, beside as many bare ones."""
+        return self._ask("phases", {"steps": steps}, PhaseTimes, self._timeout_s)
+
+    def memory(self) -> MemoryProfile:
+        """Follow the tensor memory of a step."""
+        return self._ask("memory", {}, MemoryProfile, self._timeout_s)
+
+    def denormals(self) -> Denormals:
+        """Count the denormal numbers among what the training holds."""
+        return self._ask("denormals", {}, Denormals, self._timeout_s)
+
+    def flops(self) -> FlopCount:
+        """Count the floating-point operations of a step."""
+        return self._ask("flops", {}, FlopCount, self._timeout_s)
+
+    def operators(self, steps: int, trace: str | None = None) -> OperatorProfile:
+        """Profile the operators of so many steps, and write a trace of them to that file."""
+        return self._ask("operators", {"steps": steps, "trace": trace}, OperatorProfile, self._timeout_s)
+
     def stop(self) -> None:
         """End the worker and all that it started, at once. It holds nothing that is worth a farewell."""
         with contextlib.suppress(ProcessLookupError):
@@ -121,7 +155,7 @@ class PipeWorker:
         try:
             message = json.loads(line)
             if "error" in message:
-                raise self._failed(str(message["error"]))
+                raise self._failed(str(message["error"]), Refused)
             return answer.model_validate_json(json.dumps(message["ok"]))
         except (ValueError, KeyError, TypeError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(line[:80])
@@ -158,16 +192,16 @@ class PipeWorker:
         how = f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         return self._failed(f"{how} while {_ACTIVITY[do]}")
 
-    def _failed(self, what: str) -> WorkerFailed:
+    def _failed(self, what: str, kind: type[WorkerFailed] = WorkerFailed) -> WorkerFailed:
         self._stderr.seek(0)
         tail = self._stderr.read().decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
-        return WorkerFailed(f"{self.case.id}: {what}", "\n".join(tail))
+        return kind(f"{self.case.id}: {what}", "\n".join(tail))
 
 
 class Sampling(Frozen):
     """How many steps are timed: as many as fill ``time_s`` seconds by the warm-up's pace, within bounds."""
 
-    time_s: float = Field(3.0, gt=0)
+    time_s: float = Field(4.0, gt=0)
     min_samples: int = Field(10, ge=1)
     max_samples: int = Field(2000, ge=1)
 
@@ -211,6 +245,7 @@ def measure(
             parent_cpu_s=parent_cpu_s,
         ),
         parameters=loaded.parameters,
+        parameter_dtypes=loaded.parameter_dtypes,
         peak_rss_bytes=ran.peak_rss_bytes,
         minor_page_faults=ran.minor_page_faults,
         major_page_faults=ran.major_page_faults,
@@ -222,3 +257,41 @@ def measure(
             conditions=conditions(counters, read_counters(), ran.cpu_time_s + parent_cpu_s),
         ),
     )
+
+
+class Observing(Frozen):
+    """Which observers look at a case after its samples are taken, and for how many steps."""
+
+    phase_pairs: int = Field(4, ge=1)
+    """Steps whose phases are timed; as many bare ones run beside them."""
+    operator_steps: int = Field(0, ge=0)
+    """Steps under torch.profiler; none if 0."""
+
+
+def observe(worker: Worker, observing: Observing, trace: str | None = None) -> Observations:
+    """Let the observers look at a worker that was measured, one after the other, each at steps of its own.
+
+    Nothing raises: an observer that does not bear the model costs what it would have seen, a worker that is lost costs
+    what the observers after it would have.
+    """
+    passes: dict[str, Callable[[], Frozen]] = {
+        "phases": lambda: worker.phases(observing.phase_pairs),
+        "memory": worker.memory,
+        "denormals": worker.denormals,
+        "flops": worker.flops,
+    }
+    if observing.operator_steps:
+        # The last: its events leave holes in the heap.
+        passes["operators"] = lambda: worker.operators(observing.operator_steps, trace)
+    started_s = time.perf_counter()
+    seen: dict[str, Frozen] = {}
+    failures = []
+    for name, look in passes.items():
+        try:
+            seen[name] = look()
+        except WorkerFailed as error:
+            failures.append(f"{name}: {error}")
+            if not isinstance(error, Refused):
+                break
+    wall_time_s = time.perf_counter() - started_s
+    return Observations.model_validate({**seen, "failures": tuple(failures), "wall_time_s": wall_time_s})

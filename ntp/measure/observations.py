@@ -55,7 +55,7 @@ class PhaseTimes(Frozen):
     @property
     def share(self) -> dict[str, float]:
         """Each phase's part of the time of all instrumented steps. They add up to :attr:`coverage`."""
-        whole_ns = sum(self.instrumented_step_ns)
+        whole_ns = sum(self.instrumented_step_ns) or 1  # a clock too coarse for the step
         return {samples.phase: sum(samples.time_ns) / whole_ns for samples in self.phases}
 
     @property
@@ -76,7 +76,7 @@ class Operator(Frozen):
     name: str
     """As torch names it (``aten::addmm``), or :data:`BETWEEN_OPERATORS`."""
     phase: str
-    """One of ntp.step.PHASES, or :data:`BETWEEN_PHASES`."""
+    """One of ntp.case.PHASES, or :data:`BETWEEN_PHASES`."""
     input_shapes: str = ""
     """Of its tensors, ``4096x256, 256x1024``; empty where calls of all shapes are added up."""
     calls_per_step: float
@@ -84,6 +84,9 @@ class Operator(Frozen):
     """Wall time inside the operator but in none that it called."""
     allocated_bytes_per_step: float
     """What its calls allocated and did not free before they returned, the operators it called not counted."""
+    moved_bytes_per_step: float
+    """An estimate of what its calls read and wrote: four bytes for each element of the tensors they were given, and
+    what they allocated. Zero where the result is a view, and where other operators did the work."""
     flops_per_step: float
     """By the profiler's own formulas, which know matrix products, convolutions, additions and multiplications."""
 
@@ -97,7 +100,13 @@ class OperatorProfile(Frozen):
     """The costliest when calls with inputs of other shapes count as other operators."""
     profiled_step_ns: tuple[int, ...] = Field(min_length=1)
     bare_step_ns: tuple[int, ...] = Field(min_length=1)
-    """The same number of steps right before, without the profiler."""
+    """Without the profiler; the n-th ran right before the n-th profiled one."""
+
+    @model_validator(mode="after")
+    def _steps_pair(self) -> Self:
+        if len(self.profiled_step_ns) != len(self.bare_step_ns):
+            raise ValueError("each profiled step has one bare step before it")
+        return self
 
     @property
     def self_time_ns_per_step(self) -> float:
@@ -106,12 +115,13 @@ class OperatorProfile(Frozen):
 
     @property
     def overhead(self) -> float:
-        """By how much the profiler lengthens a step: ratio of the medians, less 1."""
-        return statistics.median(self.profiled_step_ns) / statistics.median(self.bare_step_ns) - 1
+        """By how much a profiled step is longer than the bare one before it, median over pairs."""
+        pairs = zip(self.profiled_step_ns, self.bare_step_ns, strict=True)
+        return statistics.median(profiled / bare for profiled, bare in pairs) - 1
 
     def share(self, operator: Operator) -> float:
         """The operator's part of the self time of all. The shares of :attr:`operators` add up to 1."""
-        return operator.self_time_ns_per_step / self.self_time_ns_per_step
+        return operator.self_time_ns_per_step / (self.self_time_ns_per_step or 1)
 
 
 class FlopShare(Frozen):
@@ -160,6 +170,13 @@ class TensorBytes(Frozen):
         return sum(size for _, size in self)
 
 
+class Denormals(Frozen):
+    """Numbers too small for their type's normal form. Arithmetic on them can take a CPU a hundred times as long."""
+
+    share: float = Field(ge=0, le=1)
+    """Of all numbers in parameters, gradients and optimizer state."""
+
+
 class PhaseMemory(Frozen):
     """Live tensor bytes during one phase."""
 
@@ -167,6 +184,9 @@ class PhaseMemory(Frozen):
     peak_bytes: int
     live_bytes: int
     """When the phase ends."""
+    start_ns: int | None = None
+    """Since the step began; None where unknown."""
+    end_ns: int | None = None
 
 
 class LiveBytes(Frozen):
@@ -189,7 +209,7 @@ class MemoryProfile(Frozen):
     peak: TensorBytes
     """At the first instant when more was live than ever before in the step."""
     peak_phase: str
-    """One of ntp.step.PHASES, or :data:`BETWEEN_PHASES`."""
+    """One of ntp.case.PHASES, or :data:`BETWEEN_PHASES`."""
     phases: tuple[PhaseMemory, ...]
     """In the order of the step."""
     timeline: tuple[LiveBytes, ...] = Field(min_length=1)

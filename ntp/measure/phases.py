@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from ntp.case import PHASES
 from ntp.measure.observations import PhaseSamples, PhaseTimes
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def phase_pass(training: "Training", steps: int, clock_ns: Callable[[], int] = t
     """
     if steps < 1:
         raise ValueError(f"phases are timed over at least 1 step, not {steps}")
-    from ntp.step import PHASES  # not above: the worker sets its threads up before torch is imported
-
     clock = PhaseClock(clock_ns)
     bare_step_ns, instrumented_step_ns = [], []
     time_ns: dict[str, list[int]] = {phase: [] for phase in PHASES}

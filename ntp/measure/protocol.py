@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ntp.case import Frozen
 from ntp.measure.environment import Process, Software
+from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.measure.records import WarmUp
 
 
@@ -16,6 +17,7 @@ class Loaded(Frozen):
     """Answer to ``load``: the model is built and its first batch can be made."""
 
     parameters: int
+    parameter_dtypes: tuple[str, ...] = ()
     software: Software
     process: Process
 
@@ -41,6 +43,21 @@ class Worker(Protocol):
 
     def run(self, steps: int, expected_s: float = 0.0) -> Ran:
         """Run and time exactly ``steps`` steps, which should take about ``expected_s`` seconds."""
+
+    def phases(self, steps: int) -> PhaseTimes:
+        """Time the phases of so many steps, beside as many bare ones."""
+
+    def memory(self) -> MemoryProfile:
+        """Follow the tensor memory of a step."""
+
+    def denormals(self) -> Denormals:
+        """Count the denormal numbers among what the training holds."""
+
+    def flops(self) -> FlopCount:
+        """Count the floating-point operations of a step."""
+
+    def operators(self, steps: int, trace: str | None = None) -> OperatorProfile:
+        """Profile the operators of so many steps, and write a trace of them to that file."""
 
     def stop(self) -> None:
         """End the process, whatever it is doing. May be called at any time, also twice."""

@@ -17,6 +17,9 @@ from pydantic import Field, ValidationError
 from ntp.case import Case, Frozen
 from ntp.errors import RecordError
 from ntp.measure.environment import Environment
+from ntp.measure.flame import Flame
+from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
+from ntp.measure.peaks import MachinePeaks
 
 SCHEMA_VERSION = 1
 
@@ -43,6 +46,21 @@ class Harness(Frozen):
     """CPU time that this process, the worker's parent, used while steps were timed."""
 
 
+class Observations(Frozen):
+    """What the observers saw, each in a pass of its own after the last sample. Null: it did not look."""
+
+    phases: PhaseTimes | None = None
+    memory: MemoryProfile | None = None
+    denormals: Denormals | None = None
+    flops: FlopCount | None = None
+    operators: OperatorProfile | None = None
+    flame: Flame | None = None
+    failures: tuple[str, ...] = ()
+    """Of observers that did not bear this model or this machine, a line each. The samples are none the worse for it."""
+    wall_time_s: float = 0.0
+    """What the looking took, flame graphs aside."""
+
+
 class Measurement(Frozen):
     """The record of one case."""
 
@@ -52,13 +70,16 @@ class Measurement(Frozen):
     warm_up: WarmUp
     harness: Harness
     parameters: int
-    """Trainable parameters of the model."""
+    """The numbers that the model learns."""
+    parameter_dtypes: tuple[str, ...] = ()
+    """As torch names them: torch.float32."""
     peak_rss_bytes: int
     """The worker's largest resident size: interpreter, libraries, model and activations."""
     minor_page_faults: int
     """During the timed steps, all of them together."""
     major_page_faults: int
     environment: Environment
+    observations: Observations = Observations()
 
 
 class Failure(Frozen):
@@ -80,6 +101,8 @@ class Run(Frozen):
     """How many cases were asked for; fewer measurements and failures than that mean an interrupted sweep."""
     measurements: tuple[Measurement, ...] = ()
     failures: tuple[Failure, ...] = ()
+    peaks: MachinePeaks | None = None
+    """This machine's roofline, for the thread counts of the measurements."""
 
     @property
     def missing(self) -> int:

@@ -18,6 +18,9 @@ Kind = Literal[
     "spinning-threads",
     "mmap-churn",
     "noisy-samples",
+    "not-observed",
+    "denormals",
+    "bf16-without-hardware",
     "virtual-machine",
     "changing-frequency",
     "quota",
@@ -41,6 +44,13 @@ MAX_SPREAD = 0.25
 """How far the 95th percentile may lie above the median. On a quiet machine it is a few percent."""
 
 
+MAX_DENORMAL_SHARE = 0.001
+"""A thousandth of the numbers, each a hundred times as slow, lengthens elementwise work by a tenth."""
+
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16", "avx10_2"}
+"""Instruction sets with products of bf16 numbers."""
+
+
 class MeasurementWarning(Frozen):
     """A reason to doubt a measurement."""
 
@@ -57,6 +67,8 @@ def warnings_of(measurement: Measurement) -> tuple[MeasurementWarning, ...]:
         *_of_the_conditions(measurement.environment.conditions or Conditions()),
         *_of_the_samples(measurement),
         *_of_the_runtime(measurement),
+        *_of_the_observers(measurement),
+        *_of_the_numbers(measurement),
     )
 
 
@@ -156,6 +168,32 @@ def _of_the_samples(measurement: Measurement) -> Iterator[MeasurementWarning]:
             # Less than a nanosecond is what the clock cannot tell, not nothing.
             message=f"the 95th percentile lies {(p95 - median) / max(median, 1):.0%} above the median",
             advice="something disturbs single steps: close other programs, pin the threads, and trust no mean",
+        )
+
+
+def _of_the_observers(measurement: Measurement) -> Iterator[MeasurementWarning]:
+    for failure in measurement.observations.failures:
+        yield MeasurementWarning(
+            kind="not-observed",
+            message=failure,
+            advice="the samples are none the worse for it; what the observer would have seen is missing",
+        )
+
+
+def _of_the_numbers(measurement: Measurement) -> Iterator[MeasurementWarning]:
+    denormals = measurement.observations.denormals
+    if denormals is not None and denormals.share > MAX_DENORMAL_SHARE:
+        yield MeasurementWarning(
+            kind="denormals",
+            message=f"{denormals.share:.1%} of parameters, gradients and optimizer state are denormal numbers",
+            advice="arithmetic on them is slow: torch.set_flush_denormal(True) in the model's module makes them zero",
+        )
+    flags = measurement.environment.machine.isa_flags
+    if "torch.bfloat16" in measurement.parameter_dtypes and flags and not BF16_FLAGS & set(flags):
+        yield MeasurementWarning(
+            kind="bf16-without-hardware",
+            message="the model's parameters are bf16, and this CPU has no instructions for it",
+            advice="train in fp32 here: bf16 is emulated, and slower",
         )
 
 

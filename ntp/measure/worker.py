@@ -14,13 +14,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ntp.case import Case, Frozen
 from ntp.errors import NtpError
 from ntp.measure.memory import page_faults, peak_rss_bytes
-from ntp.measure.phases import PhaseClock
+from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
+from ntp.measure.phases import PhaseClock, phase_pass
 from ntp.measure.protocol import Loaded, Ran
+from ntp.measure.py_spy import allow_tracing
 from ntp.measure.records import WarmUp
 from ntp.measure.warmup import warm_up
 
@@ -63,6 +66,7 @@ class CaseHolder:
     """The case of this process, and the answers to the requests about it."""
 
     def __init__(self) -> None:
+        self._training: Training
         self._run_step: Callable[[], int]
 
     def load(self, case: dict[str, Any], cpus: list[int] | None) -> Loaded:
@@ -79,12 +83,17 @@ class CaseHolder:
 
         torch.set_num_threads(wanted.runtime.threads)
         torch.set_num_interop_threads(1)
-        training = Training.start(wanted.workload, wanted.step)
-        self._run_step = stepper(training, wanted.workload.part)
+        self._training = Training.start(wanted.workload, wanted.step)
+        self._run_step = stepper(self._training, wanted.workload.part)
         # What was built so far lives as long as the process: the collector need not look at it during a step.
         gc.collect()
         gc.freeze()
-        return Loaded(parameters=parameter_count(training.model), software=read_software(), process=read_process())
+        return Loaded(
+            parameters=parameter_count(self._training.model),
+            parameter_dtypes=tuple(sorted({str(each.dtype) for each in self._training.model.parameters()})),
+            software=read_software(),
+            process=read_process(),
+        )
 
     def warm_up(self) -> WarmUp:
         """Run steps until their time is steady."""
@@ -104,9 +113,37 @@ class CaseHolder:
             peak_rss_bytes=peak_rss_bytes(),
         )
 
+    def phases(self, steps: int) -> PhaseTimes:
+        """Time the phases of so many steps, beside as many bare ones."""
+        return phase_pass(self._training, steps)
+
+    def memory(self) -> MemoryProfile:
+        """Follow the tensor memory of a step."""
+        from ntp.measure.tensors import tensor_pass
+
+        return tensor_pass(self._training)
+
+    def denormals(self) -> Denormals:
+        """Count the denormal numbers among what the training holds."""
+        from ntp.measure.tensors import denormals
+
+        return denormals(self._training)
+
+    def flops(self) -> FlopCount:
+        """Count the floating-point operations of a step."""
+        from ntp.measure.flops import flop_pass
+
+        return flop_pass(self._training)
+
+    def operators(self, steps: int, trace: str | None) -> OperatorProfile:
+        """Profile the operators of so many steps, and write a trace of them to that file."""
+        from ntp.measure.profiler import operator_pass
+
+        return operator_pass(self._training, steps, None if trace is None else Path(trace))
+
 
 def serve(holder: CaseHolder, requests: TextIO, answers: TextIO) -> None:
-    """Answer requests until there are no more. An error is an answer too; it ends the service."""
+    """Answer requests until there are no more. An error is an answer too: the parent decides whether to go on."""
     for line in requests:
         request = json.loads(line)
         try:
@@ -117,9 +154,8 @@ def serve(holder: CaseHolder, requests: TextIO, answers: TextIO) -> None:
             first_line = (str(error).strip() or "no message").splitlines()[0]
             message = first_line if known else f"{type(error).__name__}: {first_line}"
             answers.write(json.dumps({"error": message}) + "\n")
-            answers.flush()
-            return
-        answers.write(f'{{"ok": {answer.model_dump_json()}}}\n')
+        else:
+            answers.write(f'{{"ok": {answer.model_dump_json()}}}\n')
         answers.flush()
 
 
@@ -137,6 +173,7 @@ def die_with(parent_pid: int) -> None:
 def main() -> None:
     """Serve the parent whose process id is the only argument."""
     die_with(int(sys.argv[1]))
+    allow_tracing()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     serve(CaseHolder(), sys.stdin, answers)

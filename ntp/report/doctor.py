@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from ntp.measure.environment import Environment
+from ntp.measure.peaks import MachinePeaks
 from ntp.measure.warnings import MeasurementWarning
-from ntp.report.facts import hardware_facts, process_facts, software_facts
+from ntp.report.facts import hardware_facts, peak_facts, process_facts, software_facts
+from ntp.report.sentences import machine_lines
 from ntp.report.terminal import wrapped
 
 
-def doctor(environment: Environment, warnings: Sequence[MeasurementWarning]) -> str:
-    """The advice first, then the environment as a table."""
+def doctor(environment: Environment, warnings: Sequence[MeasurementWarning], peaks: MachinePeaks | None = None) -> str:
+    """The advice first, then the machine's peaks and the environment as tables."""
     if warnings:
         answer = f"{len(warnings)} thing{'s' if len(warnings) > 1 else ''} here will disturb timings:"
     else:
@@ -20,7 +22,9 @@ def doctor(environment: Environment, warnings: Sequence[MeasurementWarning]) -> 
         "\n".join((wrapped(f"- {each.kind}: {each.message}", "  "), wrapped(each.advice, "    ", first="  > ")))
         for each in warnings
     ]
+    advice += [wrapped(f"- {line}", "  ") for line in machine_lines(peaks)]
     facts = (
+        *(peak_facts(peaks) if peaks else ()),
         *hardware_facts(environment.machine),
         *software_facts(environment.software),
         *process_facts(environment.process),

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 
 from ntp.measure.environment import Library, Machine, Process, Software
+from ntp.measure.peaks import Dtype, MachinePeaks
 from ntp.report.units import nominal_size
+
+_DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")
 
 Fact = tuple[str, str | None]
 """A name, and the text for it; None where the platform does not tell."""
@@ -51,6 +54,20 @@ def software_facts(software: Software) -> Iterator[Fact]:
 def _library(library: Library) -> str:
     words = (library.prefix or library.internal_api, library.version, library.architecture)
     return f"{' '.join(filter(None, words))} ({library.user_api})"
+
+
+def peak_facts(peaks: MachinePeaks) -> Iterator[Fact]:
+    """The best rates that were measured, by thread count."""
+    for each in peaks.by_threads:
+        threads = f"{each.setting.threads} thread{'s' if each.setting.threads > 1 else ''}"
+        rates = (
+            f"{dtype} {rate / 1e9:.3g} GFLOP/s"
+            for dtype in _DTYPES
+            if (rate := each.peak_flops_per_s(dtype)) is not None
+        )
+        bandwidth = each.bandwidth_bytes_per_s
+        moved = () if bandwidth is None else (f"memory {bandwidth / 1e9:.3g} GB/s",)
+        yield f"Peak, {threads}", ", ".join((*rates, *moved))
 
 
 def process_facts(process: Process) -> Iterator[Fact]:

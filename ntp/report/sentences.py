@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+from ntp.measure.peaks import MachinePeaks, matmul_advice
 from ntp.measure.records import Failure, Run
 from ntp.measure.warnings import Kind, MeasurementWarning
-from ntp.report.tables import Fastest, HarnessTime, Tables
+from ntp.report.tables import Fastest, HarnessTime, Tables, WhyRow
 from ntp.report.units import duration, ratio, share, significant
 
 NAMED = 3
@@ -52,12 +53,33 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(listed[:NAMED]) + more
 
 
+WHY_PHASES = ("forward", "loss", "backward", "optimizer")
+"""The phases that have a column of their own; the rest are short."""
+
+
+def why_shares(row: WhyRow) -> Iterator[str]:
+    """The shares of :data:`WHY_PHASES`, and of all that is left of the step."""
+    known = row.phase_shares
+    for phase in WHY_PHASES:
+        yield share(known.get(phase))
+    yield share(max(0.0, 1 - sum(known.get(phase, 0.0) for phase in WHY_PHASES)) if known else None)
+
+
+def machine_lines(peaks: MachinePeaks | None) -> Iterator[str]:
+    """What the roofline says of this machine that a user can act on."""
+    if peaks is None:
+        return
+    if advice := matmul_advice(peaks):
+        yield f"On this machine, {advice[0].lower()}{advice[1:]}."
+    yield from (f"Roofline: {warning}." for warning in peaks.warnings)
+
+
 def time_line(time: HarnessTime) -> str:
     """Where the wall time went, and what the harness itself used."""
     line = (
         f"Of {time.wall_s:.1f} s, {time.start_s:.1f} s went into starting workers, {time.warm_up_s:.1f} s into warming "
-        f"up, {time.timed_s:.1f} s into timed steps and {time.rest_s:.1f} s into the rest: steps ran for "
-        f"{share(time.share_of_steps)} of the time."
+        f"up, {time.timed_s:.1f} s into timed steps, {time.observed_s:.1f} s into observing what a step does and "
+        f"{time.rest_s:.1f} s into the rest: warm-up and timed steps are {share(time.share_of_steps)} of it."
     )
     if time.timed_s:
         line += f" While they were timed, the harness itself used {time.parent_cpu_share:.2%} of a CPU."

@@ -2,10 +2,12 @@
 
 from typing import Any, NamedTuple
 
-from ntp.case import Case, Runtime, StepConfig, Workload
+from ntp.case import PHASES, Case, Runtime, StepConfig, Workload
+from ntp.judge.bottleneck import step_point
 from ntp.judge.statistics import Interval, median_interval, quantile
 from ntp.measure.environment import Git, Machine, Software
-from ntp.measure.records import Measurement, Run
+from ntp.measure.peaks import MachinePeaks
+from ntp.measure.records import Measurement, Observations, Run
 from ntp.measure.warnings import MeasurementWarning, warnings_of
 
 
@@ -38,6 +40,23 @@ class PartRow(NamedTuple):
     samples: int
 
 
+class WhyRow(NamedTuple):
+    """What the observers saw of one case: why its step takes as long as it does."""
+
+    case: Case
+    achieved_flops_per_s: float | None
+    share_of_peak: float | None
+    """Of the best rate that any product was measured to reach with as many threads."""
+    intensity_flops_per_byte: float | None
+    """Known if the operators were profiled."""
+    bound: str | None
+    """By compute or by bandwidth; known if the operators were profiled."""
+    phase_shares: dict[str, float]
+    """Of the step's time; empty if phases were not timed."""
+    peak_tensor_bytes: int | None
+    minor_page_faults_per_step: float
+
+
 class Fastest(NamedTuple):
     """The case of one model that trains on the most tokens a second."""
 
@@ -52,6 +71,8 @@ class HarnessTime(NamedTuple):
     start_s: float
     warm_up_s: float
     timed_s: float
+    observed_s: float
+    """What the observers took, after the last sample."""
     rest_s: float
     """What no measurement accounts for: failed cases, ending workers, writing files, pytest itself."""
     wall_s: float
@@ -65,6 +86,8 @@ class Tables(NamedTuple):
     """All that a report of a run says, but for the machine."""
 
     steps: tuple[StepRow, ...]
+    why: tuple[WhyRow, ...]
+    """Of the cases of :attr:`steps` that any observer looked at."""
     parts: tuple[PartRow, ...]
     fastest: tuple[Fastest, ...]
     """One for each model and its sizes: tokens of different models do not compare."""
@@ -82,6 +105,7 @@ def tables_of(run: Run) -> Tables:
     steps = tuple(_step_row(measurement, medians_ns) for measurement in whole)
     return Tables(
         steps=steps,
+        why=tuple(_why_row(each, run.peaks) for each in whole if _was_observed(each)),
         parts=tuple(_part_row(measurement, medians_ns) for measurement in parts),
         fastest=_fastest(steps),
         warnings=tuple(
@@ -89,6 +113,10 @@ def tables_of(run: Run) -> Tables:
         ),
         time=_harness_time(run),
     )
+
+
+def _was_observed(measurement: Measurement) -> bool:
+    return measurement.observations != Observations()
 
 
 def _samples_ns(measurement: Measurement) -> tuple[int, ...]:
@@ -117,6 +145,22 @@ def _step_row(measurement: Measurement, medians_ns: dict[Case, float]) -> StepRo
         peak_rss_bytes=measurement.peak_rss_bytes,
         minor_page_faults_per_step=measurement.minor_page_faults / len(measurement.step_time_ns),
         samples=len(measurement.step_time_ns),
+    )
+
+
+def _why_row(measurement: Measurement, peaks: MachinePeaks | None) -> WhyRow:
+    seen = measurement.observations
+    point = step_point(measurement, peaks.at(measurement.case.runtime.threads) if peaks else None)
+    rate = seen.flops.total_flops / _median_ns(measurement).value * 1e9 if seen.flops else None
+    return WhyRow(
+        case=measurement.case,
+        achieved_flops_per_s=rate,
+        share_of_peak=point.share_of_peak if point else None,
+        intensity_flops_per_byte=point.intensity_flops_per_byte if point else None,
+        bound=point.bound if point else None,
+        phase_shares=seen.phases.share if seen.phases else {},
+        peak_tensor_bytes=seen.memory.peak_bytes if seen.memory else None,
+        minor_page_faults_per_step=measurement.minor_page_faults / len(measurement.step_time_ns),
     )
 
 
@@ -154,12 +198,14 @@ def _harness_time(run: Run) -> HarnessTime:
     start_s = sum(part.start_s for part in harness)
     warm_up_s = sum(part.warm_up_s for part in harness)
     timed_s = sum(part.timed_s for part in harness)
+    observed_s = sum(measurement.observations.wall_time_s for measurement in run.measurements)
     parent_cpu_s = sum(part.parent_cpu_s for part in harness)
     return HarnessTime(
         start_s=start_s,
         warm_up_s=warm_up_s,
         timed_s=timed_s,
-        rest_s=max(0.0, run.wall_time_s - start_s - warm_up_s - timed_s),
+        observed_s=observed_s,
+        rest_s=max(0.0, run.wall_time_s - start_s - warm_up_s - timed_s - observed_s),
         wall_s=run.wall_time_s,
         share_of_steps=(warm_up_s + timed_s) / run.wall_time_s if run.wall_time_s else 0.0,
         parent_cpu_share=parent_cpu_s / timed_s if timed_s else 0.0,
@@ -192,6 +238,14 @@ COLUMNS = (
     "minor_page_faults_per_step",
     "major_page_faults",
     "parameters",
+    "flops_per_step",
+    "achieved_flops_per_s",
+    "share_of_peak",
+    "intensity_flops_per_byte",
+    "bound",
+    *(f"{phase}_share" for phase in PHASES),
+    "phase_cost",
+    "peak_tensor_bytes",
     "warm_up_steps",
     "warm_up_steady",
     "start_s",
@@ -213,12 +267,14 @@ COLUMNS = (
 
 def records_of(run: Run, tables: Tables) -> list[dict[str, Any]]:
     """One flat record a measurement, for other programs: all :data:`COLUMNS`, None where unknown or meaningless."""
-    steps, parts = iter(tables.steps), iter(tables.parts)
+    steps, parts, why = iter(tables.steps), iter(tables.parts), iter(tables.why)
     records = []
     for measurement in run.measurements:
         whole = measurement.case.workload.part == "step"
         derived = _of_step(next(steps)) if whole else _of_part(next(parts))
         record = _of_measurement(measurement) | derived
+        if whole and _was_observed(measurement):
+            record |= _of_why(next(why), measurement.observations)
         records.append({name: record.get(name) for name in COLUMNS})
     return records
 
@@ -254,6 +310,19 @@ def _of_step(row: StepRow) -> dict[str, float | None]:
         "tokens_per_s_high": row.tokens_per_s.high,
         "speed_up": row.speed_up,
         "efficiency": row.efficiency,
+    }
+
+
+def _of_why(row: WhyRow, seen: Observations) -> dict[str, Any]:
+    return {
+        "flops_per_step": seen.flops.total_flops if seen.flops else None,
+        "achieved_flops_per_s": row.achieved_flops_per_s,
+        "share_of_peak": row.share_of_peak,
+        "intensity_flops_per_byte": row.intensity_flops_per_byte,
+        "bound": row.bound,
+        **{f"{phase}_share": share for phase, share in row.phase_shares.items()},
+        "phase_cost": seen.phases.cost if seen.phases else None,
+        "peak_tensor_bytes": row.peak_tensor_bytes,
     }
 
 

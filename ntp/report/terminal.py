@@ -7,9 +7,18 @@ from tabulate import SEPARATING_LINE, tabulate
 
 from ntp.judge.statistics import Interval
 from ntp.measure.records import Run
-from ntp.report.sentences import NAMED, answer, failure_message, grouped, time_line
+from ntp.report.sentences import (
+    NAMED,
+    WHY_PHASES,
+    answer,
+    failure_message,
+    grouped,
+    machine_lines,
+    time_line,
+    why_shares,
+)
 from ntp.report.tables import Tables, tables_of
-from ntp.report.units import duration, ratio, share, significant, size
+from ntp.report.units import UNKNOWN, duration, ratio, share, significant, size
 
 WIDTH = 100
 """Columns of the terminal that a report uses at most."""
@@ -24,9 +33,11 @@ def terminal(run: Run) -> str:
     sections = [
         "\n".join(wrapped(line) for line in answer(run, tables, lambda case_id: shorten(case_id, _ID_WIDTH))),
         _steps(tables),
+        _why(tables),
         _parts(tables),
         _failures(run),
         _warnings(tables),
+        "\n".join(wrapped(line) for line in machine_lines(run.peaks)),
         wrapped(time_line(tables.time)) if run.measurements else "",
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -51,7 +62,7 @@ def _one_line(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def id_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose first column, of case ids, gives way until the others fit."""
     others = sum(max(len(row[column]) for row in (headers, *rows)) + 2 for column in range(1, len(headers)))
     fitted = [(shorten(case_id, WIDTH - others), *cells) for case_id, *cells in rows]
@@ -88,7 +99,29 @@ def _steps(tables: Tables) -> str:
         for row in tables.steps
     ]
     note = "Step time: median over the steps of one process, with its 95% interval. Runs differ by more."
-    return f"{_table(headers, rows)}\n{wrapped(note)}"
+    return f"{id_table(headers, rows)}\n{wrapped(note)}"
+
+
+def _why(tables: Tables) -> str:
+    if not tables.why:
+        return ""
+    headers = ("why", "GFLOP/s", "of peak", *WHY_PHASES, "rest", "tensors", "faults")
+    rows = [
+        (
+            row.case.id,
+            UNKNOWN if row.achieved_flops_per_s is None else significant(row.achieved_flops_per_s / 1e9),
+            share(row.share_of_peak),
+            *why_shares(row),
+            UNKNOWN if row.peak_tensor_bytes is None else size(row.peak_tensor_bytes),
+            significant(row.minor_page_faults_per_step),
+        )
+        for row in tables.why
+    ]
+    note = (
+        "Of peak: of the fastest fp32 product measured here with as many threads. Phases: of the step's time. "
+        "Tensors: their peak. Faults: minor page faults a step."
+    )
+    return f"{id_table(headers, rows)}\n{wrapped(note)}"
 
 
 def _parts(tables: Tables) -> str:
@@ -106,7 +139,7 @@ def _parts(tables: Tables) -> str:
         )
         for row in tables.parts
     ]
-    return _table(headers, rows)
+    return id_table(headers, rows)
 
 
 def _failures(run: Run) -> str:

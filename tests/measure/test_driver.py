@@ -13,10 +13,11 @@ import pytest
 
 from ntp.case import Case, Runtime, Workload
 from ntp.errors import WorkerFailed
-from ntp.measure.driver import PipeWorker, Sampling, measure
+from ntp.measure.driver import Observing, PipeWorker, Refused, Sampling, measure, observe
 from ntp.measure.environment import Process, Software
+from ntp.measure.observations import Denormals
 from ntp.measure.protocol import Loaded, Ran
-from ntp.measure.records import WarmUp
+from ntp.measure.records import Observations, WarmUp
 
 CASE = Case(workload=Workload(batch_size=2, seq_len=4))
 
@@ -276,3 +277,99 @@ def test_a_worker_ended_by_a_signal_from_outside():
         os.kill(worker.pid, signal.SIGTERM)
         with pytest.raises(WorkerFailed, match="SIGTERM"):
             worker.load()
+
+
+class WatchedWorker:
+    """A worker that shows the observers what it was given, or fails them, and says what it was asked."""
+
+    def __init__(self, shows, **fails):
+        self.shows = shows
+        self.fails = fails
+        self.asked = []
+
+    def _show(self, name, *arguments):
+        self.asked.append((name, *arguments))
+        if name in self.fails:
+            raise self.fails[name]
+        return getattr(self.shows, name)
+
+    def phases(self, steps):
+        return self._show("phases", steps)
+
+    def memory(self):
+        return self._show("memory")
+
+    def denormals(self):
+        return self._show("denormals")
+
+    def flops(self):
+        return self._show("flops")
+
+    def operators(self, steps, trace=None):
+        return self._show("operators", steps, trace)
+
+
+def seen_by(worker, **observing):
+    """What was observed, but for how long it took."""
+    return observe(worker, Observing(**observing), trace="trace.json").model_copy(update={"wall_time_s": 0.0})
+
+
+def test_every_observer_looks_and_the_operators_come_last(make_observations):
+    shows = make_observations(wall_time_s=0.0)
+    worker = WatchedWorker(shows)
+    assert seen_by(worker, phase_pairs=7, operator_steps=3) == shows
+    assert worker.asked == [("phases", 7), ("memory",), ("denormals",), ("flops",), ("operators", 3, "trace.json")]
+
+
+def test_operators_are_profiled_on_request_alone(make_observations):
+    worker = WatchedWorker(make_observations())
+    assert seen_by(worker).operators is None
+    assert [name for name, *_ in worker.asked] == ["phases", "memory", "denormals", "flops"]
+
+
+@pytest.mark.parametrize("name", ["phases", "memory", "denormals", "flops", "operators"])
+def test_an_observer_that_refuses_costs_what_it_would_have_seen(make_observations, name):
+    shows = make_observations(wall_time_s=0.0)
+    worker = WatchedWorker(shows, **{name: Refused("simple-b2-s4-t1: no formula", "its last words")})
+    failures = (f"{name}: simple-b2-s4-t1: no formula",)
+    assert seen_by(worker, operator_steps=3) == shows.model_copy(update={name: None, "failures": failures})
+    assert len(worker.asked) == 5
+
+
+def test_a_worker_that_is_lost_is_asked_no_more(make_observations):
+    shows = make_observations(wall_time_s=0.0)
+    worker = WatchedWorker(shows, denormals=WorkerFailed("simple-b2-s4-t1: died of SIGSEGV"))
+    assert seen_by(worker, operator_steps=3) == Observations(
+        phases=shows.phases, memory=shows.memory, failures=("denormals: simple-b2-s4-t1: died of SIGSEGV",)
+    )
+    assert [name for name, *_ in worker.asked] == ["phases", "memory", "denormals"]
+
+
+def test_a_fault_of_our_own_is_not_an_observation(make_observations):
+    with pytest.raises(ZeroDivisionError):
+        seen_by(WatchedWorker(make_observations(), memory=ZeroDivisionError()))
+
+
+def test_the_time_that_looking_took_is_kept(make_observations):
+    class Slow(WatchedWorker):
+        def memory(self):
+            time.sleep(0.02)
+            return super().memory()
+
+    assert observe(Slow(make_observations()), Observing()).wall_time_s >= 0.02
+
+
+def test_a_refusal_leaves_the_worker_for_the_next_request():
+    with scripted(
+        """
+        for line in sys.stdin:
+            asked = json.loads(line)["do"]
+            print(json.dumps({"ok": {"share": 0.5}} if asked == "denormals" else {"error": "no"}), flush=True)
+            if asked == "flops":
+                break
+        """
+    ) as worker:
+        seen = observe(worker, Observing(operator_steps=2))
+    assert seen.denormals == Denormals(share=0.5)
+    assert seen.failures[:3] == tuple(f"{name}: simple-b2-s4-t1: no" for name in ("phases", "memory", "flops"))
+    assert "while profiling operators" in seen.failures[3]

@@ -4,9 +4,9 @@ from contextlib import nullcontext
 
 import pytest
 
-from ntp.case import StepConfig, Workload
+from ntp.case import PHASES, StepConfig, Workload
 from ntp.measure.phases import PhaseClock, phase_pass
-from ntp.step import PHASES, Training
+from ntp.step import Training
 
 
 class FakeClock:

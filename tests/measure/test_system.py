@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.errors import OptionError
-from ntp.measure.cpus import CpuBudget, CpuPlace, available_cpus, choose_cpus, read_topology
+from ntp.measure.cpus import CpuBudget, CpuPlace, available_cpus, check_threads, choose_cpus, read_topology
 from ntp.measure.environment import Cache, CoreKind, Counters, Machine, conditions
 from ntp.measure.procfs import format_cpu_list, parse_cpu_list
 from ntp.measure.system import read_counters, read_machine
@@ -307,6 +307,24 @@ def test_a_group_outside_of_the_namespace_falls_back_on_the_top(tmp_path):
 
 def test_no_quota(tmp_path):
     assert available_cpus(lay(tmp_path, v2("/pod", pod="max 100000"))).quota_cpus is None
+
+
+def test_no_more_threads_than_the_quota_pays_for(tmp_path):
+    root = lay(tmp_path, v2("/pod/inner", pod="150000 100000", pod__inner="max 100000"))
+    check_threads(1, root)
+    check_threads(2, root)
+    with pytest.raises(OptionError) as refused:
+        check_threads(3, root)
+    assert str(refused.value) == (
+        "threads: 3 asked for, but this process may use 2 (CPU affinity and cgroup quota counted): ask for fewer"
+    )
+
+
+def test_no_more_threads_than_cpus(tmp_path):
+    root = lay(tmp_path, {f"{CPU}/online": "0-7", "proc/self/status": "Cpus_allowed_list:\t1-3"})
+    check_threads(3, root)
+    with pytest.raises(OptionError, match="4 asked for, but this process may use 3"):
+        check_threads(4, root)
 
 
 @pytest.mark.parametrize("top", ["/docker/0123abcd", "/"])

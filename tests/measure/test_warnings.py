@@ -7,13 +7,16 @@ from hypothesis import strategies as st
 
 from ntp.case import Case, Runtime
 from ntp.measure.environment import Conditions, Environment, Machine, Process, Software
-from ntp.measure.records import Measurement, WarmUp
-from ntp.measure.warnings import MAX_FAULTS_PER_STEP, MIN_SAMPLES, Kind, warnings_about, warnings_of
+from ntp.measure.observations import Denormals
+from ntp.measure.records import Measurement, Observations, WarmUp
+from ntp.measure.warnings import MAX_DENORMAL_SHARE, MAX_FAULTS_PER_STEP, MIN_SAMPLES, Kind, warnings_about, warnings_of
 
 Make = Callable[..., Measurement]
 
 QUIET_STEPS = tuple(range(1000, 1020))
 UNSTEADY = WarmUp(step_time_ns=(9,) * 1234, wall_time_ns=10_200_000_000, steady=False)
+UNSEEN = Observations(failures=("flops: simple-b8-s64-t1: RuntimeError: no formula",))
+BF16 = {"parameter_dtypes": ("torch.bfloat16", "torch.float32")}
 SPINNING = Case(runtime=Runtime(threads=2, wait_policy="active"))
 
 BEFOREHAND = [
@@ -35,6 +38,9 @@ CASES: dict[str, dict[str, Any]] = {
     "spinning-threads": {"case": SPINNING},
     "mmap-churn": {"minor_page_faults": MAX_FAULTS_PER_STEP * len(QUIET_STEPS) + 1},
     "noisy-samples": {"step_time_ns": (*[1000] * 18, 1300, 1300)},
+    "not-observed": {"observations": UNSEEN},
+    "denormals": {"observations": Observations(denormals=Denormals(share=0.002))},
+    "bf16-without-hardware": BF16 | {"machine": Machine(isa_flags=("avx2", "avx512f"))},
 }
 AT_THE_LIMIT: list[dict[str, Any]] = [
     {},
@@ -46,6 +52,11 @@ AT_THE_LIMIT: list[dict[str, Any]] = [
     {"minor_page_faults": MAX_FAULTS_PER_STEP * len(QUIET_STEPS)},
     {"step_time_ns": (*[1000] * 18, 1250, 1250)},
     {"step_time_ns": (0,) * 20},
+    {"observations": Observations(denormals=Denormals(share=MAX_DENORMAL_SHARE))},
+    BF16 | {"machine": Machine(isa_flags=("avx512f", "avx512_bf16"))},
+    BF16 | {"machine": Machine(isa_flags=("asimd", "bf16"))},
+    BF16 | {"machine": Machine(isa_flags=None)},
+    {"parameter_dtypes": ("torch.float32",), "machine": Machine(isa_flags=("avx2",))},
 ]
 
 
@@ -82,6 +93,9 @@ def test_neither_the_limit_nor_the_unknown_warns(make_measurement: Make, fields:
         ("spinning-threads", "2 threads"),
         ("mmap-churn", "1,000 minor page faults a step"),
         ("noisy-samples", "30% above the median"),
+        ("not-observed", "flops: simple-b8-s64-t1: RuntimeError: no formula"),
+        ("denormals", "0.2% of parameters"),
+        ("bf16-without-hardware", "parameters are bf16"),
     ],
 )
 def test_the_message_has_the_value(make_measurement: Make, kind: str, seen: str) -> None:
@@ -111,8 +125,16 @@ def test_warnings_add_up(make_measurement: Make) -> None:
         conditions=Conditions(steal_share=0.5, other_cpu_share=0.5, throttled_periods=1),
         warm_up=UNSTEADY,
         minor_page_faults=10**6,
+        observations=Observations(denormals=Denormals(share=1), failures=UNSEEN.failures),
+        **CASES["bf16-without-hardware"],
     )
     assert set(kinds(measurement)) == set(CASES)
+
+
+def test_each_observer_that_failed_is_a_warning(make_measurement: Make) -> None:
+    seen = Observations(failures=("memory: lost", "flops: no formula"))
+    found = [warning.message for warning in warnings_of(made(make_measurement, {"observations": seen}))]
+    assert found == ["memory: lost", "flops: no formula"]
 
 
 @given(samples=st.lists(st.integers(0, 10**13), min_size=1, max_size=30), data=st.data())

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ntp.case import PHASES
 from ntp.errors import ModelError
 from ntp.measure.records import WarmUp
 from ntp.measure.worker import PART_PHASES, serve, stepper
-from ntp.step import PHASES
 
 
 class FakeTraining:
@@ -83,6 +83,7 @@ def test_answers_are_records_one_a_line():
         ({"do": "dance"}, "AttributeError: 'Holder' object has no attribute 'dance'"),
     ],
 )
-def test_an_error_is_the_last_answer(request_, error, capsys):
-    assert answers(request_, {"do": "warm_up"}) == [{"error": error}]
+def test_an_error_is_an_answer_too_and_the_next_request_is_answered(request_, error, capsys):
+    ok = {"step_time_ns": [1, 2], "wall_time_ns": 3, "steady": False}
+    assert answers(request_, {"do": "warm_up"}) == [{"error": error}, {"ok": ok}]
     assert "Traceback" in capsys.readouterr().err

@@ -4,13 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntp.case import Runtime, StepConfig, Workload
+from ntp.case import PHASES, Runtime, StepConfig, Workload
 from ntp.measure.environment import Machine
-from ntp.measure.records import Failure, Harness, Measurement, Run
+from ntp.measure.peaks import MachinePeaks
+from ntp.measure.records import Failure, Harness, Measurement, Observations, Run
 from ntp.report.tables import COLUMNS, records_of, surroundings, tables_of
 
 Make = Callable[..., Measurement]
 MakeRun = Callable[..., Run]
+MakeObservations = Callable[..., Observations]
+MakePeaks = Callable[..., MachinePeaks]
 
 MS = 1_000_000
 
@@ -76,13 +79,16 @@ def test_the_fastest_is_the_one_with_the_most_tokens_a_second_of_each_model(
 
 def test_the_time_adds_up(make_measurement: Make, make_run: MakeRun) -> None:
     harness = Harness(start_s=1, warm_up_s=2, timed_s=4, parent_cpu_s=0.1)
-    run = make_run(*[make_measurement(harness=harness)] * 2, wall_time_s=16.0)
-    assert tables_of(run).time == (2, 4, 8, 2, 16, 0.75, 0.025)
+    seen = Observations(wall_time_s=0.5)
+    run = make_run(*[make_measurement(harness=harness, observations=seen)] * 2, wall_time_s=16.0)
+    time = tables_of(run).time
+    assert (time.start_s, time.warm_up_s, time.timed_s, time.observed_s, time.rest_s) == (2, 4, 8, 1, 1)
+    assert (time.wall_s, time.share_of_steps, time.parent_cpu_share) == (16, 0.75, 0.025)
 
 
 def test_a_run_without_measurements_has_tables_without_rows(make_run: MakeRun) -> None:
     tables = tables_of(make_run(planned=3))
-    assert tables[:4] == ((), (), (), ())
+    assert tables[:-1] == ((),) * 5
     assert set(tables.time) == {0}
     assert records_of(make_run(), tables) == []
 
@@ -99,25 +105,101 @@ def test_a_machine_that_stays_the_same_is_told_once(make_measurement: Make, make
     assert [machine.cpu_model for machine, _, _ in surroundings(run)] == ["Example CPU @ 2.50GHz", None]
 
 
-def test_the_fields_of_a_case_do_not_hide_each_other(make_measurement: Make, make_run: MakeRun) -> None:
+def test_the_fields_of_a_case_do_not_hide_each_other(
+    make_measurement: Make, make_run: MakeRun, make_observations: MakeObservations, make_peaks: MakePeaks
+) -> None:
     assert len(set(COLUMNS)) == len(COLUMNS)
     run = make_run(
-        make_measurement("simple-b8-s64-t2-zipf:1.1-fused-glibc-active-free"),
-        make_measurement("simple-b8-s64-t2-data"),
+        make_measurement(
+            "simple-b8-s64-t2-zipf:1.1-fused-glibc-active-free", [10 * MS], observations=make_observations()
+        ),
+        make_measurement("simple-b8-s64-t2-data", observations=make_observations()),
+        make_measurement("simple-b8-s64-t2"),
         failures=(Failure(case_id="simple-b1-s1-t1", message="died"),),
+        peaks=make_peaks(threads=2),
     )
-    step, part = records_of(run, tables_of(run))
+    step, part, unseen = records_of(run, tables_of(run))
     for group in (Workload, StepConfig, Runtime):
         assert set(group.model_fields) < set(step)
     assert (step["data"], step["optimizer"], step["allocator"], step["threads"]) == ("zipf:1.1", "fused", "glibc", 2)
     assert part["part"] == "data"
     # All that is known is told, and a rate of a part would mean nothing.
-    assert {name for name, value in step.items() if value is None} == {
+    unknown = {
         *("speed_up", "efficiency", "share_of_step"),
         *("steal_share", "other_cpu_share", "throttled_s", "throttled_periods", "load_1min"),
     }
+    observed = {
+        *("flops_per_step", "achieved_flops_per_s", "share_of_peak", "intensity_flops_per_byte", "bound"),
+        *(f"{phase}_share" for phase in PHASES),
+        *("phase_cost", "peak_tensor_bytes"),
+    }
+    assert {name for name, value in step.items() if value is None} == unknown
+    assert {name for name, value in unseen.items() if value is None} == unknown | observed
+    assert observed < {name for name, value in part.items() if value is None}
     assert part["tokens_per_s"] is None
     assert part["step_time_median_ns"] == 10 * MS
+
+
+def test_why_is_told_in_the_units_of_its_names(
+    make_measurement: Make, make_run: MakeRun, make_observations: MakeObservations, make_peaks: MakePeaks
+) -> None:
+    seen = make_observations()
+    run = make_run(
+        make_measurement("simple-b32-s128-t2", [100 * MS], observations=seen, minor_page_faults=7),
+        peaks=make_peaks(threads=2, fp32=400.0, gb_per_s=10.0),
+    )
+    (row,) = tables_of(run).why
+    flops, moved = 19_176_357_888, sum(each.moved_bytes_per_step for each in seen.operators.operators)
+    assert row.achieved_flops_per_s == pytest.approx(flops / 0.1)
+    assert row.share_of_peak == pytest.approx(flops / 0.1 / 400e9)
+    assert row.intensity_flops_per_byte == pytest.approx(flops / moved)
+    assert row.bound == "compute"  # 49 operations a byte, where the roof bends at 40
+    assert row.phase_shares == pytest.approx(dict(zip(PHASES, (0.003, 0.001, 0.3, 0.15, 0.49, 0.05), strict=True)))
+    assert (row.peak_tensor_bytes, row.minor_page_faults_per_step) == (seen.memory.peak_bytes, 7)
+    (record,) = records_of(run, tables_of(run))
+    assert (record["flops_per_step"], record["forward_share"]) == (flops, pytest.approx(0.3))
+    assert record["phase_cost"] == pytest.approx(1 / 0.998 - 1)
+
+
+def test_why_tells_what_is_known_and_nothing_else(
+    make_measurement: Make, make_run: MakeRun, make_observations: MakeObservations, make_peaks: MakePeaks
+) -> None:
+    only_flops = Observations(flops=make_observations().flops)
+    run = make_run(
+        make_measurement("simple-b32-s128-t2", observations=only_flops),
+        make_measurement("simple-b32-s128-t1", observations=only_flops),
+        make_measurement("simple-b32-s128-t1", observations=Observations(failures=("memory: no",))),
+        make_measurement("simple-b8-s64-t1"),
+        peaks=make_peaks(threads=2),
+    )
+    with_peaks, without_peaks, nothing = tables_of(run).why
+    assert with_peaks.share_of_peak
+    assert (with_peaks.intensity_flops_per_byte, with_peaks.bound, with_peaks.phase_shares) == (None, None, {})
+    assert without_peaks.achieved_flops_per_s
+    assert without_peaks.share_of_peak is None
+    assert (nothing.achieved_flops_per_s, nothing.peak_tensor_bytes) == (None, None)
+
+
+def test_a_case_measured_twice_has_two_records_of_its_own(
+    make_measurement: Make, make_run: MakeRun, make_observations: MakeObservations
+) -> None:
+    seen = make_observations()
+    run = make_run(
+        make_measurement("simple-b32-s128-t2", [100 * MS], observations=seen),
+        make_measurement("simple-b32-s128-t2", [50 * MS]),
+        make_measurement("simple-b32-s128-t2", [50 * MS], observations=seen),
+    )
+    rates = [record["achieved_flops_per_s"] for record in records_of(run, tables_of(run))]
+    assert rates == [pytest.approx(191.76e9, rel=1e-4), None, pytest.approx(383.53e9, rel=1e-4)]
+
+
+def test_a_step_too_short_for_the_clock_has_its_place_under_the_roof(
+    make_measurement: Make, make_run: MakeRun, make_observations: MakeObservations, make_peaks: MakePeaks
+) -> None:
+    run = make_run(make_measurement("simple-b1-s1-t2", [0, 0], observations=make_observations()), peaks=make_peaks())
+    (row,) = tables_of(run).why
+    assert row.achieved_flops_per_s == pytest.approx(19_176_357_888e9)
+    assert row.share_of_peak == pytest.approx(row.achieved_flops_per_s / 300e9)
 
 
 @given(st.lists(st.integers(1, 10**12), min_size=1, max_size=40), st.integers(1, 512), st.integers(1, 4096))

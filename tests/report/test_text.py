@@ -13,15 +13,29 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from ntp.case import Case, Runtime, Workload
+from ntp.case import PHASES, Case, Runtime, Workload
 from ntp.measure.environment import Conditions, Machine
-from ntp.measure.records import Failure, Measurement, Run
+from ntp.measure.observations import (
+    FlopCount,
+    FlopShare,
+    LiveBytes,
+    MemoryProfile,
+    Operator,
+    OperatorProfile,
+    PhaseSamples,
+    PhaseTimes,
+    TensorBytes,
+)
+from ntp.measure.peaks import MachinePeaks, Product, Setting, Stream, ThreadPeaks
+from ntp.measure.records import Failure, Measurement, Observations, Run
 from ntp.report import text
 from ntp.report.tables import COLUMNS
 from ntp.report.terminal import WIDTH, shorten
 
 Make = Callable[..., Measurement]
 MakeRun = Callable[..., Run]
+MakeObservations = Callable[..., Observations]
+MakePeaks = Callable[..., MachinePeaks]
 
 GOLDEN = Path(__file__).parent / "golden"
 MS = 1_000_000
@@ -35,20 +49,33 @@ def spread(median_ms: float, share: float, count: int = 41) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def small_run(make_measurement: Make, make_run: MakeRun) -> Run:
+def small_run(
+    make_measurement: Make, make_run: MakeRun, make_observations: MakeObservations, make_peaks: MakePeaks
+) -> Run:
+    seen = make_observations()
     return make_run(
         make_measurement("simple-b8-s64-t1", spread(20, 0.02)),
         make_measurement("simple-b8-s64-t2", spread(12.3, 0.02), conditions=Conditions(steal_share=0.051)),
-        make_measurement("simple-b32-s128-t1", spread(151.2, 0.03), peak_rss_bytes=1300 << 20),
+        make_measurement(
+            "simple-b32-s128-t1",
+            spread(151.2, 0.03),
+            peak_rss_bytes=1300 << 20,
+            observations=make_observations(operators=None, memory=None),
+        ),
         make_measurement(
             "simple-b32-s128-t2",
             spread(79.4, 0.4),
             conditions=Conditions(steal_share=0.031),
             minor_page_faults=205_000,
             peak_rss_bytes=1301 << 20,
+            observations=seen,
         ),
         make_measurement("simple-b32-s128-t2-foreach", spread(79.9, 0.02), peak_rss_bytes=1302 << 20),
-        make_measurement(Case(workload=Workload(model=LONG), runtime=Runtime(threads=2)), spread(800, 0.02, 9)),
+        make_measurement(
+            Case(workload=Workload(model=LONG), runtime=Runtime(threads=2)),
+            spread(800, 0.02, 9),
+            observations=Observations(phases=seen.phases, memory=seen.memory),
+        ),
         make_measurement("simple-b32-s128-t2-forward", spread(25, 0.02)),
         make_measurement("simple-b32-s128-t2-data", spread(0.0312, 0.02)),
         failures=(
@@ -61,6 +88,16 @@ def small_run(make_measurement: Make, make_run: MakeRun) -> Run:
         ),
         planned=11,
         wall_time_s=61.2,
+        peaks=make_peaks(
+            threads=2,
+            fp32=310,
+            medium=420,
+            bf16=810,
+            workload=Workload(),
+            warnings=(
+                "the peaks were measured but not kept: ~/.cache/ntp cannot be written (No space left on device)",
+            ),
+        ),
     )
 
 
@@ -120,6 +157,91 @@ nasty_text = st.text("|`\\*_<>#[]~&$-+ \n\tab1.\x1b", max_size=60)
 models = st.from_regex(r"[a-z/_]{1,150}:[a-z]{1,20}", fullmatch=True) | st.just("simple")
 
 
+amounts = st.floats(0, 1e18)
+counts = st.integers(0, 10**18)
+times_ns = st.integers(1, 10**14)
+
+
+def operators(texts: st.SearchStrategy[str]) -> st.SearchStrategy[Operator]:
+    return st.builds(
+        Operator,
+        name=texts,
+        phase=texts,
+        calls_per_step=amounts,
+        self_time_ns_per_step=st.floats(1, 1e14),
+        allocated_bytes_per_step=amounts,
+        moved_bytes_per_step=amounts,
+        flops_per_step=amounts,
+    )
+
+
+@st.composite
+def observations(draw: st.DrawFn) -> Observations:
+    """Any of them may be missing."""
+    texts = any_text | nasty_text
+    phases = st.builds(PhaseSamples, phase=st.sampled_from(PHASES) | texts, time_ns=st.tuples(times_ns, times_ns))
+    step_ns = st.tuples(times_ns, times_ns)
+    phase_times = st.builds(
+        PhaseTimes,
+        phases=st.lists(phases, min_size=1, max_size=6).map(tuple),
+        instrumented_step_ns=step_ns,
+        bare_step_ns=step_ns,
+    )
+    peaks = st.builds(TensorBytes, **dict.fromkeys(TensorBytes.model_fields, counts))
+    memory = peaks.map(
+        lambda peak: MemoryProfile(
+            baseline=peak,
+            peak=peak,
+            peak_phase="loss",
+            phases=(),
+            timeline=(LiveBytes(time_ns=0, live_bytes=peak.total_bytes),),
+        )
+    )
+    flops = st.lists(st.builds(FlopShare, name=texts, flops=counts), max_size=3).map(
+        lambda shares: FlopCount(phases=(), operators=tuple(shares))
+    )
+    profile = st.lists(operators(texts), max_size=4).map(
+        lambda found: OperatorProfile(
+            operators=tuple(found), largest_by_shape=tuple(found), profiled_step_ns=(1,), bare_step_ns=(1,)
+        )
+    )
+    return Observations(
+        phases=draw(st.none() | phase_times),
+        memory=draw(st.none() | memory),
+        flops=draw(st.none() | flops),
+        operators=draw(st.none() | profile),
+        failures=tuple(draw(st.lists(texts, max_size=2))),
+        wall_time_s=draw(st.floats(0, 1e6)),
+    )
+
+
+@st.composite
+def machine_peaks(draw: st.DrawFn) -> MachinePeaks:
+    sampled = st.tuples(times_ns, times_ns)
+    products = st.builds(
+        Product,
+        dtype=st.sampled_from(["fp32", "bf16"]),
+        route=st.sampled_from(["default", "medium", "onednn"]),
+        library=any_text,
+        shape=st.just((2048, 2048, 2048)),
+        error=st.floats(0, 1),
+        time_ns=sampled,
+    )
+    streams = st.builds(Stream, kernel=st.just("copy"), array_bytes=st.integers(1, 10**12), time_ns=sampled)
+    by_threads = st.builds(
+        ThreadPeaks,
+        setting=st.sampled_from([1, 2, 256]).map(lambda threads: Setting(threads=threads)),
+        products=st.lists(products, max_size=3).map(tuple),
+        streams=st.lists(streams, max_size=1).map(tuple),
+    )
+    return MachinePeaks(
+        machine="m",
+        software="s",
+        by_threads=tuple(draw(st.lists(by_threads, max_size=2))),
+        warnings=tuple(draw(st.lists(any_text | nasty_text, max_size=2))),
+    )
+
+
 @st.composite
 def runs(draw: st.DrawFn, make_measurement: Make, make_run: MakeRun) -> Run:
     measurements = []
@@ -135,6 +257,7 @@ def runs(draw: st.DrawFn, make_measurement: Make, make_run: MakeRun) -> Run:
         other: dict[str, Any] = {
             "peak_rss_bytes": draw(st.integers(0, 10**14)),
             "minor_page_faults": draw(st.integers(0, 10**12)),
+            "observations": draw(st.just(Observations()) | observations()),
         }
         measurements.append(
             make_measurement(Case(workload=workload, runtime=Runtime(threads=threads)), samples, **other)
@@ -146,6 +269,7 @@ def runs(draw: st.DrawFn, make_measurement: Make, make_run: MakeRun) -> Run:
         failures=tuple(draw(st.lists(failures, max_size=2))),
         planned=draw(st.integers(0, 12)),
         command=tuple(draw(st.lists(texts, max_size=3))),
+        peaks=draw(st.none() | machine_peaks()),
     )
 
 
@@ -172,10 +296,13 @@ def test_nothing_that_a_model_says_breaks_the_markdown(
     run = data.draw(runs(make_measurement, make_run))
     tokens = tokens_of(text.markdown(run))
     kinds = [token.type for token in tokens]
-    steps = sum(measurement.case.workload.part == "step" for measurement in run.measurements)
-    parts = len(run.measurements) - steps
-    cells = 11 * (steps + (steps > 0)) + 6 * (parts + (parts > 0))
-    machine_cells = 2 * (kinds.count("tr_open") - steps - (steps > 0) - parts - (parts > 0))
+    whole = [measurement for measurement in run.measurements if measurement.case.workload.part == "step"]
+    steps, parts = len(whole), len(run.measurements) - len(whole)
+    why = sum(measurement.observations != Observations() for measurement in whole)
+    # Each table has a row of headers too.
+    step_rows, why_rows, part_rows = (count + (count > 0) for count in (steps, why, parts))
+    cells = 11 * step_rows + 12 * why_rows + 6 * part_rows
+    machine_cells = 2 * (kinds.count("tr_open") - step_rows - why_rows - part_rows)
     assert kinds.count("td_open") + kinds.count("th_open") == cells + machine_cells
     assert "html_block" not in kinds
     assert kinds.count("fence") == 1 + sum(bool(failure.stderr_tail.strip()) for failure in run.failures)

@@ -1,0 +1,36 @@
+"""What a flame graph recording left behind, as frozen records. :mod:`ntp.measure.py_spy` records."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ntp.case import Frozen
+
+Kind = Literal[
+    "no-py-spy", "not-permitted", "process-gone", "no-space", "timed-out", "no-samples", "failed", "python-only"
+]
+
+
+class FlameWarning(Frozen):
+    """Why a part of the flame graph is missing."""
+
+    kind: Kind
+    message: str
+    """What happened, with py-spy's own words."""
+    advice: str
+    """What to do about it."""
+
+
+class Flame(Frozen):
+    """What was recorded. A file is null where there is none, and then a warning says why.
+
+    Files by their names in the folder of the recording: its path names a user.
+    """
+
+    speedscope: str | None = None  # for https://www.speedscope.app
+    svg: str | None = None
+    native: bool = False  # whether the stacks go on into the C++ of torch and its libraries
+    samples: int = 0  # of all recordings together
+    errors: int = 0  # looks at the process that gave no stack
+    rate_hz: int = Field(gt=0)
+    warnings: tuple[FlameWarning, ...] = ()

@@ -1,0 +1,41 @@
+"""Pieces of Markdown, as GitHub renders it: tables, code and prose that stay what they are whatever is in them."""
+
+import re
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already. A pipe would end its cell, even within a code span."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    alignment = ["left"] + ["right" if len(headers) > 2 else "left"] * (len(headers) - 1)
+    return tabulate(escaped, headers, tablefmt="pipe", disable_numparse=True, colalign=alignment)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def prose(text: str) -> str:
+    """Text that Markdown leaves as it is."""
+    return re.sub(r"([\\`*_\[\]<>#~&$])", r"\\\1", _printable(" ".join(text.split())))
+
+
+def code(text: str) -> str:
+    """A code span. One that holds backticks is fenced by more of them."""
+    line = _printable(" ".join(text.split()))
+    ticks = "`" * (1 + _longest_run(line))
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{ticks}{pad}{line}{pad}{ticks}"
+
+
+def fenced(text: str) -> str:
+    """A code block. One that holds fences has longer ones around it."""
+    ticks = "`" * max(3, 1 + _longest_run(text))
+    lines = (_printable(line.expandtabs()) for line in text.strip("\n").splitlines())
+    return "\n".join([f"{ticks}text", *lines, ticks])
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)

@@ -1,0 +1,203 @@
+"""A sweep under pytest: its cases, their measuring, and the files that are written after each of them."""
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pytest_benchmark.session import BenchmarkSession
+from pytest_benchmark.utils import safe_dumps
+
+from ntp.case import STEP_PRESETS, Case, option_errors
+from ntp.errors import OptionError, RecordError, WorkerFailed
+from ntp.measure.cpus import available_cpus, check_threads
+from ntp.measure.driver import Observing, PipeWorker, Sampling, measure, observe
+from ntp.measure.peaks import MachinePeaks
+from ntp.measure.records import Failure, Measurement, Run, write_whole
+from ntp.measure.roofline import measure_peaks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MATRIX = ("threads", "batch_size", "seq_len", "precision", "step")
+"""What the sweep's options vary, by the names that ``--benchmark-group-by=param:threads`` and the like know."""
+
+SECONDS_AROUND_SAMPLES = 4.0
+"""What starting a worker, warming it up and observing it take, roughly: for the forecast alone."""
+
+OPERATOR_STEPS = 3
+"""How many steps torch.profiler sees with ``--ntp-profile``."""
+
+
+class WorkerClock:
+    """A clock that advances by what a worker measured, and by nothing else.
+
+    pytest-benchmark reads it before and after each round, so that its own statistics, table, JSON, histogram and
+    comparison are of the worker's times.
+    """
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.now_ns / 1e9
+
+    def replay(self, step_time_ns: tuple[int, ...]) -> Callable[[], None]:
+        """A function that lets one sample go by at each call. Further calls (``--benchmark-cprofile``) take no time."""
+        samples = iter(step_time_ns)
+
+        def step() -> None:
+            self.now_ns += next(samples, 0)
+
+        return step
+
+
+worker_clock = WorkerClock()
+
+
+class Sweep:
+    """One pytest session's measurements: the cases, and the files that are written after each of them."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.started = datetime.now(UTC)
+        self.started_s = time.perf_counter()
+        self.planned = 0
+        self.measured = 0
+        self.failures: list[Failure] = []
+        option = config.option
+        with option_errors():
+            self.sampling = Sampling(time_s=option.ntp_sample_time, min_samples=option.ntp_min_samples)
+        self.observing = Observing(operator_steps=OPERATOR_STEPS if option.ntp_profile else 0)
+        if not option.ntp_timeout > 0:
+            raise OptionError(f"ntp-timeout: a worker needs some time to answer (got {option.ntp_timeout})")
+        for preset in option.ntp_steps:
+            if preset not in STEP_PRESETS:
+                raise OptionError(f"ntp-steps: no step is named {preset!r}; known: {', '.join(STEP_PRESETS)}")
+        self.threads = option.ntp_threads or tuple(dict.fromkeys((1, available_cpus().max_threads)))
+        check_threads(max(self.threads))
+        folder: Path = option.ntp_report_dir
+        self.report_dir = folder if folder.is_absolute() else config.rootpath / folder
+        # Every combination is a case that makes sense, or the sweep does not begin.
+        for values in self.combinations():
+            self.case(values)
+
+    @property
+    def benchmarks(self) -> BenchmarkSession:
+        """pytest-benchmark's side of this session."""
+        session = self.config.pluginmanager.get_plugin("pytest-benchmark")
+        assert isinstance(session, BenchmarkSession)
+        return session
+
+    def combinations(self, *, largest: bool = False, **fixed: Sequence[str]) -> list[dict[str, Any]]:
+        """All combinations of the sweep's options.
+
+        Args:
+            largest: only of its largest thread count, batch size and sequence length.
+            fixed: further fields of a case (``part``, ``data``, ``optimizer``), each with the values it is to take.
+        """
+        option = self.config.option
+        sizes = [self.threads, option.ntp_batch_sizes, option.ntp_seq_lens]
+        if largest:
+            sizes = [(max(values),) for values in sizes]
+        values = itertools.product(*sizes, option.ntp_precisions, option.ntp_steps, *fixed.values())
+        return [dict(zip((*MATRIX, *fixed), combination, strict=True)) for combination in values]
+
+    def case(self, values: Mapping[str, Any]) -> Case:
+        """The case of one of the :meth:`combinations`."""
+        options = {
+            name.removeprefix("ntp_"): value
+            for name, value in vars(self.config.option).items()
+            if name.startswith("ntp_")
+        }
+        return Case.of(options | STEP_PRESETS[values["step"]].model_dump(exclude_defaults=True) | dict(values))
+
+    def start(self, case: Case) -> PipeWorker:
+        """A fresh worker for the case."""
+        return PipeWorker(case, timeout_s=self.config.option.ntp_timeout)
+
+    def measure(self, case: Case) -> Measurement:
+        """Measure the case in a fresh worker; let the observers look at a whole step afterwards.
+
+        A part of a step is background to the whole: it is timed for a quarter of the time.
+        """
+        whole = case.workload.part == "step"
+        sampling = self.sampling if whole else self.sampling.model_copy(update={"time_s": self.sampling.time_s / 4})
+        with self.start(case) as worker:
+            measurement = measure(case, worker, sampling)
+            if not whole:
+                return measurement
+            return measurement.model_copy(update={"observations": observe(worker, self.observing)})
+
+    @cached_property
+    def peaks(self) -> MachinePeaks | None:
+        """This machine's roofline: measured once, then kept in the user's cache. Null where that fails."""
+        try:
+            return measure_peaks(self.threads, progress=self._tell)
+        except WorkerFailed as error:
+            self._tell(f"no roofline: {error}")
+            return None
+
+    def _tell(self, message: str) -> None:
+        """Say what takes long, where somebody looks on."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and reporter.isatty:
+            reporter.write_line(f"ntp: {message}")
+
+    def failed(self, case: Case, error: WorkerFailed) -> None:
+        """Record a case that gave no measurement."""
+        self.failures.append(Failure(case_id=case.id, message=str(error), stderr_tail=error.stderr_tail))
+
+    def header(self) -> dict[str, Any]:
+        """What the run's document says of the sweep as a whole, as far as it has come."""
+        run = Run(
+            started=self.started.isoformat(timespec="seconds"),
+            wall_time_s=round(time.perf_counter() - self.started_s, 3),
+            command=("pytest", *map(str, self.config.invocation_params.args)),
+            planned=self.planned,
+            failures=tuple(self.failures),
+            peaks=self.peaks,
+        )
+        return run.header()
+
+    @cached_property
+    def _machine_info(self) -> Any:
+        return self.benchmarks.get_machine_info()
+
+    @cached_property
+    def _commit_info(self) -> Any:
+        return self.config.hook.pytest_benchmark_generate_commit_info(config=self.config)
+
+    def run(self) -> tuple[dict[str, Any], Run]:
+        """All that was measured so far: pytest-benchmark's document, and the same as a record."""
+        hook = self.config.hook
+        document: dict[str, Any] = hook.pytest_benchmark_generate_json(
+            config=self.config,
+            benchmarks=self.benchmarks.benchmarks,
+            include_data=True,
+            machine_info=self._machine_info,
+            commit_info=self._commit_info,
+        )
+        hook.pytest_benchmark_update_json(
+            config=self.config, benchmarks=self.benchmarks.benchmarks, output_json=document
+        )
+        # Through the text, as a reader of the file will have it.
+        document = json.loads(safe_dumps(document))
+        return document, Run.from_document(document)
+
+    def write(self) -> None:
+        """Write run.json and the reports made from it. Ends the session when they cannot be written."""
+        from ntp.report import text  # here, so that a pytest without benchmarks need not wait for it
+
+        document, run = self.run()
+        try:
+            write_whole(self.report_dir / "run.json", json.dumps(document, indent=1) + "\n")
+            write_whole(self.report_dir / "report.md", text.markdown(run))
+            write_whole(self.report_dir / "report.csv", text.csv(run))
+        except RecordError as error:
+            pytest.exit(f"ntp: {error}", returncode=5)
