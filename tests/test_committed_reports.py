@@ -1,0 +1,42 @@
+"""Every committed report is what its raw run makes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ntp.judge.compare import compare
+from ntp.measure.records import Run
+from ntp.report import comparison, profile, text
+
+REPORTS = Path(__file__).parent.parent / "reports"
+COMMITTED = [folder for folder in REPORTS.iterdir() if folder.name not in {"latest", "glibc", "gpt2", "profile"}]
+
+
+def words(svg: str) -> list[str]:
+    """What a picture says. Where exactly it says so changes with the version of the library that draws."""
+    return re.findall(r">([^<>]+)<", svg) + re.findall(r'aria-label="([^"]*)"', svg)
+
+
+@pytest.mark.parametrize("path", sorted(p for f in COMMITTED for p in f.glob("report.md")), ids=lambda p: p.parent.name)
+def test_a_sweep_and_its_reports(path):
+    run = Run.load(path.with_name("run.json"))
+    assert path.read_text() == text.markdown(run)
+    assert path.with_name("report.csv").read_text() == text.csv(run)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for f in COMMITTED for p in f.glob("profile.md")), ids=lambda p: p.parent.name
+)
+def test_a_profile_and_its_pictures(path):
+    run = Run.load(path.with_name("profile.json"))
+    assert path.read_text() == profile.markdown(run)
+    pictures = profile.pictures(run)
+    assert {file.name for file in path.parent.glob("*.svg")} == {*pictures, "flame.svg"}
+    for name, draw in pictures.items():
+        assert words(path.with_name(name).read_text()) == words(draw())
+
+
+def test_two_sweeps_of_identical_code():
+    base, head = (Run.load(REPORTS / name / "run.json") for name in ("sweep", "repeatability"))
+    assert (REPORTS / "repeatability/comparison.md").read_text() == comparison.markdown(compare(base, head))
