@@ -74,7 +74,8 @@ class Measurement(Frozen):
     parameter_dtypes: tuple[str, ...] = ()
     """As torch names them: torch.float32."""
     peak_rss_bytes: int
-    """The worker's largest resident size: interpreter, libraries, model and activations."""
+    """The worker's largest resident size while steps were timed: interpreter, libraries, model and activations. Since
+    its start where the kernel does not let the mark be reset."""
     minor_page_faults: int
     """During the timed steps, all of them together."""
     major_page_faults: int

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ntp.case import Case, Frozen
 from ntp.errors import NtpError
-from ntp.measure.memory import page_faults, peak_rss_bytes
+from ntp.measure.memory import page_faults, peak_rss_bytes, reset_peak_rss
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.measure.phases import PhaseClock, phase_pass
 from ntp.measure.protocol import Loaded, Ran
@@ -101,6 +101,7 @@ class CaseHolder:
 
     def run(self, steps: int) -> Ran:
         """Run and time exactly ``steps`` steps."""
+        reset_peak_rss()  # import and warm-up are not the step's; where the kernel refuses, they count
         faults, cpu_time_s = page_faults(), time.process_time()
         step_time_ns = tuple(self._run_step() for _ in range(steps))
         cpu_time_s = time.process_time() - cpu_time_s
