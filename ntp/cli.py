@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,7 @@ from ntp.cli_options import (
     ThreadsOption,
     VocabSizeOption,
     WaitPolicyOption,
+    WorkerThreadsOption,
 )
 from ntp.errors import NtpError, WorkerFailed
 
@@ -172,7 +174,7 @@ def profile(
     data: DataOption = WORKLOAD.data,
     seed: SeedOption = WORKLOAD.seed,
     optimizer: OptimizerOption = STEP.optimizer,
-    threads: ThreadsOption = None,
+    threads: WorkerThreadsOption = None,
     allocator: AllocatorOption = RUNTIME.allocator,
     wait_policy: WaitPolicyOption = RUNTIME.wait_policy,
     affinity: AffinityOption = RUNTIME.affinity,
@@ -300,6 +302,9 @@ def doctor(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: what can be mended is one line on stderr, no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")  # as the files are, in every locale
     try:
         status = app(arguments, prog_name="ntp", standalone_mode=False)
         sys.stdout.flush()
@@ -331,7 +336,8 @@ def _fail(exc: NtpError) -> int:
 def _refuse(exc: Exception) -> int:
     cause = exc.__cause__
     given = f" (got {cause.errors()[0]['input']!r})" if isinstance(cause, ValidationError) else ""
-    _tell(f"error: {_one_line(exc.format_message())}{given}; ntp --help shows what there is")  # type: ignore[attr-defined]
+    message = exc.format_message().replace("Value error, ", "")  # type: ignore[attr-defined]
+    _tell(f"error: {_one_line(message)}{given}; ntp --help shows what there is")
     return USAGE
 
 

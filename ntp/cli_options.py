@@ -50,6 +50,18 @@ ThreadsOption = Annotated[
     typer.Option("--threads", metavar="N", min=1, max=1024, help="torch's threads.", show_default="torch's choice"),
 ]
 _RUNTIME_PANEL = "How the worker is set up"
+WorkerThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        max=1024,
+        rich_help_panel=_RUNTIME_PANEL,
+        help="torch's threads.",
+        show_default="all CPUs",
+    ),
+]
 AllocatorOption = Annotated[
     str,
     typer.Option(

@@ -2,13 +2,14 @@
 
 A benchmark asks for the fixtures ``measure`` and ``case`` and hands one to the other::
 
-    def bench_train_step(measure, case):
+    def test_train_step(measure, case):
         measure(case)
 
 It is then run once for each combination of the ``--ntp-...`` options, each case in a worker process of its own.
 """
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,9 @@ from ntp.errors import NtpError, WorkerFailed
 from ntp.measure.driver import Sampling
 from ntp.sweep import SECONDS_AROUND_SAMPLES, Sweep, worker_clock
 
+MAX_SECONDS = 86_400
+"""What an option may ask for: a day."""
+
 
 def _integers(text: str) -> tuple[int, ...]:
     """A comma-separated list of positive integers, without repeats, in the order given."""
@@ -32,6 +36,14 @@ def _integers(text: str) -> tuple[int, ...]:
     if not values or min(values) < 1:
         raise argparse.ArgumentTypeError(f"expected positive integers separated by commas, as in 8,32 (got {text!r})")
     return values
+
+
+def _seconds(text: str) -> float:
+    """A duration that is worth waiting for and has an end."""
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) <= MAX_SECONDS:
+            return seconds
+    raise argparse.ArgumentTypeError(f"expected seconds, more than 0 and at most {MAX_SECONDS:,} (got {text!r})")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -74,7 +86,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--ntp-sample-time",
         metavar="SECONDS",
-        type=float,
+        type=_seconds,
         default=Sampling().time_s,
         help="How long each case is timed, after its warm-up; parts of a step a quarter of it. Default: %(default)s",
     )
@@ -89,7 +101,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--ntp-timeout",
         metavar="SECONDS",
-        type=float,
+        type=_seconds,
         default=300.0,
         help="A worker that is silent for longer has failed. Default: %(default)s",
     )
@@ -98,7 +110,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         type=Path,
         default=Path("reports/latest"),
-        help="Where run.json, report.md and report.csv go. Default: %(default)s",
+        help="Where run.json, report.md and report.csv go, seen from the root directory. Default: %(default)s",
     )
 
 
@@ -131,7 +143,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a benchmark of a ``case`` the sweep's combinations, each named as its case is."""
     if not {"case", "measure"} <= set(metafunc.fixturenames):
         return
-    sweep = metafunc.config.stash[_SWEEP]
+    sweep = metafunc.config.stash.get(_SWEEP, None)
+    if sweep is None:
+        raise pytest.Collector.CollectError("ntp measures through pytest-benchmark: leave out -p no:benchmark")
     marker = metafunc.definition.get_closest_marker("ntp_case")
     combinations = sweep.combinations(**(marker.kwargs if marker else {}))
     names = list(combinations[0])
@@ -164,7 +178,8 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     if not sweep or not sweep.planned or sweep.benchmarks.disabled:
         return []
     seconds = sweep.planned * (SECONDS_AROUND_SAMPLES + sweep.sampling.time_s)
-    return [f"ntp: {sweep.planned} cases, about {seconds:.0f} s; reports go to {config.option.ntp_report_dir}"]
+    cases = "1 case" if sweep.planned == 1 else f"{sweep.planned} cases"
+    return [f"ntp: {cases}, about {seconds:.0f} s; reports go to {os.path.relpath(sweep.report_dir)}"]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -191,8 +206,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         from ntp.report import text
 
         terminalreporter.section("ntp")
-        terminalreporter.write_line(text.terminal(sweep.run()[1]))
-        terminalreporter.write_line(f"Written: run.json, report.md and report.csv in {config.option.ntp_report_dir}")
+        # Line by line: where the terminal knows no "±", pytest escapes all that it is given at once, line breaks too.
+        for line in text.terminal(sweep.run()[1]).split("\n"):
+            terminalreporter.write_line(line)
+        terminalreporter.write_line(f"Written: run.json, report.md, report.csv in {os.path.relpath(sweep.report_dir)}")
 
 
 @pytest.fixture
@@ -221,7 +238,8 @@ def measure_fixture(request: pytest.FixtureRequest, benchmark: BenchmarkFixture)
                 measurement = sweep.measure(case)
         except WorkerFailed as error:
             sweep.failed(case, error)
-            pytest.fail("\n".join(filter(None, (str(error), error.stderr_tail))), pytrace=False)
+            message = "\n".join(filter(None, (str(error), error.stderr_tail)))
+            raise pytest.fail.Exception(message, pytrace=False) from None
         benchmark.extra_info["ntp"] = measurement.model_dump(mode="json")
         benchmark.pedantic(worker_clock.replay(measurement.step_time_ns), rounds=len(measurement.step_time_ns))
         sweep.measured += 1

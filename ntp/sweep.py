@@ -74,8 +74,6 @@ class Sweep:
         with option_errors():
             self.sampling = Sampling(time_s=option.ntp_sample_time, min_samples=option.ntp_min_samples)
         self.observing = Observing(operator_steps=OPERATOR_STEPS if option.ntp_profile else 0)
-        if not option.ntp_timeout > 0:
-            raise OptionError(f"ntp-timeout: a worker needs some time to answer (got {option.ntp_timeout})")
         for preset in option.ntp_steps:
             if preset not in STEP_PRESETS:
                 raise OptionError(f"ntp-steps: no step is named {preset!r}; known: {', '.join(STEP_PRESETS)}")

@@ -229,6 +229,7 @@ def test_a_failed_case_leaves_the_others_and_fails_the_sweep(sweep, pytester):
     ]
     assert "was killed" in (pytester.path / "reports/latest/report.md").read_text()
     result.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("*another exception*")
 
 
 def test_a_sweep_in_which_all_fails_is_still_reported(sweep, pytester):
@@ -258,8 +259,11 @@ def test_an_interrupted_sweep_keeps_what_it_has(sweep, pytester):
         ("--ntp-data=nonsense", "data: data is 'uniform'*'nonsense'*"),
         ("--ntp-vocab-size=0", "vocab-size: Input should be greater than*"),
         ("--ntp-allocator=mine", "allocator: Input should be*'mine'*"),
-        ("--ntp-sample-time=0", "time-s: Input should be greater than 0*"),
-        ("--ntp-timeout=0", "ntp-timeout: a worker needs some time*"),
+        ("--ntp-sample-time=0", "--ntp-sample-time: expected seconds*'0'*"),
+        ("--ntp-sample-time=inf", "--ntp-sample-time: expected seconds*'inf'*"),
+        ("--ntp-timeout=nan", "--ntp-timeout: expected seconds*'nan'*"),
+        ("--ntp-timeout=soon", "--ntp-timeout: expected seconds*'soon'*"),
+        ("--ntp-min-samples=0", "min-samples: Input should be greater than*"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(sweep, option, message):
@@ -286,3 +290,17 @@ def test_a_users_own_benchmark_group_is_kept(sweep, pytester):
 def test_without_pytest_benchmark_the_plugin_keeps_quiet(pytester):
     pytester.makepyfile("def test_ordinary(): pass")
     pytester.runpytest_inprocess("-p", "no:benchmark").assert_outcomes(passed=1)
+
+
+def test_without_pytest_benchmark_a_measurement_is_refused_in_one_line(pytester):
+    pytester.makepyfile("def test_train_step(measure, case): measure(case)")
+    result = pytester.runpytest_inprocess("-p", "no:benchmark")
+    result.stdout.fnmatch_lines(["ntp measures through pytest-benchmark: leave out -p no:benchmark"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_a_project_without_settings_measures_what_it_names_a_test(pytester):
+    pytester.makeconftest(CONFTEST.format(fails=None, interrupts=None))
+    pytester.makepyfile("def test_train_step(measure, case): measure(case)")
+    pytester.runpytest_inprocess(*SWEEP).assert_outcomes(passed=2)
+    assert len(load(pytester).measurements) == 2

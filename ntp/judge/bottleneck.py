@@ -28,6 +28,10 @@ NOTEWORTHY_SHARE = 0.05
 """Of a step: what takes less is not worth a word of advice."""
 
 
+NEAR_THE_ROOF = 0.5
+"""Share of the roof from which on it may be said to bound a step. Below it, most of the time goes to something else."""
+
+
 class WorkShare(NamedTuple):
     """How much of a step one kind of work takes."""
 
@@ -120,8 +124,7 @@ def operator_points(
 
 
 def _median_s(measurement: Measurement) -> float:
-    # A clock of whole nanoseconds reads zero for what takes less than one; a rate needs the one.
-    return max(1.0, median_interval(measurement.step_time_ns).value) / 1e9
+    return median_interval(measurement.samples_ns).value / 1e9
 
 
 def _share(shares: tuple[WorkShare, ...], work: Work) -> float:
@@ -173,10 +176,12 @@ def _product_rate(measurement: Measurement, share: float, peaks: ThreadPeaks) ->
 
 
 def _bound(point: RooflinePoint) -> str:
-    if point.bound is None:
+    if point.bound is None or point.share_of_roof is None:
         return ""
-    intensity = point.intensity_flops_per_byte
-    return f"; with {intensity:.0f} operations a byte it is bound by {point.bound}"
+    text = f"; with {point.intensity_flops_per_byte:.0f} operations a byte "
+    if point.share_of_roof >= NEAR_THE_ROOF:
+        return f"{text}it is bound by {point.bound}"
+    return f"{text}neither compute nor bandwidth bounds it: its roof is {1 / point.share_of_roof:.1f} times as high"
 
 
 def _gflops(flops_per_s: float) -> str:
@@ -200,7 +205,7 @@ def _advice(measurement: Measurement, shares: tuple[WorkShare, ...], peaks: Mach
     between = _share(shares, "between operators")
     if between >= NOTEWORTHY_SHARE:
         yield Advice("give each operator more to do: a larger batch, or torch.compile", between)
-    faults = measurement.minor_page_faults / len(measurement.step_time_ns)
+    faults = measurement.minor_page_faults_per_step
     if faults > MAX_FAULTS_PER_STEP:
         tuned = measurement.case.runtime.allocator == "glibc-tuned"
         how = "is the C library glibc, and no other allocator preloaded?" if tuned else "--allocator glibc-tuned"

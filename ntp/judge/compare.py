@@ -47,8 +47,7 @@ def compare(base: Run, head: Run) -> Comparison:
 
 
 def _row(base: Measurement, head: Measurement) -> ComparedRow:
-    # A clock of whole nanoseconds reads zero for what takes less than one; a ratio needs the one.
-    base_ns, head_ns = (median_interval([max(1, each) for each in run.step_time_ns]) for run in (base, head))
+    base_ns, head_ns = (median_interval(each.samples_ns) for each in (base, head))
     ratio = Interval(head_ns.value / base_ns.value, head_ns.low / base_ns.high, head_ns.high / base_ns.low)
     return ComparedRow(head.case, base_ns, head_ns, ratio)
 

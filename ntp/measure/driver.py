@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
 from pydantic import Field, ValidationError
@@ -61,6 +62,7 @@ class PipeWorker:
     Args:
         case: what the worker holds. Its runtime decides on the environment variables and the CPUs.
         timeout_s: how long one request may take before the worker counts as hung.
+        directory: where it runs, and whose modules (ntp itself too, if it is there) come before those installed.
         command: the worker's command line, before the parent's process id.
 
     Every request raises :class:`~ntp.errors.WorkerFailed` when the worker dies, hangs, refuses or answers rubbish.
@@ -71,6 +73,7 @@ class PipeWorker:
         case: Case,
         *,
         timeout_s: float = 300.0,
+        directory: Path | None = None,
         command: Sequence[str] = (sys.executable, "-m", "ntp.measure.worker"),
     ) -> None:
         self.case = case
@@ -85,6 +88,7 @@ class PipeWorker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             bufsize=0,
+            cwd=directory,
             env=inherited | environment_variables(case.runtime),
             start_new_session=True,  # Ctrl-C is for this process alone, and the worker's own children end with it
         )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError
 
 from ntp.case import Case, Frozen
 from ntp.errors import RecordError
@@ -65,7 +65,7 @@ class Measurement(Frozen):
     """The record of one case."""
 
     case: Case
-    step_time_ns: tuple[int, ...] = Field(min_length=1)
+    step_time_ns: tuple[NonNegativeInt, ...] = Field(min_length=1)
     """The samples: the duration of each timed step (or of its part, where the case names one), in order."""
     warm_up: WarmUp
     harness: Harness
@@ -81,6 +81,16 @@ class Measurement(Frozen):
     major_page_faults: int
     environment: Environment
     observations: Observations = Observations()
+
+    @property
+    def samples_ns(self) -> tuple[int, ...]:
+        """The samples as what rates divide by: a clock of whole nanoseconds reads zero for what takes less than one."""
+        return tuple(max(1, sample) for sample in self.step_time_ns)
+
+    @property
+    def minor_page_faults_per_step(self) -> float:
+        """Pages that were mapped anew in a timed step, on average."""
+        return self.minor_page_faults / len(self.step_time_ns)
 
 
 class Failure(Frozen):
@@ -136,8 +146,7 @@ class Run(Frozen):
             # Through JSON: strict as the file is, with its lists as tuples.
             return cls.model_validate_json(json.dumps({**header, "measurements": records}))
         except (ValidationError, KeyError, TypeError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
-            raise RecordError(f"{name} is damaged: {reason}; measure again") from error
+            raise RecordError(f"{name} is damaged: {_reason(error)}; measure again") from error
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -150,9 +159,16 @@ class Run(Frozen):
             document = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise RecordError(f"{path} cannot be read ({error.strerror}): give the path of a run.json") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecordError(f"{path} is not JSON, or only a part of it ({error}): measure again") from error
         return cls.from_document(document, str(path))
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return repr(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -205,7 +205,7 @@ def _of_the_runtime(measurement: Measurement) -> Iterator[MeasurementWarning]:
             message=f"idle threads spin: {runtime.threads} threads with the active wait policy",
             advice="unless nothing else uses these CPUs, let idle threads sleep (--ntp-wait-policy passive)",
         )
-    faults_per_step = measurement.minor_page_faults / len(measurement.step_time_ns)
+    faults_per_step = measurement.minor_page_faults_per_step
     if faults_per_step > MAX_FAULTS_PER_STEP:
         tuned = runtime.allocator == "glibc-tuned"
         yield MeasurementWarning(

@@ -150,8 +150,12 @@ def serve(holder: CaseHolder, requests: TextIO, answers: TextIO) -> None:
         try:
             answer: Frozen = getattr(holder, request.pop("do"))(**request)
         except Exception as error:  # noqa: BLE001  (whatever a model raises must reach the parent)
-            traceback.print_exc()
             known = isinstance(error, NtpError)
+            # What ntp refuses is said in its message; whoever wrote the model wants to see where that failed.
+            if not known:
+                traceback.print_exc()
+            elif error.__cause__:
+                traceback.print_exception(error.__cause__)
             first_line = (str(error).strip() or "no message").splitlines()[0]
             message = first_line if known else f"{type(error).__name__}: {first_line}"
             answers.write(json.dumps({"error": message}) + "\n")

@@ -53,7 +53,7 @@ def markdown(run: Run) -> str:
 def _steps(tables: Tables) -> str:
     headers = (
         *("case", "step time", "95% interval", "p95", "tokens/s", "95% interval"),
-        *("speed-up", "efficiency", "peak RSS", "faults", "steps"),
+        *("speed-up", "efficiency", "peak RSS", "steps"),
     )
     rows = [
         (
@@ -66,7 +66,6 @@ def _steps(tables: Tables) -> str:
             ratio(row.speed_up),
             share(row.efficiency),
             size(row.peak_rss_bytes),
-            significant(row.minor_page_faults_per_step),
             f"{row.samples:,}",
         )
         for row in tables.steps
@@ -75,21 +74,24 @@ def _steps(tables: Tables) -> str:
 
 
 def _why(tables: Tables) -> str:
-    headers = ("case", "GFLOP/s", "of peak", "FLOP/byte", "bound by", *WHY_PHASES, "rest", "peak tensors", "faults")
+    if not tables.why:
+        return ""
+    profiled = any(row.intensity_flops_per_byte is not None for row in tables.why)
+    of_the_roof = ("FLOP/byte", "bound by") if profiled else ()
+    headers = ("case", "GFLOP/s", "of peak", *of_the_roof, *WHY_PHASES, "rest", "peak tensors", "faults")
     rows = [
         (
             code(row.case.id),
             UNKNOWN if row.achieved_flops_per_s is None else significant(row.achieved_flops_per_s / 1e9),
             share(row.share_of_peak),
-            ratio(row.intensity_flops_per_byte),
-            row.bound or UNKNOWN,
+            *((ratio(row.intensity_flops_per_byte), row.bound or UNKNOWN) if profiled else ()),
             *why_shares(row),
             UNKNOWN if row.peak_tensor_bytes is None else size(row.peak_tensor_bytes),
             significant(row.minor_page_faults_per_step),
         )
         for row in tables.why
     ]
-    return f"## Why\n\n{table(headers, rows)}" if rows else ""
+    return f"## Why\n\n{table(headers, rows)}"
 
 
 def _parts(tables: Tables) -> str:

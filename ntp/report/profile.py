@@ -200,7 +200,7 @@ def _flops(measurement: Measurement) -> str:
 
 
 def _memory(measurement: Measurement, memory: MemoryProfile | None) -> str:
-    faults = measurement.minor_page_faults / len(measurement.step_time_ns)
+    faults = measurement.minor_page_faults_per_step
     resident = (
         f"Peak resident size of the process {size(measurement.peak_rss_bytes)} (interpreter and libraries included); "
         f"{significant(faults)} minor page faults a step, {measurement.major_page_faults} major ones in all."
@@ -256,7 +256,7 @@ def _whole_step(point: RooflinePoint) -> str:
         "the best rate"
     )
     if point.bound is not None:
-        text += f", at {significant(point.intensity_flops_per_byte or 0)} FLOP/byte: bound by {point.bound}"
+        text += f"; at {significant(point.intensity_flops_per_byte or 0)} FLOP/byte its roof is that of {point.bound}"
     return text + "."
 
 

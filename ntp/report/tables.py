@@ -119,13 +119,8 @@ def _was_observed(measurement: Measurement) -> bool:
     return measurement.observations != Observations()
 
 
-def _samples_ns(measurement: Measurement) -> tuple[int, ...]:
-    # A clock of whole nanoseconds reads zero for what takes less than one; a rate needs the one.
-    return tuple(max(1, sample) for sample in measurement.step_time_ns)
-
-
 def _median_ns(measurement: Measurement) -> Interval:
-    return median_interval(_samples_ns(measurement))
+    return median_interval(measurement.samples_ns)
 
 
 def _step_row(measurement: Measurement, medians_ns: dict[Case, float]) -> StepRow:
@@ -137,13 +132,13 @@ def _step_row(measurement: Measurement, medians_ns: dict[Case, float]) -> StepRo
     return StepRow(
         case=case,
         step_time_ns=time_ns,
-        step_time_p95_ns=quantile(_samples_ns(measurement), 0.95),
+        step_time_p95_ns=quantile(measurement.samples_ns, 0.95),
         # The longest time is the lowest rate.
         tokens_per_s=Interval(tokens / time_ns.value, tokens / time_ns.high, tokens / time_ns.low),
         speed_up=speed_up,
         efficiency=speed_up / case.runtime.threads if speed_up else None,
         peak_rss_bytes=measurement.peak_rss_bytes,
-        minor_page_faults_per_step=measurement.minor_page_faults / len(measurement.step_time_ns),
+        minor_page_faults_per_step=measurement.minor_page_faults_per_step,
         samples=len(measurement.step_time_ns),
     )
 
@@ -160,7 +155,7 @@ def _why_row(measurement: Measurement, peaks: MachinePeaks | None) -> WhyRow:
         bound=point.bound if point else None,
         phase_shares=seen.phases.share if seen.phases else {},
         peak_tensor_bytes=seen.memory.peak_bytes if seen.memory else None,
-        minor_page_faults_per_step=measurement.minor_page_faults / len(measurement.step_time_ns),
+        minor_page_faults_per_step=measurement.minor_page_faults_per_step,
     )
 
 
@@ -171,7 +166,7 @@ def _part_row(measurement: Measurement, medians_ns: dict[Case, float]) -> PartRo
     return PartRow(
         case=case,
         part_time_ns=time_ns,
-        part_time_p95_ns=quantile(_samples_ns(measurement), 0.95),
+        part_time_p95_ns=quantile(measurement.samples_ns, 0.95),
         share_of_step=time_ns.value / step_ns if step_ns else None,
         samples=len(measurement.step_time_ns),
     )
@@ -288,7 +283,7 @@ def _of_measurement(measurement: Measurement) -> dict[str, Any]:
         **case.runtime.model_dump(),
         "samples": len(measurement.step_time_ns),
         "peak_rss_bytes": measurement.peak_rss_bytes,
-        "minor_page_faults_per_step": measurement.minor_page_faults / len(measurement.step_time_ns),
+        "minor_page_faults_per_step": measurement.minor_page_faults_per_step,
         "major_page_faults": measurement.major_page_faults,
         "parameters": measurement.parameters,
         "warm_up_steps": len(measurement.warm_up.step_time_ns),

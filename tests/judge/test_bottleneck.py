@@ -119,12 +119,18 @@ class TestAnswer:
 
     def test_the_whole_step_has_its_place_under_the_roof(self, make_measurement, make_observations, make_peaks):
         measurement = make_measurement(CASE, [100 * MS], observations=make_observations())
-        found = bottleneck(measurement, make_peaks(fp32=400, gb_per_s=20))
+        found = bottleneck(measurement, make_peaks(fp32=300, gb_per_s=20))
         assert found.answer.endswith(
-            "As a whole it does 192 GFLOP/s, 48% of the fastest product measured here with as many threads; "
+            "As a whole it does 192 GFLOP/s, 64% of the fastest product measured here with as many threads; "
             "with 49 operations a byte it is bound by compute."
         )
-        assert found.point == step_point(measurement, make_peaks(fp32=400, gb_per_s=20).at(2))
+        assert found.point == step_point(measurement, make_peaks(fp32=300, gb_per_s=20).at(2))
+
+    def test_a_step_far_below_the_roof_is_not_bound_by_it(self, make_measurement, make_observations, make_peaks):
+        measurement = make_measurement(CASE, [100 * MS], observations=make_observations())
+        assert bottleneck(measurement, make_peaks(fp32=960, gb_per_s=20)).answer.endswith(
+            "with 49 operations a byte neither compute nor bandwidth bounds it: its roof is 5.0 times as high."
+        )
 
     def test_without_peaks_the_two_largest_kinds_are_told(self, judged):
         found = judged({("aten::mm", "forward"): 60, ("aten::_log_softmax", "loss"): 40}, flops=9)

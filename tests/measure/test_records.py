@@ -45,6 +45,8 @@ def test_measurements_are_frozen_and_need_samples(make_measurement):
         make_measurement().parameters = 3
     with pytest.raises(ValueError, match="at least 1"):
         Measurement.model_validate(make_measurement().model_dump() | {"step_time_ns": ()})
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        Measurement.model_validate(make_measurement().model_dump() | {"step_time_ns": (1, -1)})
 
 
 @pytest.mark.parametrize(
@@ -52,11 +54,12 @@ def test_measurements_are_frozen_and_need_samples(make_measurement):
     [
         ("", "not JSON, or only a part of it"),
         ('{"benchmarks": [', "not JSON, or only a part of it"),
+        ('{"a":' * 100_000, "not JSON, or only a part of it"),
         ("[1, 2]", "not a benchmark run"),
         ('{"benchmarks": 3}', "not a benchmark run"),
         ('{"benchmarks": []}', "not written by ntp"),
         ('{"benchmarks": [], "ntp": {"schema_version": 99}}', "schema version 99, this ntp reads 1: upgrade"),
-        ('{"benchmarks": [], "ntp": {"schema_version": 1}}', "damaged: Field required"),
+        ('{"benchmarks": [], "ntp": {"schema_version": 1}}', "damaged: started: Field required"),
         ('{"benchmarks": [{}], "ntp": {"schema_version": 1}}', "damaged"),
         ('{"benchmarks": [{"extra_info": {"ntp": 1}}], "ntp": {"schema_version": 1}}', "damaged"),
     ],

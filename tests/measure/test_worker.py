@@ -61,7 +61,10 @@ class Holder:
     def run(self, steps):
         if steps == 13:
             raise RuntimeError("13 is\nunlucky")
-        raise ModelError(f"no model for {steps} steps")
+        try:
+            raise KeyError(steps)
+        except KeyError as error:
+            raise ModelError(f"no model for {steps} steps") from (error if steps == 3 else None)
 
 
 def answers(*requests):
@@ -76,14 +79,17 @@ def test_answers_are_records_one_a_line():
 
 
 @pytest.mark.parametrize(
-    ("request_", "error"),
+    ("request_", "error", "last_words"),
     [
-        ({"do": "run", "steps": 2}, "no model for 2 steps"),
-        ({"do": "run", "steps": 13}, "RuntimeError: 13 is"),
-        ({"do": "dance"}, "AttributeError: 'Holder' object has no attribute 'dance'"),
+        ({"do": "run", "steps": 2}, "no model for 2 steps", ""),  # the message says it all
+        ({"do": "run", "steps": 3}, "no model for 3 steps", "KeyError: 3\n"),
+        ({"do": "run", "steps": 13}, "RuntimeError: 13 is", "RuntimeError: 13 is\nunlucky\n"),
+        ({"do": "dance"}, "AttributeError: 'Holder' object has no attribute 'dance'", "'dance'\n"),
     ],
 )
-def test_an_error_is_an_answer_too_and_the_next_request_is_answered(request_, error, capsys):
+def test_an_error_is_an_answer_too_and_the_next_request_is_answered(request_, error, last_words, capsys):
     ok = {"step_time_ns": [1, 2], "wall_time_ns": 3, "steady": False}
     assert answers(request_, {"do": "warm_up"}) == [{"error": error}, {"ok": ok}]
-    assert "Traceback" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert ("Traceback" in told) == bool(last_words)
+    assert told.endswith(last_words)

@@ -1,0 +1,199 @@
+"""A pair and the counts of a side, with workers that need no process."""
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntp.errors import WorkerFailed
+from ntp.measure.environment import Process, Software
+from ntp.measure.pairs import BLOCK_S, MIN_BLOCKS, STEPS_S, count, measure_pair, turns_of
+from ntp.measure.protocol import Loaded, Ran
+from ntp.measure.records import WarmUp
+
+MIB = 2**20
+
+
+class Worker:
+    """Every step takes ``step_ns`` and one more than the step before; what is asked goes into a log."""
+
+    def __init__(self, name="", log=None, step_ns=100_000_000, first_ns=None, fails=(), shows=None):
+        self.name = name
+        self.log = [] if log is None else log
+        self.step_ns = step_ns
+        self.first_ns = first_ns or step_ns
+        self.fails = fails
+        self.shows = shows
+        self.steps = 0
+
+    def said(self, what, answer):
+        self.log.append((self.name, what))
+        if what in self.fails:
+            raise WorkerFailed(f"simple-b2-s4-t1: {what} failed")
+        return answer
+
+    def load(self):
+        return self.said("load", Loaded(parameters=7, software=Software(), process=Process()))
+
+    def warm_up(self):
+        times_ns = (self.first_ns,) * 4 + (self.step_ns,) * 5
+        return self.said("warm_up", WarmUp(step_time_ns=times_ns, wall_time_ns=sum(times_ns), steady=True))
+
+    def run(self, steps, expected_s=0.0):
+        self.expected_s = expected_s
+        times_ns = tuple(self.step_ns + self.steps + i for i in range(steps))
+        self.steps += steps
+        ran = Ran(step_time_ns=times_ns, minor_page_faults=0, major_page_faults=0, cpu_time_s=1, peak_rss_bytes=5)
+        return self.said(f"run {steps}", ran)
+
+    def memory(self):
+        return self.said("memory", self.shows.memory)
+
+    def flops(self):
+        return self.said("flops", self.shows.flops)
+
+    def operators(self, steps, trace=None):
+        return self.said(f"operators {steps}", self.shows.operators)
+
+
+def pair_of(seed, steps_s=STEPS_S, base=None, head=None):
+    """A pair, and the log of what its workers were asked."""
+    log = []
+    workers = {"base": Worker("base", log, **(base or {})), "head": Worker("head", log, **(head or {}))}
+    return measure_pair("simple-b2-s4-t1", workers, seed, steps_s), log
+
+
+def order_of(pair):
+    return [block.side for block in pair.blocks]
+
+
+STEP_S = st.floats(1e-6, 100)
+
+
+@given(STEP_S, st.floats(0.1, 60))
+def test_turns_fill_the_time_and_no_more(step_s, steps_s):
+    turns, steps = turns_of(step_s, steps_s)
+    assert turns >= MIN_BLOCKS
+    assert 2 * turns * steps * step_s >= steps_s * (1 - 1e-9)
+    assert turns == MIN_BLOCKS or 2 * (turns - 1) * steps * step_s < steps_s * (1 + 1e-9)
+
+
+@given(STEP_S)
+def test_a_block_is_as_long_as_whole_steps_allow(step_s):
+    _, steps = turns_of(step_s)
+    assert steps >= 1
+    assert steps == 1 or abs(steps * step_s - BLOCK_S) <= step_s / 2 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "turns_and_steps"),
+    [(0.001, (7, 200)), (0.1, (7, 2)), (0.125, (5, 2)), (0.2, (7, 1)), (0.5, (4, 1)), (60, (4, 1))],
+)
+def test_turns_of_some_paces(step_s, turns_and_steps):
+    assert turns_of(step_s, 2.5) == turns_and_steps
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_pair_asks_for_exactly_this(seed):
+    pair, log = pair_of(seed)
+    assert sorted(log[:2]) == [("base", "load"), ("head", "load")]
+    assert sorted(log[2:4]) == [("base", "warm_up"), ("head", "warm_up")]
+    assert log[4:] == [(side, "run 2") for side in order_of(pair)]
+    assert (pair.case_id, pair.seed, len(pair.blocks)) == ("simple-b2-s4-t1", seed, 14)
+
+
+@given(st.integers(), st.integers(1_000_000, 2_000_000_000), st.integers(1_000_000, 2_000_000_000))
+def test_both_sides_run_the_same_steps_once_in_every_pair_of_turns(seed, base_ns, head_ns):
+    pair, _ = pair_of(seed, base={"step_ns": base_ns}, head={"step_ns": head_ns})
+    order = order_of(pair)
+    assert all({first, second} == {"base", "head"} for first, second in zip(order[::2], order[1::2], strict=True))
+    assert len({len(block.step_time_ns) for block in pair.blocks}) == 1
+    # Each side's own steps, none lost and in order.
+    for side, step_ns in (("base", base_ns), ("head", head_ns)):
+        samples = pair.samples(side)
+        assert samples == tuple(range(step_ns, step_ns + len(samples)))
+    assert (len(order) // 2, len(pair.blocks[0].step_time_ns)) == turns_of((base_ns + head_ns) / 2e9)
+
+
+@given(st.integers())
+def test_the_same_seed_gives_the_same_order(seed):
+    def answered():
+        pair, log = pair_of(seed)
+        return pair, log[2:]  # the two are loaded at once
+
+    assert answered() == answered()
+
+
+def test_either_side_goes_first_within_a_pair_and_over_pairs():
+    orders = [order_of(pair_of(seed)[0]) for seed in range(40)]
+    firsts = [side for order in orders for side in order[::2]]
+    assert 0.35 < firsts.count("base") / len(firsts) < 0.65
+    assert {order[0] for order in orders} == {"base", "head"}
+    assert sum(len(set(order[::2])) == 2 for order in orders) > 30
+    warmed_first = {pair_of(seed)[1][2] for seed in range(20)}
+    assert warmed_first == {("base", "warm_up"), ("head", "warm_up")}
+
+
+def test_the_pace_is_that_of_the_newest_warm_up_steps():
+    slow_start = {"first_ns": 30_000_000_000}
+    pair, _ = pair_of(0, base=slow_start, head=slow_start)
+    assert len(pair.blocks[0].step_time_ns) == 2
+
+
+def test_a_run_is_given_the_time_it_will_take():
+    workers = {side: Worker(side, step_ns=step_ns) for side, step_ns in (("base", 50_000_000), ("head", 150_000_000))}
+    measure_pair("simple-b2-s4-t1", workers, 0)
+    assert [worker.expected_s for worker in workers.values()] == pytest.approx([0.2, 0.2])
+
+
+def test_both_sides_are_loaded_at_the_same_time():
+    together = threading.Barrier(2)
+
+    class Waiting(Worker):
+        def load(self):
+            together.wait(timeout=5)
+            return super().load()
+
+    pair = measure_pair("simple-b2-s4-t1", {"base": Waiting(), "head": Waiting()}, 0)
+    assert len(pair.blocks) == 14
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+@pytest.mark.parametrize("what", ["load", "warm_up", "run 2"])
+def test_a_worker_that_fails_ends_the_pair(side, what):
+    log = []
+    workers = {name: Worker(name, log, fails=(what,) if name == side else ()) for name in ("base", "head")}
+    with pytest.raises(WorkerFailed, match=f"simple-b2-s4-t1: {what} failed"):
+        measure_pair("simple-b2-s4-t1", workers, 0)
+    assert log.count((side, what)) == 1
+    assert what == "load" or log[-1] == (side, what)
+
+
+def test_counts_are_taken_in_the_steady_state(make_observations):
+    worker = Worker(shows=make_observations())
+    count(worker)
+    assert [what for _, what in worker.log] == ["load", "run 2", "memory", "flops", "operators 1"]
+
+
+def test_counts_are_sums_over_phases(make_observations, make_operators):
+    operators = make_operators(
+        ("aten::mm", "backward", 31.0, 5, 24),
+        ("aten::mm", "forward", 5.5, 1, 16),
+        ("aten::addmm", "forward", 12.0, 2, 20),
+        ("Optimizer.step#AdamW.step", "optimizer", 2.0, 1, 4),
+        ("between operators", "between phases", 4.5, 0, 0),
+    )
+    shows = make_observations(operators=operators)
+    counts = count(Worker(shows=shows))
+    assert counts.operators == (("aten::addmm", 2), ("aten::mm", 6))
+    assert counts.allocated_bytes == 64 * MIB, "whoever allocated it"
+    assert counts.flops == sum(share.flops for share in shows.flops.phases) > 0
+    assert counts.peak_tensor_bytes == shows.memory.peak.total_bytes > 0
+    assert counts.parameters == 7
+
+
+@pytest.mark.parametrize("what", ["load", "run 2", "memory", "flops", "operators 1"])
+def test_a_count_that_cannot_be_taken_is_a_failure(make_observations, what):
+    with pytest.raises(WorkerFailed, match=f"{what} failed"):
+        count(Worker(shows=make_observations(), fails=(what,)))
