@@ -39,10 +39,11 @@ from ntp.cli_options import (
     WaitPolicyOption,
     WorkerThreadsOption,
 )
+from ntp.cli_text import step_line, summary_text
 from ntp.errors import NtpError, WorkerFailed
 
 if TYPE_CHECKING:
-    from ntp.train import StepRecord, Summary, TrainingRun
+    from ntp.train import TrainingRun
 
 USAGE, NOT_COMPARABLE, TOOL_FAILED, INTERRUPTED, BROKEN_PIPE = 2, 4, 5, 130, 141
 """Exit statuses. The last two are the shell's for SIGINT and SIGPIPE; 1 is left to a regression found."""
@@ -114,12 +115,12 @@ def train(
             for record in run.run(steps, log_every, checkpoint_every):
                 advance(record.step)
                 if record.logged:
-                    _write(record.model_dump_json(exclude={"logged"}) if as_json else _step_line(record))
+                    _write(record.model_dump_json(exclude={"logged"}) if as_json else step_line(record))
         if run.interrupted:
             _tell(f"interrupted after step {run.step} of {steps}; {_where_saved(checkpoint)}")
             raise typer.Exit(INTERRUPTED)
         summary = run.summary()
-        _write(f'{{"summary":{summary.model_dump_json()}}}' if as_json else _summary_text(summary))
+        _write(f'{{"summary":{summary.model_dump_json()}}}' if as_json else summary_text(summary))
 
 
 @app.command()
@@ -402,27 +403,3 @@ def _progress(steps: int, done: int) -> Iterator[Callable[[int], None]]:
     ) as progress:
         task = progress.add_task("training", total=steps, completed=done)
         yield lambda step: progress.update(task, completed=step)
-
-
-def _step_line(record: "StepRecord") -> str:
-    speed = f"{record.tokens_per_s:8,.0f} tokens/s   {record.step_time_ms:.1f} ms/step"
-    return f"step {record.step:3d}  loss {record.loss:.4f}   {speed}"
-
-
-def _summary_text(summary: "Summary") -> str:
-    lines = [
-        f"input {summary.input_shape} {summary.input_dtype}, logits {summary.logits_shape} {summary.logits_dtype}, "
-        f"parameters {summary.parameters:,}",
-        "greedy prediction of the first batch, row 0:",
-        f"  input      {_columns(summary.input_ids)}",
-        f"  target     {_columns(summary.target_ids)}",
-        f"  predicted  {_columns(summary.predicted_ids)}",
-    ]
-    if summary.step_time_ms is not None:
-        speed = f"{summary.tokens_per_s:,.0f} tokens/s, {summary.step_time_ms:.1f} ms/step"
-        lines.insert(0, f"{summary.steps} steps, {summary.total_time_s:.2f} s in all, {speed}")
-    return "\n".join(lines)
-
-
-def _columns(ids: Sequence[int]) -> str:
-    return " ".join(f"{i:5d}" for i in ids)
