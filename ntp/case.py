@@ -74,6 +74,9 @@ class StepConfig(Frozen):
     optimizer: Literal["default", "foreach", "fused"] = "default"
 
 
+BATCH_SIZES, SEQ_LENS = (8, 32), (64, 128)
+"""What a sweep takes unless it is told otherwise, on one thread and on all."""
+
 STEP_PRESETS: dict[str, StepConfig] = {"eager": StepConfig()}
 """The step configs that have a name of their own on the command line."""
 

@@ -5,10 +5,11 @@ torch is imported inside the commands that need it: ``ntp --help`` must not wait
 
 import json
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
@@ -38,15 +39,22 @@ from ntp.cli_options import (
     VocabSizeOption,
     WaitPolicyOption,
     WorkerThreadsOption,
+    fraction,
+    names,
+    seconds,
 )
 from ntp.cli_text import step_line, summary_text
-from ntp.errors import NtpError, WorkerFailed
+from ntp.errors import NtpError, OptionError, RecordError, WorkerFailed
 
 if TYPE_CHECKING:
+    from ntp.judge.guard import GuardVerdict
+    from ntp.measure.guard_records import GuardRecord, Plan
+    from ntp.measure.records import Run
     from ntp.train import TrainingRun
 
-USAGE, NOT_COMPARABLE, TOOL_FAILED, INTERRUPTED, BROKEN_PIPE = 2, 4, 5, 130, 141
-"""Exit statuses. The last two are the shell's for SIGINT and SIGPIPE; 1 is left to a regression found."""
+REGRESSION, USAGE, INCONCLUSIVE, NOT_COMPARABLE, TOOL_FAILED = 1, 2, 3, 4, 5
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
+"""Exit statuses. The last three are the shell's for SIGINT, SIGPIPE and SIGTERM."""
 
 # typer has its usage errors from click up to 0.25, and from a copy of its own since: this names either.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -213,6 +221,142 @@ def profile(
         raise WorkerFailed(run.failures[-1].message, run.failures[-1].stderr_tail)
 
 
+class FailOn(StrEnum):
+    """What else than a regression can fail a guard."""
+
+    IMPROVEMENT = "improvement"
+
+
+@app.command()
+def guard(
+    base: Annotated[str | None, typer.Option(metavar="REF", help="The commit to compare with.")] = None,
+    head: Annotated[
+        str,
+        typer.Option(metavar="REF", help="What is compared: a commit, or 'worktree', the files as they are."),
+    ] = "worktree",
+    cases: Annotated[
+        str,
+        typer.Option(
+            metavar="IDS",
+            help="Ids of cases, separated by commas.",
+            show_default="a small step and a large, on 1 thread and on all",
+        ),
+    ] = "",
+    model: ModelOption = WORKLOAD.model,
+    threshold: Annotated[
+        float, typer.Option(metavar="SHARE", parser=fraction, help="What counts as slower.", show_default="1%")
+    ] = 0.01,
+    budget: Annotated[
+        float, typer.Option(metavar="TIME", parser=seconds, help="When to stop at last.", show_default="300s")
+    ] = 300.0,
+    allow: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Counts that may rise, separated by commas: 'aten::copy_,peak_tensor_bytes'.",
+            show_default="none",
+        ),
+    ] = "",
+    fail_on: Annotated[
+        FailOn | None, typer.Option("--fail-on", help="Fail if the head is faster, too: for teams that pin.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the order of turns.")] = 0,
+    json_file: Annotated[
+        Path, typer.Option("--json", metavar="FILE", help="Keep every count and every sample there.")
+    ] = Path("reports/latest/guard.json"),
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Judge again what --json kept, and measure nothing.")
+    ] = None,
+) -> None:
+    """Say whether the head trains more slowly than the base, with evidence for either.
+
+    First it counts exactly what a step of each does: operations, operators,
+    bytes. Then pairs of fresh processes, one of each side, run in turn on the
+    same CPUs, until the interval of the slowdown lies on one side of the
+    threshold or the budget is spent. The sides are commits of the repository
+    that you are in: of ntp, or of your own, with --model from its files.
+
+    Exit status: 0 pass or improvement, 1 regression, 2 wrong usage,
+    3 inconclusive, 4 not comparable, 5 a worker or the tool failed.
+
+    For example:
+
+      ntp guard --base main
+
+      ntp guard --base v1.2 --model model.py:make --threshold 2% --json guard.json
+
+      ntp guard --replay guard.json
+    """
+    from ntp.campaign.guard import guard as campaign
+    from ntp.judge.guard import verdict_on
+    from ntp.measure.guard_records import GuardRecord
+    from ntp.report.guard import markdown, terminal
+
+    if replay is not None and base is None:
+        record = GuardRecord.load(replay)
+    elif base is not None and replay is None:
+        plan = _guard_plan(names(cases), model, threshold, budget)
+        with _status() as progress, _sigterm_as_exit():
+            settings = {"budget_s": budget, "seed": seed, "allowed": names(allow), "command": ("ntp", *sys.argv[1:])}
+            record = _kept(campaign(plan, base, head, **settings, progress=progress), json_file)  # type: ignore[arg-type]
+    else:
+        raise OptionError("give --base REF to measure, or --replay FILE to judge what was measured before")
+    try:
+        verdict = verdict_on(record)
+    except (ValueError, KeyError) as error:
+        raise RecordError(f"{replay} cannot be judged ({error}): give what --json wrote, as it wrote it") from error
+    sys.stdout.write(terminal(record, verdict))
+    if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
+        _append(Path(summary_file), markdown(record, verdict))
+    for cell in record.cells:
+        if cell.stderr_tail:
+            typer.echo(f"{cell.case_id}, the last lines of its worker:\n{cell.stderr_tail.rstrip()}", err=True)
+    raise typer.Exit(_guard_status(verdict, fail_on))
+
+
+def _guard_plan(ids: Sequence[str], model: str, threshold: float, budget_s: float) -> "Plan":
+    from ntp.campaign.guard import default_cases
+    from ntp.judge.guard import plan_of
+    from ntp.measure.cpus import available_cpus, check_threads
+
+    if ids and model != WORKLOAD.model:
+        raise OptionError(f"--model {model} is for the default cases, --cases names its own: give one of the two")
+    cases = [Case.parse(each) for each in ids] or default_cases(model, (1, available_cpus().max_threads))
+    for case in cases:
+        check_threads(case.runtime.threads)
+        if Path(case.workload.model).is_absolute():
+            raise OptionError(f"{case.workload.model} is one file for both sides: give its path inside the repository")
+    return plan_of(tuple(dict.fromkeys(case.id for case in cases)), threshold, budget_s)
+
+
+def _kept(records: "Generator[GuardRecord, None, None]", json_file: Path) -> "GuardRecord":
+    """The last of the records, each of which takes the place of the one before it on the disk."""
+    from ntp.judge.guard import summary, verdict_on
+    from ntp.measure.records import write_whole
+
+    record = None
+    try:
+        with closing(records):
+            for record in records:
+                write_whole(json_file, record.text(summary(verdict_on(record))))
+    except (KeyboardInterrupt, SystemExit):
+        if record is not None:
+            _tell(f"interrupted; what was measured is kept, ntp guard --replay {json_file} judges it")
+        raise
+    assert record is not None
+    return record
+
+
+def _guard_status(verdict: "GuardVerdict", fail_on: FailOn | None) -> int:
+    if verdict.failures and verdict.verdict != "regression":
+        return TOOL_FAILED
+    if verdict.verdict == "improvement" and fail_on is FailOn.IMPROVEMENT:
+        return REGRESSION
+    return {"regression": REGRESSION, "inconclusive": INCONCLUSIVE, "not comparable": NOT_COMPARABLE}.get(
+        verdict.verdict, 0
+    )
+
+
 class ReportFormat(StrEnum):
     """What a run can be made into."""
 
@@ -252,38 +396,133 @@ def compare(
     base: Annotated[Path, typer.Argument(metavar="BASE.json", help="The run to compare with.")],
     head: Annotated[Path, typer.Argument(metavar="HEAD.json", help="The run that is compared.")],
     format_: Annotated[ComparisonFormat, typer.Option("--format", help="How to write it.")] = ComparisonFormat.TERMINAL,
+    gate: Annotated[bool, typer.Option("--gate", help="Judge the head, and let the exit status say so.")] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", parser=fraction, help="With --gate: what counts as slower.", show_default="5%"),
+    ] = None,
+    allow: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="With --gate: counts that may rise, separated by commas, or patterns of them: 'aten::*'.",
+            show_default="none",
+        ),
+    ] = "",
 ) -> None:
-    """Show two runs side by side: two machines, two configurations, two days. Judges nothing.
+    """Show two runs side by side: two machines, two configurations, two days. Judges only with --gate.
 
-    Exit status 0, or 4 if the runs have no case in common.
+    The gate is for those who cannot run the base again (ntp guard can tell far
+    less): operations, operators and bytes of a step exactly, times where both
+    runs are of this machine and software and ntp doctor --calibrate has
+    measured the noise between runs.
+
+    Exit status 0, or 4 if the runs have no case in common. With --gate: 0 pass
+    or improvement, 1 regression, 2 wrong usage, 3 inconclusive, 4 not
+    comparable, 5 the tool failed.
 
     For example:
 
       ntp compare reports/monday/run.json reports/latest/run.json
+
+      ntp compare --gate --threshold 10% reports/baselines/BASE.json reports/latest/run.json
     """
-    from ntp.judge.compare import compare as compared
     from ntp.measure.records import Run
+
+    if not gate and (threshold is not None or allow):
+        raise OptionError("--threshold and --allow are the gate's: give --gate with them")
+    runs = Run.load(base), Run.load(head)
+    raise typer.Exit(_gate(*runs, format_, threshold, names(allow)) if gate else _show(*runs, format_))
+
+
+def _show(base: "Run", head: "Run", format_: ComparisonFormat) -> int:
+    from ntp.judge.compare import compare as compared
     from ntp.report.comparison import FORMATS
 
-    comparison = compared(Run.load(base), Run.load(head))
+    comparison = compared(base, head)
     sys.stdout.write(FORMATS[format_.value](comparison))
-    if not comparison.rows:
-        raise typer.Exit(NOT_COMPARABLE)
+    return 0 if comparison.rows else NOT_COMPARABLE
+
+
+def _gate(
+    base: "Run", head: "Run", format_: ComparisonFormat, threshold: float | None, allowed: Sequence[str]
+) -> int:
+    from ntp.gate import EXIT_STATUS, judged
+    from ntp.judge.baseline import THRESHOLD
+    from ntp.report.baseline import FORMATS
+
+    verdict = judged(base, head, threshold or THRESHOLD, allowed)
+    sys.stdout.write(FORMATS[format_.value](verdict))
+    return EXIT_STATUS[verdict.verdict]
+
+
+@app.command()
+def baseline(
+    run: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that a sweep wrote.")],
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the baselines are kept.")] = Path(
+        "reports/baselines"
+    ),
+) -> None:
+    """Make a run the baseline of its machine and software, for pytest --ntp-baseline.
+
+    Takes the place of the baseline that was there. A run with a failure, or
+    one that was interrupted, is refused.
+
+    For example:
+
+      ntp baseline reports/latest/run.json
+    """
+    from ntp.measure.baselines import save_baseline
+    from ntp.measure.records import Run
+
+    stored = Run.load(run)
+    path = save_baseline(stored, folder)
+    count = len(stored.measurements)
+    _write(f"Written: {path}, the baseline of {count} case{'' if count == 1 else 's'} on this machine and software")
 
 
 @app.command()
 def doctor(
     refresh: Annotated[bool, typer.Option("--refresh", help="Measure this machine's peaks anew.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure the noise between runs of identical code, and nothing else.")
+    ] = False,
+    runs: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="With --calibrate: processes a case.", show_default="5")
+    ] = None,
+    cases: Annotated[
+        str,
+        typer.Option(
+            metavar="IDS",
+            help="With --calibrate: ids of cases, separated by commas, or RUN.json for all cases of that run.",
+            show_default="the training steps of a sweep",
+        ),
+    ] = "",
 ) -> None:
     """Say what this machine is, what makes its timings noisy, and what can be done about it.
 
     Its peaks, of matrix products and memory, are measured the first time (a
-    quarter of a minute) and kept in the user's cache.
+    quarter of a minute) and kept in the user's cache. With --calibrate, each
+    case is measured in several fresh processes instead (8 s a process, about)
+    and their spread is kept there: what runs are compared by with a baseline.
 
     For example:
 
       ntp doctor
+
+      ntp doctor --calibrate --cases reports/latest/run.json
     """
+    if calibrate:
+        if refresh:
+            raise OptionError("--refresh measures peaks, --calibrate the noise between runs: give one of the two")
+        _calibrate(names(cases), runs)
+    elif runs is not None or cases:
+        raise OptionError("--runs and --cases are for the calibration: give --calibrate with them")
+    else:
+        _examine(refresh)
+
+
+def _examine(refresh: bool) -> None:
     from ntp.measure.cpus import available_cpus
     from ntp.measure.doctor import examine
     from ntp.measure.roofline import measure_peaks
@@ -299,6 +538,44 @@ def doctor(
         _tell(f"no peaks: {_one_line(str(exc))}")
         peaks = None
     sys.stdout.write(render(environment, warnings_about(environment), peaks))
+
+
+def _calibrate(wanted: Sequence[str], runs: int | None) -> None:
+    from ntp.campaign.calibrate import RUNS, default_cases
+    from ntp.campaign.calibrate import calibrate as campaign
+    from ntp.judge.baseline import noise_of
+    from ntp.measure.cpus import available_cpus, check_threads
+    from ntp.report.calibration import terminal
+
+    named = [case for each in wanted for case in _cases_named(each)]
+    cases = list(dict.fromkeys(named if wanted else default_cases((1, available_cpus().max_threads))))
+    if not cases:
+        raise OptionError(f"--cases: there is no case in {', '.join(wanted)}")
+    for case in cases:
+        check_threads(case.runtime.threads)
+    calibration = None
+    try:
+        with _status() as progress, closing(campaign(cases, runs or RUNS, progress=progress)) as calibrations:
+            for each in calibrations:
+                calibration = each
+    except KeyboardInterrupt:
+        _tell("interrupted; the table shows what was finished")
+        raise
+    finally:
+        if calibration is not None:
+            sys.stdout.write(terminal([noise_of(case) for case in calibration.cases]))
+
+
+def _cases_named(text: str) -> list[Case]:
+    """The case of an id, or all cases of a run file."""
+    try:
+        return [Case.parse(text)]
+    except OptionError:
+        if not text.endswith(".json"):
+            raise
+    from ntp.measure.records import Run
+
+    return [measurement.case for measurement in Run.load(Path(text)).measurements]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -382,6 +659,40 @@ def _tell_resume(run: "TrainingRun", steps: int) -> None:
         _tell(f"step {run.resumed_at} is already done: nothing to train, raise --steps {steps} to go on")
     else:
         _tell(f"going on from step {run.resumed_at}")
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written ({error.strerror}): mend or unset GITHUB_STEP_SUMMARY") from error
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """Let ``kill`` unwind the stack as Ctrl-C does, so that what was made for the time being is removed."""
+
+    def leave(_number: int, _frame: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that is written anew, if that is a terminal; gives the function that does so."""
+    from rich.console import Console
+
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with Console(stderr=True).status("starting") as status:
+        yield status.update
 
 
 @contextmanager

@@ -1,5 +1,6 @@
-"""The options of a case, for every command that takes one: the same names and the same help everywhere."""
+"""Options that several commands take, with the same names and the same help everywhere; and how values are read."""
 
+import re
 from typing import Annotated
 
 import typer
@@ -76,3 +77,38 @@ AffinityOption = Annotated[
     str, typer.Option(metavar="NAME", rich_help_panel=_RUNTIME_PANEL, help="'pinned' to a CPU a thread, or 'free'.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+def names(text: str) -> tuple[str, ...]:
+    """A comma-separated list, without repeats, in the order given."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def fraction(text: str | float) -> float:
+    """A share between 0 and 1, as ``1%`` or ``0.01``.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)(%?)", str(text).strip())
+    value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < value < 1:
+        raise typer.BadParameter(f"a share is more than 0% and less than 100%, as in 1% or 0.01 (got {text!r})")
+    return value
+
+
+_UNITS_S = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600}
+_MAX_S = 7 * 86_400
+
+
+def seconds(text: str | float) -> float:
+    """A duration in seconds, as ``300``, ``300s``, ``5min`` or ``1h``; a week at most.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*(s|min|m|h|)", str(text).strip())
+    value = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
+    if not 0 < value <= _MAX_S:
+        raise typer.BadParameter(f"a time is more than 0 and at most a week, as in 300s, 5min or 1h (got {text!r})")
+    return value

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ntp.case import STEP_PRESETS, Case, Runtime, Workload
+from ntp.case import BATCH_SIZES, SEQ_LENS, STEP_PRESETS, Case, Runtime, Workload
 from ntp.errors import NtpError, WorkerFailed
 from ntp.measure.driver import Sampling
 from ntp.sweep import SECONDS_AROUND_SAMPLES, Sweep, worker_clock
@@ -55,8 +55,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("ntp", "training steps of next-token models (ntp)")
     default = Workload()
     group.addoption("--ntp-threads", metavar="LIST", type=_integers, help="Default: 1 and all CPUs available.")
-    group.addoption("--ntp-batch-sizes", metavar="LIST", type=_integers, default=(8, 32), help="Default: 8,32")
-    group.addoption("--ntp-seq-lens", metavar="LIST", type=_integers, default=(64, 128), help="Default: 64,128")
+    group.addoption("--ntp-batch-sizes", metavar="LIST", type=_integers, default=BATCH_SIZES, help="Default: 8,32")
+    group.addoption("--ntp-seq-lens", metavar="LIST", type=_integers, default=SEQ_LENS, help="Default: 64,128")
     group.addoption("--ntp-precisions", metavar="LIST", type=_names, default=("fp32",), help="Default: fp32")
     group.addoption(
         "--ntp-steps",
@@ -112,6 +112,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Path("reports/latest"),
         help="Where run.json, report.md and report.csv go, seen from the root directory. Default: %(default)s",
     )
+    group.addoption(
+        "--ntp-baseline",
+        metavar="DIR",
+        type=Path,
+        help="Hold the sweep against the baselines that ntp baseline keeps there, seen from the root directory. Exit "
+        "status: 1 regression, 2 wrong usage, 3 inconclusive, 4 not comparable, 5 a worker failed.",
+    )
 
 
 _SWEEP = pytest.StashKey[Sweep]()
@@ -136,6 +143,8 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         config.stash[_SWEEP] = Sweep(config)
     except NtpError as error:
+        if config.option.ntp_baseline is not None:
+            pytest.exit(f"ntp: {error}", returncode=2)  # pytest's own status, 4, means not comparable here
         raise pytest.UsageError(str(error)) from error
 
 
@@ -192,10 +201,12 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the run once more, now that its length is known."""
+    """Write the run once more, now that its length is known, and judge it."""
     sweep = session.config.stash.get(_SWEEP, None)
     if sweep and (sweep.measured or sweep.failures):
         sweep.write()
+    if sweep:
+        sweep.judge(session)
 
 
 @pytest.hookimpl(trylast=True)
@@ -210,6 +221,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for line in text.terminal(sweep.run()[1]).split("\n"):
             terminalreporter.write_line(line)
         terminalreporter.write_line(f"Written: run.json, report.md, report.csv in {os.path.relpath(sweep.report_dir)}")
+    if sweep and sweep.verdict_text:
+        terminalreporter.section("ntp baseline")
+        for line in sweep.verdict_text.splitlines():
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture

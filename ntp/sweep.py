@@ -23,6 +23,8 @@ from ntp.measure.roofline import measure_peaks
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ntp.gate import Gate
+
 MATRIX = ("threads", "batch_size", "seq_len", "precision", "step")
 """What the sweep's options vary, by the names that ``--benchmark-group-by=param:threads`` and the like know."""
 
@@ -79,11 +81,18 @@ class Sweep:
                 raise OptionError(f"ntp-steps: no step is named {preset!r}; known: {', '.join(STEP_PRESETS)}")
         self.threads = option.ntp_threads or tuple(dict.fromkeys((1, available_cpus().max_threads)))
         check_threads(max(self.threads))
-        folder: Path = option.ntp_report_dir
-        self.report_dir = folder if folder.is_absolute() else config.rootpath / folder
+        self.report_dir = config.rootpath / option.ntp_report_dir  # itself, where it is absolute
+        self.gate = None if option.ntp_baseline is None else self._gate(config.rootpath / option.ntp_baseline)
+        self.verdict_text = ""
         # Every combination is a case that makes sense, or the sweep does not begin.
         for values in self.combinations():
             self.case(values)
+
+    @staticmethod
+    def _gate(folder: "Path") -> "Gate":
+        from ntp.gate import Gate  # here, so that a pytest without baselines need not wait for scipy
+
+        return Gate(folder)
 
     @property
     def benchmarks(self) -> BenchmarkSession:
@@ -120,15 +129,10 @@ class Sweep:
         return PipeWorker(case, timeout_s=self.config.option.ntp_timeout)
 
     def measure(self, case: Case) -> Measurement:
-        """Measure the case in a fresh worker; let the observers look at a whole step afterwards.
-
-        A part of a step is background to the whole: it is timed for a quarter of the time.
-        """
-        whole = case.workload.part == "step"
-        sampling = self.sampling if whole else self.sampling.model_copy(update={"time_s": self.sampling.time_s / 4})
+        """Measure the case in a fresh worker; let the observers look at a whole step afterwards."""
         with self.start(case) as worker:
-            measurement = measure(case, worker, sampling)
-            if not whole:
+            measurement = measure(case, worker, self.sampling.of(case))
+            if case.workload.part != "step":
                 return measurement
             return measurement.model_copy(update={"observations": observe(worker, self.observing)})
 
@@ -199,3 +203,19 @@ class Sweep:
             write_whole(self.report_dir / "report.csv", text.csv(run))
         except RecordError as error:
             pytest.exit(f"ntp: {error}", returncode=5)
+
+    def judge(self, session: pytest.Session) -> None:
+        """Hold what was measured against the baselines, if any were named, and let the exit status say the verdict.
+
+        A session that was not to measure anything is left alone.
+        """
+        idle = not self.planned or self.benchmarks.disabled or self.config.option.collectonly
+        if self.gate is None or idle:
+            return
+        from ntp.gate import status_of
+
+        nothing = Run(started="", wall_time_s=0, command=(), planned=self.planned)
+        verdict, self.verdict_text = self.gate.judge(self.run()[1] if self.measured or self.failures else nothing)
+        session.exitstatus = status_of(
+            verdict, int(session.exitstatus), workers_alone_failed=session.testsfailed == len(self.failures)
+        )

@@ -1,6 +1,8 @@
 """Makers of records: each gives a plausible record, and takes what a test wants to be otherwise."""
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from ntp.measure.environment import (
     Software,
     TorchBuild,
 )
+from ntp.measure.guard_records import Block, Cell, Counts, Guarded, GuardRecord, Pair, Plan, Side
 from ntp.measure.observations import (
     BETWEEN_OPERATORS,
     BETWEEN_PHASES,
@@ -76,6 +79,8 @@ MakeRun = Callable[..., Run]
 MakeOperators = Callable[..., OperatorProfile]
 MakeObservations = Callable[..., Observations]
 MakePeaks = Callable[..., MachinePeaks]
+MakeCell = Callable[..., Cell]
+MakeGuardRecord = Callable[..., GuardRecord]
 
 MIB = 2**20
 SQUARE = (2048, 2048, 2048)
@@ -240,6 +245,63 @@ def _peaks(
     )
 
 
+COUNTS = Counts(
+    parameters=1_543_144,
+    flops=19_176_000_000,
+    operators=(("aten::add_", 3), ("aten::copy_", 2), ("aten::mm", 6)),
+    allocated_bytes=112.5 * MIB,
+    peak_tensor_bytes=96 * MIB,
+)
+PAIR_NOISE = (0.004, -0.006, 0.005, -0.003, 0.001, -0.001, 0.002, -0.002, 0.0, 0.0)
+
+
+def _pair(case_id: str, log_ratio: float, tail: float = 0.0, seed: int = 0, step_ns: int = 10_000_000) -> Pair:
+    base_ns = [step_ns + step_ns * i // 10_000 for i in range(20)]
+    slower = [math.exp(log_ratio + tail * (i >= 16)) for i in range(20)]
+    head_ns = [round(time_ns * factor) for time_ns, factor in zip(base_ns, slower, strict=True)]
+    blocks = [
+        Block(side=side, step_time_ns=tuple(times_ns[first::4]))
+        for first in range(4)
+        for side, times_ns in (("base", base_ns), ("head", head_ns))
+    ]
+    return Pair(case_id=case_id, seed=seed, blocks=tuple(blocks))
+
+
+def _cell(
+    case_id: str = "simple-b32-s128-t2",
+    log_ratio: float = 0.0,
+    pairs: int = 10,
+    scale: float = 1.0,
+    tail: float = 0.0,
+    **other: Any,
+) -> Cell:
+    noise = islice(cycle(PAIR_NOISE), pairs)
+    values: dict[str, Any] = {
+        "base": COUNTS,
+        "head": COUNTS,
+        "pairs": tuple(_pair(case_id, log_ratio + scale * each, tail, i) for i, each in enumerate(noise)),
+        "wall_time_s": 5.0 + 4.5 * pairs,
+    }
+    return Cell(case_id=case_id, **(values | other))
+
+
+def _guard_record(*cells: Cell, threshold: float = 0.01, max_pairs: int = 20, **other: Any) -> GuardRecord:
+    guarded = (Guarded(statistic="turns", threshold=threshold), Guarded(statistic="mean", threshold=5 * threshold))
+    values: dict[str, Any] = {
+        "started": "2025-01-02T03:04:05+00:00",
+        "wall_time_s": 3.0 + sum(cell.wall_time_s for cell in cells),
+        "command": ("ntp", "guard", "--base", "main"),
+        "base": Side(ref="main", commit="0123456789abcdef" * 2 + "01234567", software=SOFTWARE),
+        "head": Side(ref="worktree", commit="fedcba9876543210" * 2 + "fedcba98", dirty=True, software=SOFTWARE),
+        "plan": Plan(cells=tuple(cell.case_id for cell in cells), guarded=guarded, max_pairs=max_pairs),
+        "budget_s": 60.0,
+        "seed": 1,
+        "machine": MACHINE,
+        "cells": cells,
+    }
+    return GuardRecord(**(values | other))
+
+
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     """``--benchmark-only`` would skip all that is here: spare it the collection."""
     return True if config.option.benchmark_only else None
@@ -273,3 +335,18 @@ def make_observations() -> MakeObservations:
 def make_peaks() -> MakePeaks:
     """``make_peaks(threads, fp32=GFLOP/s, onednn=..., medium=..., bf16=..., gb_per_s=...)`` of all threads together."""
     return _peaks
+
+
+@pytest.fixture(scope="session")
+def make_cell() -> MakeCell:
+    """``make_cell(case_id, log_ratio, pairs, scale, tail, **fields)``: equal counts, and pairs around the log-ratio.
+
+    Pairs differ by ``scale`` times 0.3% or so. A fifth of the head's steps are slower by the log-ratio ``tail``.
+    """
+    return _cell
+
+
+@pytest.fixture(scope="session")
+def make_guard_record() -> MakeGuardRecord:
+    """``make_guard_record(*cells, threshold, max_pairs, **fields)``: of the work tree against ``main``."""
+    return _guard_record

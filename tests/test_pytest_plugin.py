@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+# A pytest within this process unloads what it has loaded, and numpy does not bear being loaded again.
+import ntp.gate
+import ntp.report.text  # noqa: F401
+from ntp.measure.baselines import save_baseline
+from ntp.measure.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
 from ntp.measure.records import Run
 
 pytest_plugins = ["pytester"]
@@ -36,7 +41,7 @@ from ntp.measure.observations import (
 from ntp.measure.peaks import MachinePeaks
 from ntp.errors import WorkerFailed
 from ntp.measure.environment import Process, Software
-from ntp.measure.protocol import Loaded, Ran
+from ntp.measure.protocol import Loaded, Ran, Referenced
 from ntp.measure.records import WarmUp
 
 ASKED = []
@@ -68,6 +73,10 @@ class FakeWorker:
         ASKED.append(steps)
         return Ran(step_time_ns=tuple(self.step_time_ns + i for i in range(steps)), minor_page_faults=0,
                    major_page_faults=0, cpu_time_s=0.0, peak_rss_bytes=2**20)
+
+    def reference(self):
+        ASKED.append("reference")
+        return Referenced(shape=(4, 4, 4), time_ns=(1000,))
 
     def phases(self, steps):
         ASKED.append(f"phases={{steps}}")
@@ -108,9 +117,9 @@ SWEEP = ("--benchmark-only", "--ntp-threads=1", "--ntp-batch-sizes=8,32", "--ntp
 def sweep(pytester):
     """A function that runs a sweep of three cases in a folder of its own."""
 
-    def run(*options, fails=None, interrupts=None, benchmark=BENCHMARK):
+    def run(*options, fails=None, interrupts=None, benchmark=BENCHMARK, apart=False):
         # A Ctrl-C in a pytest of this process would end this one too.
-        run_pytest = pytester.runpytest_subprocess if interrupts else pytester.runpytest_inprocess
+        run_pytest = pytester.runpytest_subprocess if interrupts or apart else pytester.runpytest_inprocess
         pytester.makeini("[pytest]\npython_files=bench_*.py\npython_functions=bench_* test_*\n")
         pytester.makeconftest(CONFTEST.format(fails=fails, interrupts=interrupts))
         pytester.path.joinpath("bench_it.py").write_text(benchmark)
@@ -151,7 +160,8 @@ def test_a_worker_is_asked_for_the_samples_and_no_step_more(sweep, pytester):
     sweep(*SWEEP, "-k", "bench_train_step")
     # 20 ms of steps of 512 and of 2048 microseconds, and at least ten. Then the observers' own.
     asked = pytester.path.joinpath("asked.txt").read_text()
-    assert asked == "load warm_up 40 phases=4 stop load warm_up 10 phases=4 stop"
+    around = ("load warm_up reference", "reference phases=4 stop")
+    assert asked == " ".join((around[0], "40", around[1], around[0], "10", around[1]))
 
 
 def test_an_observer_that_fails_costs_what_it_would_have_seen(sweep, pytester):
@@ -165,7 +175,9 @@ def test_an_observer_that_fails_costs_what_it_would_have_seen(sweep, pytester):
 
 def test_operators_are_attached_on_request(sweep, pytester):
     sweep(*SWEEP, "-k", "b8", "--ntp-profile")
-    assert pytester.path.joinpath("asked.txt").read_text() == "load warm_up 40 phases=4 operators=3 stop"
+    assert pytester.path.joinpath("asked.txt").read_text() == (
+        "load warm_up reference 40 reference phases=4 operators=3 stop"
+    )
     assert load(pytester).measurements[0].observations.operators is not None
 
 
@@ -304,3 +316,105 @@ def test_a_project_without_settings_measures_what_it_names_a_test(pytester):
     pytester.makepyfile("def test_train_step(measure, case): measure(case)")
     pytester.runpytest_inprocess(*SWEEP).assert_outcomes(passed=2)
     assert len(load(pytester).measurements) == 2
+
+
+GATED = (*SWEEP, "-k", "simple", "--ntp-baseline=baselines")
+
+
+@pytest.fixture
+def gated(sweep, pytester, monkeypatch):
+    """``gated(slowdown=1, *options, known=True, **how)``: a sweep held against one so many times as fast."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path / "cache"))
+    sweep(*SWEEP)
+    run = load(pytester)
+    machine, software = fingerprints(run.measurements[0])
+    known = tuple(
+        CalibratedCase(
+            case=each.case,
+            started="2025-01-02",
+            runs=tuple(
+                CalibratedRun(step_time_ns=tuple(ns + i for ns in each.step_time_ns), reference=each.reference)
+                for i in range(3)
+            ),
+        )
+        for each in run.measurements
+    )
+    calibration = Calibration(machine=machine, software=software, cases=known)
+
+    def faster(measurement, factor):
+        return measurement.model_copy(
+            update={"step_time_ns": tuple(round(each / factor) for each in measurement.step_time_ns)}
+        )
+
+    def held(*options, slowdown=1.0, calibrated=True, **how):
+        if calibrated:
+            save_calibration(pytester.path / "cache/ntp", calibration)
+        measurements = tuple(faster(each, slowdown) for each in run.measurements)
+        save_baseline(run.model_copy(update={"measurements": measurements}), pytester.path / "baselines")
+        return sweep(*GATED, *options, **how)
+
+    return held
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "status", "answer"),
+    [(1.0, 0, "Pass: *none of 3 cases."), (1.2, 1, "Regression: *20.0% slower*"), (0.8, 0, "Improvement: *")],
+)
+def test_the_verdict_is_the_last_thing_said_and_the_exit_status(gated, slowdown, status, answer):
+    result = gated(slowdown=slowdown)
+    result.assert_outcomes(passed=3, deselected=1)
+    assert result.ret == status
+    result.stdout.fnmatch_lines(["*Written: run.json*", "*ntp baseline*", "Baseline: *.json", answer])
+
+
+def test_without_the_noise_of_this_machine_times_are_not_comparable(gated):
+    result = gated(calibrated=False)
+    assert result.ret == 4
+    result.stdout.fnmatch_lines(["Not comparable: *3 of 3 cases.", "- all cases: the noise *ntp doctor --calibrate*"])
+
+
+def test_a_sweep_that_leaves_out_a_case_does_not_pass(gated):
+    result = gated("-k", "b32")
+    assert result.ret == 4
+    result.stdout.fnmatch_lines(["Not comparable: *1 of 3 cases.", "- simple-b8-s64-t1: the head has no such case"])
+
+
+def test_a_lost_worker_is_no_regression_and_another_failure_is_pytests_own(gated, pytester):
+    result = gated(fails="simple-b8-s64-t1")
+    assert result.ret == 5
+    result.stdout.fnmatch_lines(["- simple-b8-s64-t1: the head has no such case: it failed*"])
+    assert gated(slowdown=1.2, fails="simple-b8-s64-t1").ret == 1
+    broken = BENCHMARK + "def bench_simple(benchmark):\n    assert False\n"
+    assert gated(benchmark=broken, fails="simple-b8-s64-t1").ret == 1
+
+
+def test_an_interrupted_sweep_stays_interrupted(gated):
+    assert gated(interrupts="simple-b32-s64-t1").ret == pytest.ExitCode.INTERRUPTED
+
+
+@pytest.mark.parametrize("options", [("--collect-only",), ("--benchmark-disable",), ("--benchmark-skip",)])
+def test_a_session_that_measures_nothing_by_intention_is_not_judged(sweep, pytester, options):
+    (pytester.path / "baselines").mkdir()
+    result = sweep(*SWEEP[1:], "--ntp-baseline=baselines", *options)
+    assert result.ret == 0
+    result.stdout.no_fnmatch_line("*ntp baseline*")
+
+
+def test_a_sweep_whose_cases_were_all_skipped_does_not_pass(sweep, pytester):
+    (pytester.path / "baselines").mkdir()
+    skipped = "import pytest\n\ndef bench_train_step(measure, case):\n    pytest.skip('not today')\n"
+    result = sweep(*SWEEP, "--ntp-baseline=baselines", benchmark=skipped)
+    assert result.ret == 4
+    assert not (pytester.path / "reports").exists()
+
+
+def test_a_folder_of_baselines_that_is_wrong_costs_no_sweep(sweep, pytester):
+    result = sweep(*SWEEP, "--ntp-baseline=none", apart=True)
+    assert result.ret == 2
+    result.stderr.fnmatch_lines(["*ntp: *none is no folder of baselines: ntp baseline RUN.json --dir *"])
+    result.stderr.no_fnmatch_line("*Traceback*")
+    assert not (pytester.path / "asked.txt").exists()
+    (pytester.path / "none").mkdir()
+    result = sweep(*SWEEP, "--ntp-baseline=none")
+    assert result.ret == 4
+    result.stdout.fnmatch_lines(["Not comparable: *none holds no baseline; ntp baseline RUN.json*"])

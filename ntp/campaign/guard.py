@@ -1,22 +1,43 @@
 """Base against head, until every cell is decided or the budget is spent."""
 
+import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ntp.case import Case
 from ntp.errors import WorkerFailed
-from ntp.measure.checkout import WORK_TREE, checkout
-from ntp.measure.guard_records import Cell, Counts, GuardRecord, SideName
-from ntp.measure.pairs import StartWorker, count, measure_pair, start_worker
+from ntp.judge.guard import verdict_on
+from ntp.measure.checkout import checkout
+from ntp.measure.environment import Software
+from ntp.measure.guard_records import WORK_TREE, Cell, GuardRecord, Plan, Side, SideName
+from ntp.measure.pairs import SideFailed, StartWorker, WorkerStarter, count, measure_pair
+from ntp.measure.system import read_machine
+
+if TYPE_CHECKING:
+    from ntp.measure.protocol import Worker
 
 NextCell = Callable[[GuardRecord], str | None]
 """From what was seen so far to the id of the case that needs another pair; None when all is decided."""
 
 SIDES: tuple[SideName, SideName] = ("base", "head")
+
+
+SHAPES = ((8, 64), (32, 128))
+"""Batch size and sequence length of the cases that are guarded unless others are named: a small step and a large."""
+
+
+def default_cases(model: str, threads: Sequence[int]) -> tuple[Case, ...]:
+    """The cases that are guarded unless others are named: a small step and a large, on each number of threads."""
+    return tuple(
+        Case.of({"model": model, "batch_size": batch_size, "seq_len": seq_len, "threads": count})
+        for batch_size, seq_len in SHAPES
+        for count in threads
+    )
 
 
 class _Guard:
@@ -45,55 +66,69 @@ class _Guard:
     def count(self, cell: Cell) -> GuardRecord:
         """Count what a step of each side does. Both at once: counts need no quiet."""
         started_s = self._clock_s()
-        with ThreadPoolExecutor(len(SIDES)) as pool:
-            results = dict(zip(SIDES, pool.map(lambda side: self._counts(cell.case_id, side), SIDES), strict=True))
-        changes: dict[str, object] = {"wall_time_s": self._clock_s() - started_s}
-        for side, result in results.items():
-            failure = "base_failure" if side == "base" else "failure"
-            changes[side if isinstance(result, Counts) else failure] = result
+        case = Case.parse(cell.case_id)
+        with ExitStack() as stack, ThreadPoolExecutor(len(SIDES)) as pool:
+            # Started here: a process that a thread starts dies with the thread.
+            counting = {
+                side: pool.submit(count, stack.enter_context(self._start(case, self._folders[side]))) for side in SIDES
+            }
+            changes: dict[str, object] = {}
+            for side, counted in counting.items():
+                try:
+                    changes[side], software = counted.result()
+                    self._found(side, software)
+                except WorkerFailed as error:
+                    changes |= _failure(SideFailed(side, error))
+        changes["wall_time_s"] = self._clock_s() - started_s
         return self.replace(cell.model_copy(update=changes))
 
-    def _counts(self, case_id: str, side: SideName) -> Counts | str:
-        try:
-            with self._start(Case.parse(case_id), self._folders[side]) as worker:
-                return count(worker)
-        except WorkerFailed as error:
-            return str(error)
+    def _found(self, side: SideName, software: Software) -> None:
+        """Keep what the first worker of a side found."""
+        known: Side = getattr(self.record, side)
+        if known.software is None:
+            self.record = self.record.model_copy(update={side: known.model_copy(update={"software": software})})
 
     def pair(self, cell: Cell) -> GuardRecord:
         """Add a pair to a cell."""
         started_s = self._clock_s()
         case = Case.parse(cell.case_id)
-        seed = self.record.seed + len(cell.pairs)
+        seed = random.Random(f"{self.record.seed} {cell.case_id} {len(cell.pairs)}").getrandbits(32)
         changes: dict[str, object]
         try:
             with ExitStack() as stack:
-                workers = {side: stack.enter_context(self._start(case, self._folders[side])) for side in SIDES}
-                changes = {"pairs": (*cell.pairs, measure_pair(cell.case_id, dict(workers), seed))}
+                workers: dict[SideName, Worker] = {
+                    side: stack.enter_context(self._start(case, self._folders[side]))
+                    for side in random.Random(seed).sample(SIDES, 2)
+                }
+                changes = {"pairs": (*cell.pairs, measure_pair(cell.case_id, workers, seed))}
         except WorkerFailed as error:
-            changes = {"failure": str(error)}
+            changes = _failure(error)
         pair_s = self._clock_s() - started_s
         self.longest_pair_s = max(self.longest_pair_s, pair_s)
         return self.replace(cell.model_copy(update={**changes, "wall_time_s": cell.wall_time_s + pair_s}))
 
 
+def _failure(error: WorkerFailed) -> dict[str, object]:
+    of_base = isinstance(error, SideFailed) and error.side == "base"
+    return {"base_failure" if of_base else "failure": str(error), "stderr_tail": error.stderr_tail}
+
+
 def guard(
-    cases: Sequence[Case],
+    plan: Plan,
     base: str,
     head: str = WORK_TREE,
     *,
-    next_cell: NextCell,
-    threshold: float,
+    next_cell: NextCell = lambda record: verdict_on(record).next_case,
     budget_s: float,
     seed: int = 0,
     allowed: Sequence[str] = (),
     command: Sequence[str] = (),
     directory: Path | None = None,
-    start: StartWorker = start_worker,
+    start: StartWorker | None = None,
     clock_s: Callable[[], float] = time.perf_counter,
     progress: Callable[[str], None] = lambda _: None,
-) -> Iterator[GuardRecord]:
-    """Count every case on both sides, then add pairs where they are needed; yield the record after each step.
+) -> Generator[GuardRecord, None, None]:
+    """Count every case of the plan on both sides, then add pairs where they are needed. Each step yields the record.
 
     It ends when ``next_cell`` wants no more, or when another pair would not fit into ``budget_s`` seconds. Both sides
     run on the same CPUs, with the same interpreter and libraries, each with the modules of its own folder.
@@ -101,20 +136,25 @@ def guard(
     Raises:
         OptionError: a ref or the folder is wrong. Found before any worker is started.
     """
-    with checkout(base, directory) as (base_side, base_folder), checkout(head, directory) as (head_side, head_folder):
+    with (
+        checkout(base, directory) as (base_side, base_folder),
+        checkout(head, directory) as (head_side, head_folder),
+        WorkerStarter() as starter,
+    ):
         record = GuardRecord(
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             wall_time_s=0,
             command=tuple(command),
             base=base_side,
             head=head_side,
-            threshold=threshold,
+            plan=plan,
             budget_s=budget_s,
             seed=seed,
             allowed=tuple(allowed),
-            cells=tuple(Cell(case_id=case.id) for case in cases),
+            machine=read_machine(),
+            cells=tuple(Cell(case_id=case_id) for case_id in plan.cells),
         )
-        run = _Guard(record, {"base": base_folder, "head": head_folder}, start, clock_s)
+        run = _Guard(record, {"base": base_folder, "head": head_folder}, start or starter, clock_s)
         for cell in record.cells:
             progress(f"counting what a step of {cell.case_id} does")
             yield run.count(cell)

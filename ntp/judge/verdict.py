@@ -37,15 +37,15 @@ give way. Simulated with one cell whose truth lies on the threshold, alpha 5%: f
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ntp.case import Frozen
 from ntp.judge.sequential import Estimate, critical_values, t_quantile
 from ntp.judge.statistics import Interval
+from ntp.measure.guard_records import Guarded, Plan
 
 Verdict = Literal["pass", "regression", "improvement", "inconclusive", "not comparable"]
 """Five values. None of them stands for an error."""
@@ -57,44 +57,6 @@ _PRACTICAL_PAIRS = 1000
 
 LogRatio = Annotated[float, Field(ge=-20, le=20, allow_inf_nan=False)]
 """log(head / base) of one pair. Nothing that ran on both sides is e^20 times slower on one."""
-
-
-class Guarded(Frozen):
-    """A statistic that is guarded. The threshold is a fraction: 0.01 lets it grow by 1%."""
-
-    statistic: str
-    threshold: float = Field(0.01, gt=0, lt=1)
-
-    @property
-    def log_limits(self) -> tuple[float, float]:
-        """Minus the threshold, and the threshold, as log-ratios."""
-        return math.log1p(-self.threshold), math.log1p(self.threshold)
-
-
-class Plan(Frozen):
-    """What was settled before the first pair: no pair may change it, or the errors promised no longer hold."""
-
-    cells: tuple[str, ...] = Field(min_length=1)
-    """Ids of all cases that are guarded."""
-    guarded: tuple[Guarded, ...] = Field((Guarded(statistic="q25"),), min_length=1)
-    alpha: float = Field(0.05, gt=0, lt=0.5)
-    """The error allowed: the probability of a false pass or a false regression anywhere in the suite."""
-    power: float = Field(0.8, ge=0.5, lt=1)
-    """With what probability the smallest detectable effect would have been detected."""
-    min_pairs: int = Field(5, ge=2)
-    """The first look at a cell. From fewer, the spread is hardly known."""
-    max_pairs: int = Field(20, ge=2)
-    """The last look. The fewer, the less each look costs, and the less a noisy cell can get."""
-
-    @model_validator(mode="after")
-    def _coherent(self) -> Self:
-        if self.max_pairs < self.min_pairs:
-            raise ValueError(f"at most {self.max_pairs} pairs are fewer than the {self.min_pairs} of the first look")
-        for names in (self.cells, [each.statistic for each in self.guarded]):
-            name, times = Counter(names).most_common(1)[0]
-            if times > 1:
-                raise ValueError(f"{name!r} is named {times} times")
-        return self
 
 
 class CellPairs(Frozen):
@@ -211,10 +173,15 @@ def _critical_t(plan: Plan, n: int, undecided: int) -> float:
 
 
 def _verdict(plan: Plan, guarded: Guarded, estimate: Estimate | None, undecided: int) -> Verdict:
-    """Read off the interval: on which side of the thresholds it lies, if wholly on one."""
+    """Read it off the interval, if there is one yet."""
     if estimate is None or estimate.n < plan.min_pairs:
         return "inconclusive"
-    _, low, high = estimate.interval(_critical_t(plan, estimate.n, undecided))
+    return verdict_of(estimate.interval(_critical_t(plan, estimate.n, undecided)), guarded)
+
+
+def verdict_of(log_ratio: Interval, guarded: Guarded) -> Verdict:
+    """On which side of the thresholds an interval of log(head / base) lies, if wholly on one."""
+    _, low, high = log_ratio
     faster, slower = guarded.log_limits
     if low > slower:
         return "regression"

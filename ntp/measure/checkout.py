@@ -12,10 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ntp.errors import OptionError
-from ntp.measure.guard_records import Side
-
-WORK_TREE = "worktree"
-"""Stands in place of a ref for the work tree as it is, uncommitted changes and all."""
+from ntp.measure.guard_records import WORK_TREE, Side
 
 _SET_FOR_HOOKS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 """Git sets these for a hook that calls us. A new worktree would be written into the user's index by them."""

@@ -8,10 +8,9 @@ import select
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
@@ -21,18 +20,20 @@ from ntp.case import Case, Frozen, Runtime
 from ntp.errors import WorkerFailed
 from ntp.measure.cpus import available_cpus, choose_cpus, read_topology
 from ntp.measure.environment import Environment, conditions
+from ntp.measure.launch import Launch, new_process
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
-from ntp.measure.protocol import Loaded, Ran, Worker
-from ntp.measure.records import Harness, Measurement, Observations, WarmUp
-from ntp.measure.runtime import CONTROLLED, environment_variables
+from ntp.measure.protocol import Loaded, Ran, Referenced, Worker
+from ntp.measure.records import Harness, Measurement, Observations, Reference, WarmUp
 from ntp.measure.software import read_git
 from ntp.measure.system import read_counters, read_machine
+from ntp.measure.warmup import MIN_WINDOW
 
 _STDERR_LINES = 12
 _ACTIVITY = {
     "load": "being loaded",
     "warm_up": "warming up",
     "run": "running steps",
+    "reference": "timing the reference product",
     "phases": "timing phases",
     "memory": "following its memory",
     "denormals": "counting denormal numbers",
@@ -63,7 +64,7 @@ class PipeWorker:
         case: what the worker holds. Its runtime decides on the environment variables and the CPUs.
         timeout_s: how long one request may take before the worker counts as hung.
         directory: where it runs, and whose modules (ntp itself too, if it is there) come before those installed.
-        command: the worker's command line, before the parent's process id.
+        launch: starts the process.
 
     Every request raises :class:`~ntp.errors.WorkerFailed` when the worker dies, hangs, refuses or answers rubbish.
     """
@@ -74,24 +75,18 @@ class PipeWorker:
         *,
         timeout_s: float = 300.0,
         directory: Path | None = None,
-        command: Sequence[str] = (sys.executable, "-m", "ntp.measure.worker"),
+        launch: Launch = new_process,
     ) -> None:
         self.case = case
         self._timeout_s = timeout_s
         self._unread = b""
         # A file, not a pipe: nobody has to read it while the worker runs, and a talkative model can't fill it up.
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in stop)
-        inherited = {name: value for name, value in os.environ.items() if name not in CONTROLLED}
-        self._process = subprocess.Popen(
-            [*command, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            bufsize=0,
-            cwd=directory,
-            env=inherited | environment_variables(case.runtime),
-            start_new_session=True,  # Ctrl-C is for this process alone, and the worker's own children end with it
-        )
+        try:
+            self._process = launch(case.runtime, directory, self._stderr)
+        except BaseException:
+            self._stderr.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -109,9 +104,9 @@ class PipeWorker:
         request = {"case": self.case.model_dump(mode="json"), "cpus": cpus_for(self.case.runtime)}
         return self._ask("load", request, Loaded, self._timeout_s)
 
-    def warm_up(self) -> WarmUp:
-        """Run steps until their time is steady."""
-        return self._ask("warm_up", {}, WarmUp, self._timeout_s)
+    def warm_up(self, min_window: int = MIN_WINDOW) -> WarmUp:
+        """Run steps until their time is steady: the median of at least so many, and of as many before them."""
+        return self._ask("warm_up", {"min_window": min_window}, WarmUp, self._timeout_s)
 
     def run(self, steps: int, expected_s: float = 0.0) -> Ran:
         """Run and time exactly ``steps`` steps, which should take about ``expected_s`` seconds."""
@@ -119,6 +114,10 @@ class PipeWorker:
         if len(ran.step_time_ns) != steps:
             raise self._failed(f"answered rubbish: {len(ran.step_time_ns)} samples for {steps} steps")
         return ran
+
+    def reference(self) -> Referenced:
+        """Time the reference product, for a few tens of milliseconds. No step is run."""
+        return self._ask("reference", {}, Referenced, self._timeout_s)
 
     def phases(self, steps: int) -> PhaseTimes:
         """Time the phases of so many steps, beside as many bare ones."""
@@ -219,11 +218,17 @@ class Sampling(Frozen):
         wall_time_s = statistics.median(newest) / share_timed / 1e9
         return min(self.max_samples, max(self.min_samples, math.ceil(self.time_s / wall_time_s)))
 
+    def of(self, case: Case) -> Self:
+        """The sampling of one case. A part of a step is background to the whole: it has a quarter of the time."""
+        return self if case.workload.part == "step" else self.model_copy(update={"time_s": self.time_s / 4})
+
 
 def measure(
     case: Case, worker: Worker, sampling: Sampling, clock_s: Callable[[], float] = time.perf_counter
 ) -> Measurement:
     """Load, warm up and run a worker that was just started, and record all of it. The worker is left running.
+
+    The reference product is timed right before the timed steps and right after them, and counts as neither.
 
     Raises:
         WorkerFailed: the worker died, hung, refused the case or answered rubbish.
@@ -233,11 +238,15 @@ def measure(
     loaded_s = clock_s()
     warm_up = worker.warm_up()
     warm_s = clock_s()
+    before = _referenced(worker)
+    timed_from_s = clock_s()
     counters, parent_cpu_s = read_counters(), time.process_time()
     steps = sampling.steps(warm_up)
     ran = worker.run(steps, expected_s=sampling.time_s)
     done_s = clock_s()
     parent_cpu_s = time.process_time() - parent_cpu_s
+    seen = conditions(counters, read_counters(), ran.cpu_time_s + parent_cpu_s)
+    after = _referenced(worker)
     return Measurement(
         case=case,
         step_time_ns=ran.step_time_ns,
@@ -245,7 +254,7 @@ def measure(
         harness=Harness(
             start_s=loaded_s - started_s,
             warm_up_s=warm_s - loaded_s,
-            timed_s=done_s - warm_s,
+            timed_s=done_s - timed_from_s,
             parent_cpu_s=parent_cpu_s,
         ),
         parameters=loaded.parameters,
@@ -258,9 +267,24 @@ def measure(
             software=loaded.software,
             process=loaded.process,
             git=read_git(),
-            conditions=conditions(counters, read_counters(), ran.cpu_time_s + parent_cpu_s),
+            conditions=seen,
         ),
+        reference=_reference(before, after),
     )
+
+
+def _referenced(worker: Worker) -> Referenced | None:
+    """The reference product's samples. A case is none the worse where it is refused, but cannot be compared later."""
+    try:
+        return worker.reference()
+    except Refused:
+        return None
+
+
+def _reference(before: Referenced | None, after: Referenced | None) -> Reference | None:
+    if before is None or after is None:
+        return None
+    return Reference(shape=before.shape, before_ns=before.time_ns, after_ns=after.time_ns)
 
 
 class Observing(Frozen):

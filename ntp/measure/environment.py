@@ -90,8 +90,8 @@ class Machine(Frozen):
         return max((cache.size_bytes for cache in self.caches or () if cache.level == level), default=None)
 
     @property
-    def fingerprint(self) -> str:
-        """Twelve hex digits that name the hardware.
+    def identity(self) -> dict[str, object]:
+        """What names the hardware, as JSON values.
 
         Left out is what changes on the same machine: governor, huge pages, kernel, operating system, and the
         frequencies, which follow the boost setting. Of the memory, the nominal size counts.
@@ -105,7 +105,12 @@ class Machine(Frozen):
         )
         fields["cpus_by_kind"] = None if self.core_kinds is None else [kind.cpus for kind in self.core_kinds]
         fields["nominal_bytes"] = None if self.memory_bytes is None else nominal_bytes(self.memory_bytes)
-        return _fingerprint(fields)
+        return fields
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that name the hardware: of its :attr:`identity`."""
+        return _fingerprint(self.identity)
 
 
 class Library(Frozen):
@@ -148,8 +153,8 @@ class Software(Frozen):
     ntp: str | None = None
 
     @property
-    def fingerprint(self) -> str:
-        """Twelve hex digits that name the software.
+    def identity(self) -> dict[str, object]:
+        """What names the software, as JSON values.
 
         Left out are thread counts, which are a setting, this package's own version, which is what a comparison of
         two commits varies, and the BLAS of numpy and scipy, which torch does not use.
@@ -162,7 +167,12 @@ class Software(Frozen):
             for library in self.libraries
             if library.package not in _NOT_TORCHS
         )
-        return _fingerprint(fields)
+        return fields
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that name the software: of its :attr:`identity`."""
+        return _fingerprint(self.identity)
 
 
 class Process(Frozen):

@@ -1,16 +1,24 @@
 """What a guard saw, as one JSON file: every count and every sample, so that its verdict can be reached again."""
 
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
 
 from ntp.case import Frozen
 from ntp.errors import RecordError
+from ntp.measure.environment import Machine, Software
 
 SCHEMA_VERSION = 1
 
 SideName = Literal["base", "head"]
+
+WORK_TREE = "worktree"
+"""Stands in place of a ref for the work tree as it is, uncommitted changes and all."""
 
 
 class Side(Frozen):
@@ -22,6 +30,8 @@ class Side(Frozen):
     """The full hash."""
     dirty: bool = False
     """Whether tracked files differ from the commit. Only the work tree can be dirty."""
+    software: Software | None = None
+    """What its workers found. One interpreter runs both sides, but a side may bring libraries of its own."""
 
 
 class Counts(Frozen):
@@ -39,7 +49,7 @@ class Block(Frozen):
     """Steps of one side, one after the other."""
 
     side: SideName
-    step_time_ns: tuple[int, ...] = Field(min_length=1)
+    step_time_ns: tuple[PositiveInt, ...] = Field(min_length=1)
 
 
 class Pair(Frozen):
@@ -50,6 +60,19 @@ class Pair(Frozen):
     """Of the order of the turns."""
     blocks: tuple[Block, ...] = Field(min_length=2)
     """In the order in which they were run."""
+
+    @model_validator(mode="after")
+    def _in_turns(self) -> Self:
+        turns = Counter(block.side for block in self.blocks)
+        if turns["base"] != turns["head"]:
+            raise ValueError(f"{turns['base']} turns of the base and {turns['head']} of the head")
+        return self
+
+    @property
+    def turns(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+        """The step times of base and head in each turn, in order."""
+        base, head = ([block.step_time_ns for block in self.blocks if block.side == side] for side in ("base", "head"))
+        return tuple(zip(base, head, strict=True))
 
     def samples(self, side: SideName) -> tuple[int, ...]:
         """All step times of one side, in order."""
@@ -64,11 +87,51 @@ class Cell(Frozen):
     head: Counts | None = None
     pairs: tuple[Pair, ...] = ()
     base_failure: str = ""
-    """Why the base has no such case: then there is nothing to compare with."""
+    """Why the base could not run it: then there is nothing to compare with."""
     failure: str = ""
-    """Why the head could not run it, or which side of a pair was lost, and how: a failure, and no verdict."""
+    """Why the head could not: a failure, and no verdict."""
+    stderr_tail: str = ""
+    """The last lines of the worker that failed."""
     wall_time_s: float = 0.0
     """Spent on this case, counting and pairs."""
+
+
+class Guarded(Frozen):
+    """A statistic that is guarded. The threshold is a fraction: 0.01 lets it grow by 1%."""
+
+    statistic: str
+    threshold: float = Field(0.01, gt=0, lt=1)
+
+    @property
+    def log_limits(self) -> tuple[float, float]:
+        """Minus the threshold, and the threshold, as log-ratios."""
+        return math.log1p(-self.threshold), math.log1p(self.threshold)
+
+
+class Plan(Frozen):
+    """What was settled before the first pair: no pair may change it, or the errors promised no longer hold."""
+
+    cells: tuple[str, ...] = Field(min_length=1)
+    """Ids of all cases that are guarded."""
+    guarded: tuple[Guarded, ...] = Field((Guarded(statistic="turns"),), min_length=1)
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    """The error allowed: the probability of a false pass or a false regression anywhere in the suite."""
+    power: float = Field(0.8, ge=0.5, lt=1)
+    """With what probability the smallest detectable effect would have been detected."""
+    min_pairs: int = Field(5, ge=2)
+    """The first look at a cell. From fewer, the spread is hardly known."""
+    max_pairs: int = Field(20, ge=2)
+    """The last look. The fewer, the less each look costs, and the less a noisy cell can get."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.max_pairs < self.min_pairs:
+            raise ValueError(f"at most {self.max_pairs} pairs are fewer than the {self.min_pairs} of the first look")
+        for names in (self.cells, [each.statistic for each in self.guarded]):
+            name, times = Counter(names).most_common(1)[0]
+            if times > 1:
+                raise ValueError(f"{name!r} is named {times} times")
+        return self
 
 
 class GuardRecord(Frozen):
@@ -81,12 +144,23 @@ class GuardRecord(Frozen):
     command: tuple[str, ...]
     base: Side
     head: Side
-    threshold: float = Field(gt=0, lt=1)
+    plan: Plan
     budget_s: float = Field(gt=0)
     seed: int
     allowed: tuple[str, ...] = ()
-    """Names of counts that may rise."""
+    """Names of counts that may rise, or patterns of them."""
+    machine: Machine | None = None
     cells: tuple[Cell, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _as_planned(self) -> Self:
+        if tuple(cell.case_id for cell in self.cells) != self.plan.cells:
+            raise ValueError(f"the plan is for {', '.join(self.plan.cells)}, the cells are others")
+        return self
+
+    def text(self, verdict: Mapping[str, object]) -> str:
+        """The record as the text of its file, with its verdict for others to read: :meth:`load` passes over that."""
+        return json.dumps({"verdict": verdict, **self.model_dump(mode="json")}) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -99,7 +173,10 @@ class GuardRecord(Frozen):
             text = path.read_text(encoding="utf-8")
             version = _Header.model_validate_json(text).schema_version
             if version == SCHEMA_VERSION:
-                return cls.model_validate_json(text)
+                document = json.loads(text)
+                document.pop("verdict", None)
+                # Through JSON: strict as the file is, with its lists as tuples.
+                return cls.model_validate_json(json.dumps(document))
         except OSError as error:
             raise RecordError(f"{path} cannot be read ({error.strerror}): give what --json wrote") from error
         except ValidationError as error:

@@ -114,6 +114,20 @@ class OperatorProfile(Frozen):
         return math.fsum(operator.self_time_ns_per_step for operator in self.operators)
 
     @property
+    def calls_per_step(self) -> dict[str, float]:
+        """How often a step calls each of torch's own operators, over all phases, by name and sorted by it."""
+        calls: dict[str, float] = {}
+        for operator in sorted(self.operators, key=lambda operator: operator.name):
+            if operator.name.startswith("aten::"):
+                calls[operator.name] = calls.get(operator.name, 0) + operator.calls_per_step
+        return calls
+
+    @property
+    def allocated_bytes_per_step(self) -> float:
+        """Of all operators, and between them."""
+        return sum(operator.allocated_bytes_per_step for operator in self.operators)
+
+    @property
     def overhead(self) -> float:
         """By how much a profiled step is longer than the bare one before it, median over pairs."""
         pairs = zip(self.profiled_step_ns, self.bare_step_ns, strict=True)

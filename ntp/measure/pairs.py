@@ -3,40 +3,77 @@
 import math
 import random
 import statistics
+import sys
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
-from ntp.case import Case
+from ntp.case import Case, Runtime
 from ntp.errors import WorkerFailed
 from ntp.measure.driver import PipeWorker
+from ntp.measure.environment import Software
 from ntp.measure.guard_records import Block, Counts, Pair, SideName
+from ntp.measure.launch import ForkServer
 from ntp.measure.protocol import Worker
 
-STEPS_S = 2.5
+STEPS_S = 3.0
 """Seconds of timed steps in a pair, both sides together."""
 
-BLOCK_S = 0.2
-"""Seconds of steps of one side before the other has its turn. Short against what disturbs a machine, long against the
-first steps after a turn, whose caches the other side has emptied."""
+BLOCK_S = 0.05
+"""Seconds of steps of one side before the other has its turn: short against what disturbs a machine. A longer step is a
+turn of its own."""
 
-MIN_BLOCKS = 4
+MIN_BLOCKS = 8
 
+WARM_UP_WINDOW = 2
+"""Steps that must agree with as many before them, at least. Fewer than where one process stands alone: what is left of
+a warm-up is in both sides alike."""
+
+FORKS = 16
+"""Workers, two a pair, that one process forks before it is renewed."""
 
 Answer = TypeVar("Answer")
 
 StartWorker = Callable[[Case, Path], PipeWorker]
 
 
-def start_worker(case: Case, directory: Path) -> PipeWorker:
-    """A worker of the case that imports what lies in ``directory``."""
-    return PipeWorker(case, directory=directory)
+class WorkerStarter:
+    """Starts workers that import what lies in a folder.
+
+    On Linux they are forks of a process that has torch loaded, one for each runtime, since a pair of new interpreters
+    spends more time on imports than on steps. Forks share where the libraries lie in memory, and with it what that does
+    to speed; so that no such place becomes part of the answer, the process is renewed after :data:`FORKS` workers.
+    """
+
+    def __init__(self) -> None:
+        self._servers: dict[Runtime, ForkServer] = {}
+        self._forks: Counter[Runtime] = Counter()
+
+    def __call__(self, case: Case, directory: Path) -> PipeWorker:
+        """A worker of the case that imports what lies in ``directory``."""
+        if sys.platform != "linux":
+            return PipeWorker(case, directory=directory)
+        if self._forks[case.runtime] == FORKS:
+            self._servers.pop(case.runtime).stop()
+            del self._forks[case.runtime]
+        if case.runtime not in self._servers:
+            self._servers[case.runtime] = ForkServer(case.runtime)
+        self._forks[case.runtime] += 1
+        return PipeWorker(case, directory=directory, launch=self._servers[case.runtime].launch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for server in self._servers.values():
+            server.stop()
 
 
-def count(worker: Worker) -> Counts:
-    """Count what a step of a worker's case does, after two steps that bring it to its steady state.
+def count(worker: Worker) -> tuple[Counts, Software]:
+    """Count what a step of a worker's case does, after two steps that bring it to its steady state, and with what.
 
     Raises:
         WorkerFailed: the worker is gone, or does not bear an observer.
@@ -48,13 +85,14 @@ def count(worker: Worker) -> Counts:
     for operator in profile.operators:
         if operator.name.startswith("aten::"):
             calls[operator.name] = calls.get(operator.name, 0) + operator.calls_per_step
-    return Counts(
+    counts = Counts(
         parameters=loaded.parameters,
         flops=flops.total_flops,
         operators=tuple(sorted(calls.items())),
         allocated_bytes=sum(operator.allocated_bytes_per_step for operator in profile.operators),
         peak_tensor_bytes=memory.peak_bytes,
     )
+    return counts, loaded.software
 
 
 def measure_pair(case_id: str, workers: dict[SideName, Worker], seed: int, steps_s: float = STEPS_S) -> Pair:
@@ -63,15 +101,15 @@ def measure_pair(case_id: str, workers: dict[SideName, Worker], seed: int, steps
     Both run the same number of steps in each turn. Which of the two goes first is drawn anew for each pair of turns.
 
     Raises:
-        WorkerFailed: one of them died, hung or refused; the message says which.
+        SideFailed: one of them died, hung or refused.
     """
     order = random.Random(seed)
     sides: list[SideName] = ["base", "head"]
     pace_s = []
     with ThreadPoolExecutor(len(sides)) as pool:  # importing torch takes seconds, and no quiet
-        list(pool.map(lambda side: _of(side, workers[side].load), sides))
+        list(pool.map(lambda side: _of(side, workers[side].load), order.sample(sides, 2)))
     for side in order.sample(sides, 2):
-        warm_up = _of(side, workers[side].warm_up)
+        warm_up = _of(side, partial(workers[side].warm_up, WARM_UP_WINDOW))
         pace_s.append(statistics.median(warm_up.step_time_ns[len(warm_up.step_time_ns) // 2 :]) / 1e9)
     step_s = statistics.mean(pace_s)
     turns, steps = turns_of(step_s, steps_s)
@@ -83,12 +121,20 @@ def measure_pair(case_id: str, workers: dict[SideName, Worker], seed: int, steps
     return Pair(case_id=case_id, seed=seed, blocks=tuple(blocks))
 
 
+class SideFailed(WorkerFailed):
+    """One worker of a pair died, hung or refused."""
+
+    def __init__(self, side: SideName, error: WorkerFailed) -> None:
+        super().__init__(f"{side}: {error}", error.stderr_tail)
+        self.side = side
+
+
 def _of(side: SideName, ask: Callable[[], Answer]) -> Answer:
     """Ask a worker, and name its side if it fails."""
     try:
         return ask()
     except WorkerFailed as error:
-        raise WorkerFailed(f"{side}: {error}", error.stderr_tail) from error
+        raise SideFailed(side, error) from error
 
 
 def turns_of(step_s: float, steps_s: float = STEPS_S) -> tuple[int, int]:

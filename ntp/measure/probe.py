@@ -8,7 +8,6 @@ Shapes: M, K, N of a product (M, K) x (K, N) -> (M, N).
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,18 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from ntp.case import Frozen
 from ntp.measure.peaks import Dtype, Product, Route, Shape, Skipped, Stream
+from ntp.measure.rounds import Job, time_in_rounds
 from ntp.measure.software import parse_torch_config
 from ntp.measure.worker import die_with
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_BURST_NS = 20_000_000
-_BURST_CALLS = 10
-_MIN_ROUNDS = 2
 _CHECK_SHAPE = (256, 256, 256)
-
-Job = Callable[[], object]
 
 
 class Request(Frozen):
@@ -47,39 +42,6 @@ class Answer(Frozen):
     products: tuple[Product, ...] = ()
     streams: tuple[Stream, ...] = ()
     skipped: tuple[Skipped, ...] = ()
-
-
-def time_in_rounds(
-    jobs: Sequence[Job], budget_s: float, clock_ns: Callable[[], int] = time.perf_counter_ns
-) -> list[tuple[int, ...]]:
-    """Run the jobs in turn until the budget is spent, and return the durations of each in nanoseconds.
-
-    In turn, so that a disturbance of a second costs every job a few samples and none all of them. Each is run once
-    untimed, then at least twice. A job's turn is a short burst, so that small products find their operands in the
-    caches, as they do in training.
-    """
-    samples: list[list[int]] = [[] for _ in jobs]
-    deadline_ns = clock_ns() + int(budget_s * 1e9)
-    for job in jobs:
-        job()
-    rounds = 0
-    while jobs and (rounds < _MIN_ROUNDS or clock_ns() < deadline_ns):
-        for job, times in zip(jobs, samples, strict=True):
-            times.extend(_burst(job, clock_ns))
-        rounds += 1
-    return [tuple(times) for times in samples]
-
-
-def _burst(job: Job, clock_ns: Callable[[], int]) -> Iterator[int]:
-    spent_ns = 0
-    for _ in range(_BURST_CALLS):
-        start_ns = clock_ns()
-        job()
-        duration_ns = clock_ns() - start_ns
-        yield duration_ns
-        spent_ns += duration_ns
-        if spent_ns >= _BURST_NS:
-            return
 
 
 @dataclass(frozen=True)

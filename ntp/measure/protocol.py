@@ -5,12 +5,14 @@ Requests are ``{"do": NAME, ...}``; answers are ``{"ok": {...}}`` or ``{"error":
 
 from typing import Protocol
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from ntp.case import Frozen
 from ntp.measure.environment import Process, Software
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
+from ntp.measure.peaks import Shape
 from ntp.measure.records import WarmUp
+from ntp.measure.warmup import MIN_WINDOW
 
 
 class Loaded(Frozen):
@@ -32,17 +34,27 @@ class Ran(Frozen):
     peak_rss_bytes: int
 
 
+class Referenced(Frozen):
+    """Answer to ``reference``: the samples of the reference product."""
+
+    shape: Shape
+    time_ns: tuple[NonNegativeInt, ...] = Field(min_length=1)
+
+
 class Worker(Protocol):
     """A case that can be run. A process behind a pipe in earnest, a script of times in tests."""
 
     def load(self) -> Loaded:
         """Build the model and the data. The first request."""
 
-    def warm_up(self) -> WarmUp:
-        """Run steps until their time is steady."""
+    def warm_up(self, min_window: int = MIN_WINDOW) -> WarmUp:
+        """Run steps until their time is steady: the median of at least so many, and of as many before them."""
 
     def run(self, steps: int, expected_s: float = 0.0) -> Ran:
         """Run and time exactly ``steps`` steps, which should take about ``expected_s`` seconds."""
+
+    def reference(self) -> Referenced:
+        """Time the reference product, for a few tens of milliseconds. No step is run."""
 
     def phases(self, steps: int) -> PhaseTimes:
         """Time the phases of so many steps, beside as many bare ones."""

@@ -6,7 +6,9 @@ concerns the whole run in a top-level ``"ntp"``.
 """
 
 import json
+import math
 import os
+import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from ntp.errors import RecordError
 from ntp.measure.environment import Environment
 from ntp.measure.flame import Flame
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
-from ntp.measure.peaks import MachinePeaks
+from ntp.measure.peaks import MachinePeaks, Shape
 
 SCHEMA_VERSION = 1
 
@@ -61,6 +63,26 @@ class Observations(Frozen):
     """What the looking took, flame graphs aside."""
 
 
+class Reference(Frozen):
+    """The reference workload: a matrix product, the same in every measurement, timed in the case's own process.
+
+    What slows the machine down for a while slows it, too: a step's time over its time can be held against that of
+    another day.
+    """
+
+    shape: Shape
+    before_ns: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    """Samples taken right before the first timed step."""
+    after_ns: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    """Samples taken right after the last one."""
+
+    @property
+    def time_ns(self) -> float:
+        """What the product took while the steps were timed: the geometric mean of the two medians."""
+        before_ns, after_ns = (max(1.0, statistics.median(each)) for each in (self.before_ns, self.after_ns))
+        return math.sqrt(before_ns * after_ns)
+
+
 class Measurement(Frozen):
     """The record of one case."""
 
@@ -81,6 +103,8 @@ class Measurement(Frozen):
     major_page_faults: int
     environment: Environment
     observations: Observations = Observations()
+    reference: Reference | None = None
+    """Null in runs of an older ntp, and where torch refused the product."""
 
     @property
     def samples_ns(self) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from ntp.errors import NtpError
 from ntp.measure.memory import page_faults, peak_rss_bytes, reset_peak_rss
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.measure.phases import PhaseClock, phase_pass
-from ntp.measure.protocol import Loaded, Ran
+from ntp.measure.protocol import Loaded, Ran, Referenced
 from ntp.measure.py_spy import allow_tracing
 from ntp.measure.records import WarmUp
 from ntp.measure.warmup import warm_up
@@ -62,18 +62,24 @@ def stepper(training: "Training", part: str, clock_ns: Callable[[], int] = time.
     return phase
 
 
+def take_cpus(cpus: list[int] | None) -> None:
+    """Pin every thread of this process to the CPUs, if there are any to be pinned to."""
+    if cpus is not None and hasattr(os, "sched_setaffinity"):
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), cpus)
+
+
 class CaseHolder:
     """The case of this process, and the answers to the requests about it."""
 
     def __init__(self) -> None:
         self._training: Training
+        self._threads: int
         self._run_step: Callable[[], int]
 
     def load(self, case: dict[str, Any], cpus: list[int] | None) -> Loaded:
-        """Take the CPUs, import torch, build model, optimizer and data."""
+        """Import torch, take the CPUs, build model, optimizer and data."""
         wanted = Case.model_validate(case)
-        if cpus is not None and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, cpus)
 
         import torch
 
@@ -81,7 +87,10 @@ class CaseHolder:
         from ntp.model import parameter_count
         from ntp.step import Training
 
-        torch.set_num_threads(wanted.runtime.threads)
+        # After the import, which two workers that share a CPU would otherwise share it for, too.
+        take_cpus(cpus)
+        self._threads = wanted.runtime.threads
+        torch.set_num_threads(self._threads)
         torch.set_num_interop_threads(1)
         self._training = Training.start(wanted.workload, wanted.step)
         self._run_step = stepper(self._training, wanted.workload.part)
@@ -95,9 +104,9 @@ class CaseHolder:
             process=read_process(),
         )
 
-    def warm_up(self) -> WarmUp:
+    def warm_up(self, min_window: int) -> WarmUp:
         """Run steps until their time is steady."""
-        return warm_up(self._run_step, time.perf_counter_ns)
+        return warm_up(self._run_step, time.perf_counter_ns, min_window)
 
     def run(self, steps: int) -> Ran:
         """Run and time exactly ``steps`` steps."""
@@ -113,6 +122,12 @@ class CaseHolder:
             cpu_time_s=cpu_time_s,
             peak_rss_bytes=peak_rss_bytes(),
         )
+
+    def reference(self) -> Referenced:
+        """Time the reference product, for a few tens of milliseconds. No step is run."""
+        from ntp.measure.reference import reference_pass
+
+        return reference_pass(self._threads)
 
     def phases(self, steps: int) -> PhaseTimes:
         """Time the phases of so many steps, beside as many bare ones."""

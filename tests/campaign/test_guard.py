@@ -1,24 +1,30 @@
 """The course of a guard: a real repository, workers and a clock that need no time, and a rule that a test writes."""
 
+import importlib
 import os
 import subprocess
+import threading
 
 import pytest
 
-from ntp.campaign.guard import guard
-from ntp.case import Case, Workload
+from ntp.campaign.guard import default_cases, guard
+from ntp.case import Case, Runtime, Workload
 from ntp.errors import OptionError, WorkerFailed
-from ntp.measure.environment import Process, Software
-from ntp.measure.guard_records import GuardRecord
-from ntp.measure.pairs import count
+from ntp.judge.guard import plan_of, verdict_on
+from ntp.measure.environment import Machine, Process, Software
+from ntp.measure.guard_records import GuardRecord, Plan
+from ntp.measure.pairs import MIN_BLOCKS, count
 from ntp.measure.protocol import Loaded, Ran
 from ntp.measure.records import WarmUp
 
+campaign = importlib.import_module("ntp.campaign.guard")
+
+MACHINE = Machine(cpu_model="Example CPU")
 SMALL = Case(workload=Workload(batch_size=2, seq_len=4))
 LARGE = Case(workload=Workload(batch_size=8, seq_len=4))
 STEP_NS = 500_000_000
-PAIR_S = 4 + 2 * 4 * 0.5
-"""A pair of such steps: warm-ups of 2 s, then four turns of a step each."""
+PAIR_S = 2 * 2 + 2 * MIN_BLOCKS * 0.5
+"""A pair of such steps: warm-ups of 2 s, then as few turns as there may be, of a step each."""
 
 GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -49,13 +55,14 @@ class Worker:
     def said(self, what, answer):
         self.bench.log.append((what, self.case.id, self.side))
         if error := self.bench.fails.get((what, self.case.id, self.side)):
-            raise WorkerFailed(f"{self.case.id}: {error}")
+            raise WorkerFailed(f"{self.case.id}: {error}", f"the last words of {self.side}")
         return answer
 
     def load(self):
-        return self.said("load", Loaded(parameters=7, software=Software(), process=Process()))
+        software = Software(torch="2.9", ntp=self.bench.versions.get((self.case.id, self.side)))
+        return self.said("load", Loaded(parameters=7, software=software, process=Process()))
 
-    def warm_up(self):
+    def warm_up(self, min_window=4):
         self.pairing = True
         self.bench.time_s += 2
         return self.said("warm_up", WarmUp(step_time_ns=(STEP_NS,) * 4, wall_time_ns=4 * STEP_NS, steady=True))
@@ -93,6 +100,9 @@ class Bench:
         self.messages = []
         self.fails = {}
         """Why a worker fails, by request, case and side."""
+        self.versions = {}
+        """The version of ntp that a worker finds, by case and side."""
+        self.starters = set()
         self.time_s = 1000.0
         self.slowdown = 1
         self.folders = {}
@@ -111,16 +121,18 @@ class Bench:
     def start(self, case, folder):
         side = (folder / "side").read_text()
         self.folders[side] = folder
+        self.starters.add(threading.current_thread())
         self.log.append(("start", case.id, side))
+        if error := self.fails.get(("start", case.id, side)):
+            raise WorkerFailed(error, "last words")
         return Worker(self, case, side)
 
     def guard(self, next_cell, cases=(SMALL,), base="HEAD", **options):
-        values = {"threshold": 0.05, "budget_s": 1000, "directory": self.path}
+        values = {"budget_s": 1000, "directory": self.path, "start": self.start}
         return guard(
-            cases,
+            Plan(cells=tuple(case.id for case in cases)),
             base,
             next_cell=next_cell,
-            start=self.start,
             clock_s=lambda: self.time_s,
             progress=self.messages.append,
             **(values | options),
@@ -137,6 +149,7 @@ def bench(make_observations, monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     for name, value in GIT.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(campaign, "read_machine", lambda: MACHINE)
     path = tmp_path / "repository"
     path.mkdir()
     return Bench(path, make_observations())
@@ -209,15 +222,18 @@ def test_the_rule_sees_all_that_was_handed_out(bench):
 
 
 def test_the_record_says_what_was_asked_and_seen(bench):
-    options = {"threshold": 0.03, "budget_s": 99, "seed": 5, "allowed": ["flops"], "command": ["ntp", "guard"]}
+    options = {"budget_s": 99, "seed": 5, "allowed": ["flops"], "command": ["ntp", "guard"]}
     *_, record = bench.guard(Wants(SMALL, SMALL), base="trunk", **options)
-    assert (record.threshold, record.budget_s, record.seed) == (0.03, 99, 5)
+    assert (record.plan, record.budget_s, record.seed) == (Plan(cells=(SMALL.id,)), 99, 5)
+    assert record.machine == MACHINE
     assert (record.allowed, record.command) == (("flops",), ("ntp", "guard"))
     assert (record.base.ref, record.base.commit, record.base.dirty) == ("trunk", bench.commit, False)
     assert (record.head.ref, record.head.commit, record.head.dirty) == ("worktree", bench.commit, True)
     (cell,) = record.cells
-    assert cell.base == cell.head == count(Worker(bench, SMALL, "base"))
-    assert [pair.seed for pair in cell.pairs] == [5, 6], "each pair an order of its own"
+    counts, software = count(Worker(bench, SMALL, "base"))
+    assert cell.base == cell.head == counts
+    assert record.base.software == record.head.software == software
+    assert len({pair.seed for pair in cell.pairs}) == 2, "each pair has an order of its own"
     assert {pair.case_id for pair in cell.pairs} == {SMALL.id}
     assert cell.wall_time_s == record.wall_time_s == 2 * PAIR_S
     assert GuardRecord.model_validate_json(record.model_dump_json()) == record
@@ -251,14 +267,14 @@ def test_no_pair_is_started_that_would_not_fit(bench, budget_s, pairs):
 
 
 def test_the_longest_pair_so_far_decides_what_fits(bench):
-    # A slow pair of 4 + 12 s, then short ones of 8 s: after four of those it is 48 s, and 12 more are not enough.
+    # A slow pair of 4 + 24 s, then short ones of 12 s: after four of those it is 76 s, and 24 more are not enough.
     paired = []
     bench.slowdown = 3
-    for record in bench.guard(for_ever(SMALL), budget_s=60):
+    for record in bench.guard(for_ever(SMALL), budget_s=100):
         if pairs_of(record) == [1]:
             bench.slowdown = 1
         paired.append(record.wall_time_s)
-    assert paired == [0, 16, 24, 32, 40, 48]
+    assert paired == [0, 28, 40, 52, 64, 76]
 
 
 def test_time_spent_by_whoever_asks_counts_too(bench):
@@ -286,7 +302,8 @@ def test_a_side_that_cannot_be_counted(bench, side, request_):
     failed, sound = record.cells
     other = {"base": "head", "head": "base"}[side]
     said = {"base": failed.base_failure, "head": failed.failure}
-    assert said == {side: "simple-b2-s4-t1: no such model", other: ""}
+    assert said == {side: f"{side}: simple-b2-s4-t1: no such model", other: ""}
+    assert (failed.stderr_tail, sound.stderr_tail) == (f"the last words of {side}", "")
     assert getattr(failed, side) is None
     assert getattr(failed, other) == sound.base
     assert (pairs_of(record), sound.base_failure, sound.failure) == ([0, 1], "", "")
@@ -299,18 +316,22 @@ def test_neither_side_can_be_counted(bench):
     bench.fails["load", SMALL.id, "head"] = "no such size"
     (record,) = bench.guard(Wants())
     (cell,) = record.cells
-    assert (cell.base_failure, cell.failure) == ("simple-b2-s4-t1: no such model", "simple-b2-s4-t1: no such size")
+    assert cell.base_failure == "base: simple-b2-s4-t1: no such model"
+    assert cell.failure == "head: simple-b2-s4-t1: no such size"
 
 
+@pytest.mark.parametrize("side", ["base", "head"])
 @pytest.mark.parametrize("request_", ["load", "warm_up", "run"])
-def test_a_head_that_dies_in_a_pair_costs_that_pair_alone(bench, request_):
+def test_a_side_that_dies_in_a_pair_costs_that_pair_alone(bench, request_, side):
     run = bench.guard(Wants(SMALL, SMALL, LARGE), cases=(SMALL, LARGE))
     for record in run:
-        if pairs_of(record) == [1, 0] and not record.cells[0].failure:
-            bench.fails[request_, SMALL.id, "head"] = "died of SIGSEGV"
+        if pairs_of(record) == [1, 0]:
+            bench.fails[request_, SMALL.id, side] = "died of SIGSEGV"
     failed, sound = record.cells
-    assert failed.failure == "head: simple-b2-s4-t1: died of SIGSEGV"
-    assert failed.base_failure == ""
+    other = {"base": "head", "head": "base"}[side]
+    said = {"base": failed.base_failure, "head": failed.failure}
+    assert said == {side: f"{side}: simple-b2-s4-t1: died of SIGSEGV", other: ""}
+    assert failed.stderr_tail == f"the last words of {side}"
     assert counted_of(record) == [True, True]
     assert pairs_of(record) == [1, 1]
     assert sound.failure == ""
@@ -328,7 +349,7 @@ def test_progress_says_what_is_done_next(bench):
     assert bench.messages == [
         "counting what a step of simple-b2-s4-t1 does",
         "0 of 60 s: pair 1 of simple-b2-s4-t1",
-        "8 of 60 s: pair 2 of simple-b2-s4-t1",
+        "12 of 60 s: pair 2 of simple-b2-s4-t1",
     ]
 
 
@@ -348,7 +369,7 @@ def test_an_interrupted_pair_leaves_nothing_behind(bench, monkeypatch, error):
     run = bench.guard(for_ever(SMALL))
     next(run)
 
-    def interrupted(worker):
+    def interrupted(_worker, _min_window):
         assert len(bench.running) == 2
         raise error
 
@@ -357,6 +378,110 @@ def test_an_interrupted_pair_leaves_nothing_behind(bench, monkeypatch, error):
         next(run)
     assert not bench.folders["base"].exists()
     assert bench.clean()
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_a_worker_that_cannot_be_started_for_a_pair_is_a_failure_of_the_case(bench, side):
+    run = bench.guard(Wants(SMALL, LARGE), cases=(SMALL, LARGE))
+    counted = [next(run), next(run)]
+    bench.fails["start", SMALL.id, side] = "the process that forks workers is gone"
+    *_, record = run
+    failed, sound = record.cells
+    assert failed.base == counted[0].cells[0].base is not None
+    assert (failed.failure, failed.base_failure) == ("the process that forks workers is gone", "")
+    assert failed.stderr_tail == "last words"
+    assert (pairs_of(record), sound.failure) == ([0, 1], "")
+    assert bench.clean()
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_where_none_can_be_started_from_the_outset_the_guard_ends(bench, side):
+    bench.fails["start", SMALL.id, side] = "the process that forks workers is gone"
+    with pytest.raises(WorkerFailed, match="is gone"):
+        next(bench.guard(Wants()))
+    assert bench.clean()
+
+
+def test_workers_are_started_by_the_main_thread_for_they_die_with_the_one_that_did(bench):
+    list(bench.guard(Wants(SMALL, LARGE), cases=(SMALL, LARGE)))
+    assert bench.starters == {threading.main_thread()}
+
+
+def starts_of(bench, **options):
+    """The side that is started first in each pair, and the seeds of the pairs."""
+    bench.log.clear()
+    *_, record = bench.guard(Wants(*[SMALL] * 12), **options)
+    sides = [side for what, _, side in bench.log if what == "start"][2:]
+    assert all({first, second} == {"base", "head"} for first, second in zip(sides[::2], sides[1::2], strict=True))
+    return sides[::2], [pair.seed for pair in record.cells[0].pairs]
+
+
+def test_either_side_is_started_first_as_the_seed_says(bench):
+    first, seeds = starts_of(bench, seed=1)
+    assert set(first) == {"base", "head"}
+    assert len(set(seeds)) == 12
+    assert starts_of(bench, seed=1) == (first, seeds)
+    assert not set(starts_of(bench, seed=2)[1]) & set(seeds)
+
+
+def test_cases_have_orders_of_their_own(bench):
+    *_, record = bench.guard(Wants(SMALL, LARGE), cases=(SMALL, LARGE))
+    small, large = record.cells
+    assert small.pairs[0].seed != large.pairs[0].seed
+
+
+def test_the_software_is_that_of_the_first_worker_of_each_side(bench):
+    bench.versions = {(SMALL.id, "base"): "1", (SMALL.id, "head"): "2", (LARGE.id, "base"): "3"}
+    first, *_, record = bench.guard(Wants(SMALL), cases=(SMALL, LARGE))
+    assert (first.base.software.ntp, first.head.software.ntp) == ("1", "2")
+    assert (record.base, record.head) == (first.base, first.head)
+
+
+def test_of_a_side_that_cannot_be_loaded_no_software_is_known(bench):
+    bench.fails["load", SMALL.id, "base"] = "no such model"
+    *_, record = bench.guard(Wants())
+    assert record.base.software is None
+    assert record.head.software == Software(torch="2.9")
+
+
+def test_unless_told_otherwise_it_ends_with_the_verdict(bench):
+    plan = plan_of([SMALL.id, LARGE.id], 0.01, 1000)
+    *_, record = guard(
+        plan, "HEAD", budget_s=1000, directory=bench.path, start=bench.start, clock_s=lambda: bench.time_s
+    )
+    assert pairs_of(record) == [plan.min_pairs, plan.min_pairs], "equal steps need no more than the first look"
+    assert (verdict_on(record).verdict, verdict_on(record).next_case) == ("pass", None)
+
+
+def test_unless_told_otherwise_workers_come_from_a_starter_that_ends_with_the_guard(bench, monkeypatch):
+    class Starter:
+        def __enter__(self):
+            bench.log.append("enter")
+            return self
+
+        def __exit__(self, *_):
+            assert bench.running == [], "its processes outlive the workers"
+            bench.log.append("exit")
+
+        def __call__(self, case, folder):
+            return bench.start(case, folder)
+
+    monkeypatch.setattr(campaign, "WorkerStarter", Starter)
+    run = bench.guard(for_ever(SMALL), start=None)
+    next(run)
+    next(run)
+    run.close()
+    assert (bench.log[0], bench.log[-1]) == ("enter", "exit")
+    assert ("warm_up", SMALL.id, "head") in bench.log
+    assert bench.clean()
+
+
+def test_the_default_cases_are_a_small_step_and_a_large_on_each_number_of_threads():
+    ids = [case.id for case in default_cases("simple", (1, 4))]
+    assert ids == ["simple-b8-s64-t1", "simple-b8-s64-t4", "simple-b32-s128-t1", "simple-b32-s128-t4"]
+    (small, large) = default_cases("model.py:make", (2,))
+    assert small == Case(workload=Workload(model="model.py:make", batch_size=8, seq_len=64), runtime=Runtime(threads=2))
+    assert large.workload.model == "model.py:make"
 
 
 @pytest.mark.parametrize("refs", [{"base": "missing"}, {"head": "missing"}])

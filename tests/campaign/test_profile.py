@@ -13,7 +13,7 @@ from ntp.errors import RecordError, WorkerFailed
 from ntp.measure.driver import Observing, Refused, Sampling
 from ntp.measure.environment import Process, Software
 from ntp.measure.flame import Flame, FlameWarning
-from ntp.measure.protocol import Loaded, Ran
+from ntp.measure.protocol import Loaded, Ran, Referenced
 from ntp.measure.records import WarmUp
 
 CASE = Case(workload=Workload(batch_size=2, seq_len=4), runtime=Runtime(threads=2))
@@ -59,6 +59,9 @@ class Bench:
         times_ns = (STEP_NS,) * steps
         ran = Ran(step_time_ns=times_ns, minor_page_faults=0, major_page_faults=0, cpu_time_s=1, peak_rss_bytes=5)
         return self.said(f"run {steps}", ran)
+
+    def reference(self):
+        return self.said("reference", Referenced(shape=(4, 4, 4), time_ns=(1,)))
 
     def phases(self, steps):
         return self.said(f"phases {steps}", self.shows.phases)
@@ -113,7 +116,7 @@ def without_blocks(log):
 def test_the_stages_follow_each_other_and_each_hands_out_a_run(bench, tmp_path):
     bench.profile(tmp_path)
     assert without_blocks(bench.log) == [
-        *("start simple-b2-s4-t2", "load", "warm_up", "run 10", "yield 0"),
+        *("start simple-b2-s4-t2", "load", "warm_up", "reference", "run 10", "reference", "yield 0"),
         *(*OBSERVERS, "yield 1"),
         *("flame", "yield 2", "stop"),
         *("peaks simple-b2-s4-t2", "yield 3"),
@@ -312,7 +315,7 @@ def test_who_stops_listening_stops_the_worker(bench, tmp_path):
     runs = profile(CASE, tmp_path, sampling=SAMPLING, start=lambda _: bench, flame=bench.flame)
     next(runs)
     runs.close()
-    assert bench.log[-2:] == ["run 10", "stop"]
+    assert bench.log[-3:] == ["run 10", "reference", "stop"]
 
 
 def test_the_roofline_is_that_of_the_cases_threads_and_products(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntp.judge.counts import Change, changes, regressions
+from ntp.judge.counts import Change, SeenCounts, changes, not_counted, regressions, seen_counts
 from ntp.measure.guard_records import Counts
 
 MIB = 2**20
@@ -84,6 +84,35 @@ def test_only_what_rises_and_is_not_allowed_by_name_is_a_regression():
     assert len(regressions(found, ["aten", "peak"])) == 3, "a part of a name allows nothing"
 
 
+@pytest.mark.parametrize(
+    ("allowed", "left"),
+    [
+        (["aten::*"], ["parameters", "peak_tensor_bytes"]),
+        (["*_bytes"], ["parameters", "aten::_foreach_add_", "aten::copy_"]),
+        (["aten::_foreach_*", "aten::copy?"], ["parameters", "peak_tensor_bytes"]),
+        (["aten::[!c]*"], ["parameters", "peak_tensor_bytes", "aten::copy_"]),
+        (["ATEN::*", "Parameters"], ["parameters", "peak_tensor_bytes", "aten::_foreach_add_", "aten::copy_"]),
+        (["aten::copy", "ten::copy_"], ["parameters", "peak_tensor_bytes", "aten::_foreach_add_", "aten::copy_"]),
+        (["*"], []),
+    ],
+)
+def test_a_pattern_allows_all_whose_whole_name_it_matches(allowed, left):
+    head = but(
+        parameters=BASE.parameters + 1,
+        peak_tensor_bytes=91 * MIB,
+        operators=(("aten::_foreach_add_", 1), ("aten::add_", 3), ("aten::copy_", 2), ("aten::mm", 6)),
+    )
+    assert [each.name for each in regressions(changes(BASE, head), allowed)] == left
+
+
+@given(COUNTS, COUNTS, st.lists(st.sampled_from([*NAMES, "aten::*", "*_bytes", "flops", "parameters", "x"])))
+def test_what_is_allowed_or_no_more_than_before_is_never_a_regression(base, head, allowed):
+    found = regressions(changes(base, head), allowed)
+    assert all(change.worse and change.name not in allowed for change in found)
+    assert not ("aten::*" in allowed and any(change.name.startswith("aten::") for change in found))
+    assert regressions(found, ()) == found
+
+
 @given(COUNTS, COUNTS)
 def test_the_other_way_round_every_change_is_reversed(base, head):
     there, back = changes(base, head), changes(head, base)
@@ -96,3 +125,34 @@ def test_the_other_way_round_every_change_is_reversed(base, head):
 @given(COUNTS)
 def test_equal_counts_do_not_differ(counts):
     assert changes(counts, counts.model_copy(deep=True)) == ()
+
+
+def test_the_counts_of_a_measurement_are_those_of_its_observers(make_measurement, make_observations):
+    seen = make_observations()
+    counts = seen_counts(make_measurement(observations=seen, parameters=7))
+    assert counts == SeenCounts(
+        parameters=7,
+        flops=seen.flops.total_flops,
+        operators=tuple(sorted(seen.operators.calls_per_step.items())),
+        allocated_bytes=sum(each.allocated_bytes_per_step for each in seen.operators.operators),
+        peak_tensor_bytes=seen.memory.peak_bytes,
+    )
+    assert dict(counts.operators)["aten::mm"] == 6, "of all phases together"
+    assert all(name.startswith("aten::") for name, _ in counts.operators)
+    assert seen_counts(make_measurement(parameters=7)) == SeenCounts(7, None, None, None, None)
+
+
+FULL = SeenCounts(**dict(BASE))
+
+
+@pytest.mark.parametrize("name", ["flops", "operators", "allocated_bytes", "peak_tensor_bytes"])
+def test_a_count_that_one_side_lacks_is_not_compared_and_all_others_are(name):
+    less = FULL._replace(**{name: None})
+    other = SeenCounts(1, 1, (("aten::copy_", 1),), 1, 1)
+    whole = [change.name for change in changes(FULL, other)]
+    for base, head in ((less, other), (other, less)):
+        assert not_counted(base, head) == (name,)
+        missing = {"aten::add_", "aten::copy_", "aten::mm"} if name == "operators" else {name}
+        assert {change.name for change in changes(base, head)} == {*whole} - missing
+    assert not_counted(FULL, other) == ()
+    assert changes(FULL, BASE) == changes(BASE, FULL) == ()

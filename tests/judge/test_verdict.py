@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ntp.judge.sequential import critical_values
-from ntp.judge.verdict import CellPairs, Guarded, Plan, Verdict, gravest, judge
+from ntp.judge.verdict import CellPairs, Verdict, gravest, judge
+from ntp.measure.guard_records import Guarded, Plan
 
 ABCD = ("a", "b", "c", "d")
 NOISE = [0.004, -0.006, 0.005, -0.003, 0.001, -0.001, 0.002, -0.002, 0.0, 0.0]
@@ -322,28 +323,6 @@ class TestRefused:
     def test_log_ratios_that_are_none(self, value):
         with pytest.raises(ValidationError, match=r"pairs\.0\.0"):
             CellPairs(cell="a", pairs=[(value,)])
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"cells": ()},
-            {"cells": ("a", "a")},
-            {"guarded": ()},
-            {"guarded": (Guarded(statistic="q25"), Guarded(statistic="q25", threshold=0.02))},
-            {"min_pairs": 1},
-            {"min_pairs": 9, "max_pairs": 8},
-            {"alpha": 0.0},
-            {"alpha": 0.5},
-        ],
-    )
-    def test_plans_that_make_no_sense(self, options):
-        with pytest.raises(ValidationError):
-            Plan(**{"cells": ("a",)} | options)
-
-    @pytest.mark.parametrize("threshold", [0, -0.01, 1, math.nan])
-    def test_thresholds_that_are_none(self, threshold):
-        with pytest.raises(ValidationError):
-            Guarded(statistic="q25", threshold=threshold)
 
     @pytest.mark.parametrize(
         ("known", "message"),

@@ -8,7 +8,8 @@ import subprocess
 import pytest
 
 from ntp.errors import OptionError
-from ntp.measure.checkout import WORK_TREE, checkout
+from ntp.measure.checkout import checkout
+from ntp.measure.guard_records import WORK_TREE
 
 
 class Repository:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -15,9 +16,10 @@ from ntp.case import Case, Runtime, Workload
 from ntp.errors import WorkerFailed
 from ntp.measure.driver import Observing, PipeWorker, Refused, Sampling, measure, observe
 from ntp.measure.environment import Process, Software
+from ntp.measure.launch import new_process
 from ntp.measure.observations import Denormals
-from ntp.measure.protocol import Loaded, Ran
-from ntp.measure.records import Observations, WarmUp
+from ntp.measure.protocol import Loaded, Ran, Referenced
+from ntp.measure.records import Observations, Reference, WarmUp
 
 CASE = Case(workload=Workload(batch_size=2, seq_len=4))
 
@@ -32,10 +34,15 @@ RAN = json.dumps(
 )
 
 
+def launching(script):
+    """Starts a process that runs the script in place of ntp's own worker."""
+    return partial(new_process, command=(sys.executable, "-c", script))
+
+
 def scripted(body, **options):
-    """A worker whose process runs ``body`` in place of ntp's own."""
+    """A worker whose process runs ``body``."""
     script = "import json, os, signal, sys, time\n" + textwrap.dedent(body)
-    return PipeWorker(CASE, command=(sys.executable, "-c", script), **options)
+    return PipeWorker(CASE, launch=launching(script), **options)
 
 
 def answering(line):
@@ -57,8 +64,30 @@ def test_requests_reach_the_worker_one_line_each():
         """
     ) as worker:
         worker.warm_up()
-        with pytest.raises(WorkerFailed, match=r'\[\{"do": "warm_up"\}, \{"do": "run", "steps": 3\}\]'):
+        with pytest.raises(WorkerFailed) as failure:
             worker.run(3)
+    asked = [{"do": "warm_up", "min_window": 4}, {"do": "run", "steps": 3}]
+    assert json.loads(str(failure.value).removeprefix(f"{CASE.id}: ")) == asked
+
+
+def test_a_shorter_warm_up_is_asked_for_by_its_window():
+    body = "print(json.dumps({'error': json.loads(sys.stdin.readline())['min_window']}), flush=True)"
+    with scripted(body) as worker, pytest.raises(WorkerFailed, match=r": 2$"):
+        worker.warm_up(2)
+
+
+def test_a_process_that_cannot_be_started_leaves_no_file_open(tmp_path):
+    given = []
+
+    def refused(*arguments):
+        given.extend(arguments)
+        raise WorkerFailed("no process")
+
+    with pytest.raises(WorkerFailed, match="no process"):
+        PipeWorker(CASE, directory=tmp_path, launch=refused)
+    runtime, directory, stderr = given
+    assert (runtime, directory) == (CASE.runtime, tmp_path)
+    assert stderr.closed
 
 
 def test_a_worker_that_answers_in_pieces():
@@ -162,7 +191,7 @@ def test_the_environment_is_the_runtimes_not_the_callers(monkeypatch):
     case = CASE.model_copy(update={"runtime": Runtime(threads=2)})
     names = ["OMP_NUM_THREADS", "GOMP_CPU_AFFINITY", "MINE", "OMP_WAIT_POLICY"]
     script = f"import json, os; print(json.dumps({{'error': ' '.join(map(str, map(os.environ.get, {names})))}}))"
-    with PipeWorker(case, command=(sys.executable, "-c", script)) as worker, pytest.raises(WorkerFailed) as failure:
+    with PipeWorker(case, launch=launching(script)) as worker, pytest.raises(WorkerFailed) as failure:
         worker.load()
     assert str(failure.value) == "simple-b2-s4-t2: 2 None kept PASSIVE"
 
@@ -176,11 +205,13 @@ def test_a_killed_parent_leaves_no_worker():
             textwrap.dedent(
                 """
                 import sys, time
+                from functools import partial
                 from ntp.case import Case
                 from ntp.measure.driver import PipeWorker
+                from ntp.measure.launch import new_process
                 body = "from ntp.measure.worker import die_with; import sys, time; die_with(int(sys.argv[1]));"
                 body += "print('ready', flush=True); time.sleep(60)"
-                worker = PipeWorker(Case(), command=(sys.executable, "-c", body))
+                worker = PipeWorker(Case(), launch=partial(new_process, command=(sys.executable, "-c", body)))
                 worker._process.stdout.read(5)
                 print(worker.pid, flush=True)
                 time.sleep(60)
@@ -200,6 +231,9 @@ def test_a_killed_parent_leaves_no_worker():
 
 class ScriptedWorker:
     """A worker without a process: it says what it was asked, and moves the clock."""
+
+    refuses = None
+    """Which of the requests for the reference product: 1 or 2."""
 
     def __init__(self, loaded, warm_up_ns, step_ns):
         self.loaded = loaded
@@ -229,6 +263,13 @@ class ScriptedWorker:
             peak_rss_bytes=5,
         )
 
+    def reference(self):
+        self.asked.append("reference")
+        self.now_s += 0.5
+        if self.refuses == self.asked.count("reference"):
+            raise Refused("simple-b2-s4-t1: no memory")
+        return Referenced(shape=(4, 4, 4), time_ns=(self.asked.count("reference"), 100))
+
     def stop(self):
         self.asked.append("stop")
 
@@ -237,7 +278,7 @@ def test_a_case_is_measured_with_exactly_the_steps_it_needs():
     loaded = Loaded(parameters=7, software=Software(torch="2.9"), process=Process())
     worker = ScriptedWorker(loaded, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000)
     measurement = measure(CASE, worker, Sampling(time_s=3.0, min_samples=5), clock_s=lambda: worker.now_s)
-    assert worker.asked == ["load", "warm_up", ("run", 15)]
+    assert worker.asked == ["load", "warm_up", "reference", ("run", 15), "reference"]
     assert measurement.step_time_ns == (100_000_000,) * 15
     assert measurement.harness.start_s == pytest.approx(2.0)
     assert measurement.harness.warm_up_s == pytest.approx(1.6)
@@ -245,6 +286,25 @@ def test_a_case_is_measured_with_exactly_the_steps_it_needs():
     assert measurement.minor_page_faults == 30
     assert measurement.parameters == 7
     assert measurement.environment.software.torch == "2.9"
+    assert measurement.reference == Reference(shape=(4, 4, 4), before_ns=(1, 100), after_ns=(2, 100))
+
+
+@pytest.mark.parametrize("refuses", [1, 2])
+def test_a_refused_reference_product_costs_nothing_else(refuses):
+    loaded = Loaded(parameters=7, software=Software(), process=Process())
+    worker = ScriptedWorker(loaded, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000)
+    worker.refuses = refuses
+    measurement = measure(CASE, worker, Sampling(time_s=3.0, min_samples=5), clock_s=lambda: worker.now_s)
+    assert measurement.reference is None
+    assert measurement.step_time_ns == (100_000_000,) * 15
+    assert measurement.harness.timed_s == pytest.approx(1.5)
+
+
+def test_a_part_of_a_step_has_a_quarter_of_the_time():
+    sampling = Sampling(time_s=4.0, min_samples=7)
+    part = CASE.model_copy(update={"workload": Workload(part="optimizer")})
+    assert sampling.of(CASE) == sampling
+    assert sampling.of(part) == Sampling(time_s=1.0, min_samples=7)
 
 
 @pytest.mark.parametrize(

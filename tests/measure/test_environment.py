@@ -1,5 +1,6 @@
 """The environment as a value: fingerprints, conditions, and the way into a record and back."""
 
+import json
 import subprocess
 import sys
 
@@ -75,6 +76,13 @@ def test_a_fingerprint_is_the_same_tomorrow():
     # Baselines on disk carry these: whoever changes what a fingerprint is made of must mean to.
     assert MACHINE.fingerprint == "3c8eb743b6ee"
     assert SOFTWARE.fingerprint == "44b6a4ded592"
+
+
+def test_a_fingerprint_is_made_of_the_identity():
+    for each in (MACHINE, SOFTWARE):
+        assert json.loads(json.dumps(each.identity)) == each.identity, "JSON values alone"
+    faster = MACHINE.model_copy(update={"logical_cpus": 8})
+    assert {name for name, value in MACHINE.identity.items() if faster.identity[name] != value} == {"logical_cpus"}
 
 
 def test_equal_fields_have_one_fingerprint():

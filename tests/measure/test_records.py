@@ -1,13 +1,14 @@
 """Records that go to a file and come back, and files that are refused."""
 
 import json
+import statistics
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.errors import RecordError
-from ntp.measure.records import SCHEMA_VERSION, Failure, Measurement, Run, WarmUp, write_whole
+from ntp.measure.records import SCHEMA_VERSION, Failure, Measurement, Reference, Run, WarmUp, write_whole
 
 
 def document(run):
@@ -19,9 +20,19 @@ def document(run):
 times = st.lists(st.integers(1, 10**12), min_size=1, max_size=20).map(tuple)
 
 
-@given(step_time_ns=times, warm_up_ns=times, wall=st.floats(0, 1e6), message=st.text(), command=st.lists(st.text()))
-def test_a_run_comes_back_as_it_was(make_measurement, step_time_ns, warm_up_ns, wall, message, command):
-    measurement = make_measurement(step_time_ns=step_time_ns)
+references = st.none() | st.builds(Reference, shape=st.just((2, 3, 4)), before_ns=times, after_ns=times)
+
+
+@given(
+    step_time_ns=times,
+    warm_up_ns=times,
+    reference=references,
+    wall=st.floats(0, 1e6),
+    message=st.text(),
+    command=st.lists(st.text()),
+)
+def test_a_run_comes_back_as_it_was(make_measurement, step_time_ns, warm_up_ns, reference, wall, message, command):
+    measurement = make_measurement(step_time_ns=step_time_ns, reference=reference)
     warm_up = WarmUp(step_time_ns=warm_up_ns, wall_time_ns=sum(warm_up_ns), steady=False)
     measurement = measurement.model_copy(update={"warm_up": warm_up})
     run = Run(
@@ -33,6 +44,26 @@ def test_a_run_comes_back_as_it_was(make_measurement, step_time_ns, warm_up_ns, 
         failures=(Failure(case_id="simple-b1-s1-t1", message=message),),
     )
     assert Run.from_document(json.loads(json.dumps(document(run)))) == run
+
+
+def test_a_measurement_of_before_there_was_a_reference_product_can_still_be_read(make_measurement, make_run):
+    run = make_run(make_measurement())
+    old = json.loads(json.dumps(document(run)))
+    del old["benchmarks"][0]["extra_info"]["ntp"]["reference"]
+    assert Run.from_document(old) == run
+
+
+@given(times, times)
+def test_the_reference_product_takes_the_geometric_mean_of_both_medians(before_ns, after_ns):
+    reference = Reference(shape=(2, 3, 4), before_ns=before_ns, after_ns=after_ns)
+    medians = statistics.median(before_ns), statistics.median(after_ns)
+    assert reference.time_ns == pytest.approx(statistics.geometric_mean(medians))
+    assert min(medians) <= reference.time_ns * (1 + 1e-9)
+    assert reference.time_ns <= max(medians) * (1 + 1e-9)
+
+
+def test_a_clock_too_coarse_for_the_reference_product_divides_by_no_zero():
+    assert Reference(shape=(2, 3, 4), before_ns=(0,), after_ns=(0, 0)).time_ns == 1
 
 
 def test_what_is_neither_measured_nor_failed_is_missing(make_measurement):

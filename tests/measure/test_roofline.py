@@ -18,7 +18,6 @@ from ntp.measure.probe import (
     gemm_routes,
     measure_streams,
     medium_precision,
-    time_in_rounds,
 )
 from ntp.measure.roofline import (
     cache_dir,
@@ -311,49 +310,6 @@ class TestFailures:
     def test_one_that_cannot_be_started(self):
         with pytest.raises(WorkerFailed, match="cannot be started"):
             run_probe(Request(threads=1), ("/nonexistent/probe",))
-
-
-class FakeClock:
-    """Advanced by the jobs alone."""
-
-    def __init__(self) -> None:
-        self.now_ns = 0
-        self.order = ""
-
-    def __call__(self) -> int:
-        return self.now_ns
-
-    def job(self, name: str, *durations_ms: int):
-        durations = iter(durations_ms)
-        last = durations_ms[-1]
-
-        def run() -> None:
-            self.order += name
-            self.now_ns += next(durations, last) * 1_000_000
-
-        return run
-
-
-class TestTiming:
-    def test_jobs_take_turns_after_one_untimed_call_each(self):
-        clock = FakeClock()
-        times = time_in_rounds([clock.job("a", 900, 30), clock.job("b", 700, 50)], 1.79, clock)
-        assert clock.order == "ab" + "ab" * 3
-        assert times == [(30_000_000,) * 3, (50_000_000,) * 3]
-
-    def test_a_budget_that_is_too_small_still_gives_two_rounds(self):
-        clock = FakeClock()
-        time_in_rounds([clock.job("a", 5000)], 0.001, clock)
-        assert clock.order == "aaa"
-
-    def test_short_jobs_run_in_bursts(self):
-        clock = FakeClock()
-        times = time_in_rounds([clock.job("a", 1), clock.job("b", 7)], 0.001, clock)
-        assert clock.order == "ab" + ("a" * 10 + "bbb") * 2
-        assert [len(samples) for samples in times] == [20, 6]
-
-    def test_no_jobs(self):
-        assert time_in_rounds([], 1.0) == []
 
 
 class TestRoutes:

@@ -29,16 +29,24 @@ class Steps:
         return self.now_ns
 
 
-def run_warm_up(times_ns):
+def run_warm_up(times_ns, **options):
     steps = Steps(times_ns)
-    return steps, warm_up(steps.run, steps.clock_ns)
+    return steps, warm_up(steps.run, steps.clock_ns, **options)
 
 
-def test_constant_steps_are_steady_once_there_are_two_windows():
-    steps, result = run_warm_up(itertools.repeat(100 * MS))
+@pytest.mark.parametrize(("options", "count"), [({}, 8), ({"min_window": 2}, 4), ({"min_window": 7}, 14)])
+def test_constant_steps_are_steady_once_there_are_two_windows(options, count):
+    steps, result = run_warm_up(itertools.repeat(100 * MS), **options)
     assert result.steady
-    assert steps.count == len(result.step_time_ns) == 8
-    assert result.wall_time_ns == 800 * MS
+    assert steps.count == len(result.step_time_ns) == count
+    assert result.wall_time_ns == count * 100 * MS
+
+
+def test_a_shorter_window_looks_again_until_the_steps_agree():
+    # After the fourth step the medians are 225 and 100, after the fifth 125 and 100, after the sixth equal.
+    steps, result = run_warm_up(iter([300 * MS, 150 * MS, *[100 * MS] * 20]), min_window=2)
+    assert result.steady
+    assert steps.count == 6
 
 
 def test_steps_that_still_get_faster_are_not_steady():
@@ -53,8 +61,21 @@ def test_one_disturbed_step_does_not_matter():
     assert is_steady([100, 100, 100, 100, 100, 100, 100, 900])
 
 
-def test_too_few_steps_are_never_steady():
-    assert not is_steady([100] * 7)
+@pytest.mark.parametrize("window", [1, 2, 4, 9])
+def test_too_few_steps_are_never_steady(window):
+    assert not is_steady([100] * (2 * window - 1), window)
+    assert is_steady([100] * (2 * window), window)
+
+
+def test_unless_told_otherwise_a_window_is_four_steps():
+    times = [100, 100, 100, 100, 50, 50]
+    assert not is_steady([*times, 50, 50])
+    assert is_steady([*times, 50, 50], 2)
+
+
+@given(st.lists(st.integers(90, 110), min_size=32, max_size=80), st.integers(1, 8))
+def test_of_a_long_record_a_quarter_is_compared_whatever_the_smallest_window(times, window):
+    assert is_steady(times, window) == is_steady(times)
 
 
 def test_slow_first_steps_are_waited_out():

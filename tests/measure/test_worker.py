@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import sys
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -10,8 +13,9 @@ from hypothesis import strategies as st
 
 from ntp.case import PHASES
 from ntp.errors import ModelError
+from ntp.measure import worker
 from ntp.measure.records import WarmUp
-from ntp.measure.worker import PART_PHASES, serve, stepper
+from ntp.measure.worker import PART_PHASES, CaseHolder, serve, stepper, take_cpus
 
 
 class FakeTraining:
@@ -55,8 +59,8 @@ def test_each_part_is_the_time_of_its_phases(phase_ns):
 class Holder:
     """Stands in for the case of a worker."""
 
-    def warm_up(self):
-        return WarmUp(step_time_ns=(1, 2), wall_time_ns=3, steady=False)
+    def warm_up(self, min_window=2):
+        return WarmUp(step_time_ns=tuple(range(1, min_window + 1)), wall_time_ns=3, steady=False)
 
     def run(self, steps):
         if steps == 13:
@@ -76,6 +80,57 @@ def answers(*requests):
 def test_answers_are_records_one_a_line():
     ok = {"step_time_ns": [1, 2], "wall_time_ns": 3, "steady": False}
     assert answers({"do": "warm_up"}, {"do": "warm_up"}) == [{"ok": ok}, {"ok": ok}]
+
+
+def test_what_a_request_holds_besides_its_name_are_the_arguments():
+    (answer,) = answers({"do": "warm_up", "min_window": 3})
+    assert answer["ok"]["step_time_ns"] == [1, 2, 3]
+
+
+def test_the_window_of_a_warm_up_is_the_one_that_was_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(worker, "warm_up", lambda run_step, _, min_window: asked.append((run_step(), min_window)))
+    holder = CaseHolder()
+    holder._run_step = lambda: 7
+    holder.warm_up(2)
+    assert asked == [(7, 2)]
+
+
+@pytest.fixture
+def pinned(monkeypatch):
+    """What was pinned to which CPUs."""
+    calls = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cpus: calls.append((thread, cpus)), raising=False)
+    return calls
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are listed in /proc")
+def test_all_threads_there_are_take_the_cpus(pinned):
+    started, done = threading.Event(), threading.Event()
+
+    def wait():
+        started.set()
+        done.wait(10)
+
+    other = threading.Thread(target=wait)
+    other.start()
+    started.wait(10)
+    take_cpus([1, 3])
+    done.set()
+    other.join()
+    assert {threading.get_native_id(), other.native_id} <= {thread for thread, _ in pinned}
+    assert all(cpus == [1, 3] for _, cpus in pinned)
+
+
+def test_without_cpus_nothing_is_pinned(pinned):
+    take_cpus(None)
+    assert pinned == []
+
+
+def test_where_nothing_can_be_pinned_nothing_is(monkeypatch):
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"{path} is listed"))
+    take_cpus([0])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""A run held against stored baselines: what ``ntp compare --gate`` and ``pytest --ntp-baseline`` both do."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ntp.judge.baseline import THRESHOLD, BaselineVerdict, judge_run, nearest
+from ntp.judge.verdict import Verdict
+from ntp.measure.baselines import load_baselines
+from ntp.measure.calibration import fingerprints, load_calibration
+from ntp.measure.records import Run
+from ntp.measure.roofline import cache_dir
+
+EXIT_STATUS: dict[Verdict, int] = {
+    "pass": 0,
+    "improvement": 0,
+    "regression": 1,
+    "inconclusive": 3,
+    "not comparable": 4,
+}
+"""2 is wrong usage, 5 a worker or the tool that failed."""
+
+TOOL_FAILED = 5
+
+
+def judged(base: Run, head: Run, threshold: float = THRESHOLD, allowed: Sequence[str] = ()) -> BaselineVerdict:
+    """The verdict on a run, with the noise that was calibrated for the machine and the software that it ran on."""
+    measured = head.measurements
+    calibration = load_calibration(cache_dir(), *fingerprints(measured[0])) if measured else None
+    return judge_run(base, head, calibration, threshold, allowed)
+
+
+class Gate:
+    """A folder of baselines that a sweep is held against. The baselines are read first: a wrong one costs no sweep.
+
+    Raises:
+        RecordError: the folder is not there, or holds what is no run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._baselines = load_baselines(folder)
+
+    def judge(self, run: Run) -> tuple[Verdict, str]:
+        """The verdict on a run against the baseline nearest to its machine and software; and the text to show."""
+        from ntp.report.baseline import terminal
+
+        base = nearest(list(self._baselines.values()), run)
+        if base is None:
+            remedy = f"ntp baseline RUN.json --dir {self._folder}"
+            return "not comparable", f"Not comparable: {self._folder} holds no baseline; {remedy} makes a run one.\n"
+        verdict = judged(base, run)
+        name = next(path.name for path, each in self._baselines.items() if each is base)
+        return verdict.verdict, f"Baseline: {name}\n{terminal(verdict)}"
+
+
+def status_of(verdict: Verdict, pytest_status: int, *, workers_alone_failed: bool) -> int:
+    """The exit status of a gated session. pytest's own failures win, but a worker's loss is no regression.
+
+    Args:
+        verdict: on what was measured.
+        pytest_status: 0 all passed, 1 tests failed; others, such as an interruption, stay as they are.
+        workers_alone_failed: whether each test that failed did so because its worker was lost.
+    """
+    if pytest_status == 0:
+        return EXIT_STATUS[verdict]
+    if pytest_status == 1 and workers_alone_failed and verdict != "regression":
+        return TOOL_FAILED
+    return pytest_status

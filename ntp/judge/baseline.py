@@ -1,0 +1,291 @@
+"""A run against a stored baseline: what is counted of a step exactly, and its times as far as two days can be compared.
+
+**Normalised time** is the median step time over that of the reference product (:class:`ntp.measure.records.Reference`)
+in the same process: what slows the whole machine down for a while slows both.
+
+**The noise** is the spread of such times between runs of identical code on this machine, which
+``ntp doctor --calibrate`` measures, case by case. One run of the head stands against one of the base; with the standard
+deviation s of n calibrated runs, log(head / base) is known to within ± t s sqrt(1/1 + 1/1), t being the quantile of
+Student's distribution of n - 1 degrees of freedom. The verdict is read off that interval as the guard's is.
+
+**What that can't do.** Runs of one calibration lie minutes apart, a baseline and its head days: what changes from day
+to day is in no interval here. And the noise between two processes is several times that of a pair that runs in turn:
+``ntp guard`` sees far less. Each interval holds for its own case, whatever the number of cases.
+
+Source of the formula: G. J. Hahn and W. Q. Meeker, Statistical Intervals (1991), chapter 4: the prediction interval of
+the mean of m further observations of a normal distribution, mean ± t s sqrt(1/m + 1/n); here both m and the n of the
+mean are 1, and s is of further runs, so that the degrees of freedom are theirs.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+from ntp.case import Case
+from ntp.judge.counts import Change, changes, not_counted, regressions, seen_counts
+from ntp.judge.sequential import Estimate, t_quantile
+from ntp.judge.statistics import Interval
+from ntp.judge.verdict import Verdict, gravest, verdict_of
+from ntp.measure.calibration import CalibratedCase, Calibration, fingerprints
+from ntp.measure.environment import Machine, Software
+from ntp.measure.guard_records import Guarded
+from ntp.measure.records import Measurement, Run
+
+THRESHOLD = 0.05
+"""By how much a step may get slower, unless told otherwise: less than most machines can tell from one run."""
+
+CONFIDENCE = 0.95
+"""Of each interval, two-sided."""
+
+MIN_SHARE_OF_TIME = 0.5
+"""Of the time that the calibrated runs were timed for. A median of much less is noisier than what was calibrated."""
+
+
+class Noise(NamedTuple):
+    """How far runs of identical code lie from each other. Spreads are standard deviations of log times."""
+
+    case: Case
+    runs: int
+    step_ns: float
+    """Median over the runs of their median step times."""
+    raw: float | None
+    """The spread of the step times as they are. None of a single run."""
+    normalised: float | None
+    """The spread of the normalised times."""
+
+    @property
+    def half_width(self) -> float | None:
+        """Of the interval of log(head / base), from one run of each."""
+        if self.normalised is None:
+            return None
+        return t_quantile(self.runs, (1 + CONFIDENCE) / 2) * self.normalised * math.sqrt(1 / 1 + 1 / 1)
+
+    @property
+    def smallest_slowdown(self) -> float | None:
+        """The least slowdown, as a fraction, that one run against a baseline can tell from none."""
+        return None if self.half_width is None else _ratio(self.half_width) - 1
+
+
+class TimeFinding(NamedTuple):
+    """What the times of one case say."""
+
+    verdict: Verdict
+    slowdown: Interval | None = None
+    """Head over base, of the normalised times: above 1, the head is slower. None where they are not comparable."""
+    reasons: tuple[str, ...] = ()
+    """Why they are not comparable, in words."""
+
+
+class CaseJudgement(NamedTuple):
+    """One case of the baseline."""
+
+    case: Case
+    base_ns: float
+    """The median step time, as it is."""
+    head_ns: float | None
+    """None where the head lacks the case."""
+    times: TimeFinding
+    changes: tuple[Change, ...] = ()
+    """All counts that differ."""
+    regressions: tuple[Change, ...] = ()
+    """Those for the worse that nobody has allowed."""
+    not_counted: tuple[str, ...] = ()
+    """The counts that one of the two lacks."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The graver of what the counts and the times say."""
+        return "regression" if self.regressions else self.times.verdict
+
+
+class BaselineVerdict(NamedTuple):
+    """All cases of a baseline."""
+
+    verdict: Verdict
+    cases: tuple[CaseJudgement, ...]
+    only_head: tuple[str, ...]
+    """Ids of cases that the baseline lacks: they are not judged."""
+    threshold: float
+    calibrated: tuple[str, ...]
+    """When the noise was measured: the day of each case's calibration, without repeats. Empty where none was used."""
+
+
+def noise_of(calibrated: CalibratedCase) -> Noise:
+    """How far the runs of a case lie from each other."""
+    raw = [max(1.0, median(run.step_time_ns)) for run in calibrated.runs]
+    normalised = [step_ns / run.reference.time_ns for step_ns, run in zip(raw, calibrated.runs, strict=True)]
+    return Noise(
+        case=calibrated.case,
+        runs=len(calibrated.runs),
+        step_ns=median(raw),
+        raw=_log_spread(raw),
+        normalised=_log_spread(normalised),
+    )
+
+
+def _log_spread(values: Sequence[float]) -> float | None:
+    """The standard deviation of the values' logarithms; None of fewer than two."""
+    estimate = Estimate.of([math.log(each) for each in values])
+    return estimate.std_error * math.sqrt(estimate.n) if estimate.n > 1 else None
+
+
+def _ratio(log_ratio: float) -> float:
+    # With two runs, t is 12.7: an interval may reach beyond the largest float.
+    return math.exp(max(-700.0, min(log_ratio, 700.0)))
+
+
+def judge_run(
+    base: Run,
+    head: Run,
+    calibration: Calibration | None,
+    threshold: float = THRESHOLD,
+    allowed: Sequence[str] = (),
+) -> BaselineVerdict:
+    """Judge each case of the base, in its order. A case measured twice counts by its last time.
+
+    Args:
+        base: the stored run.
+        head: the run that is judged. A case that it lacks is not comparable, and so is the whole then, at best.
+        calibration: of the machine and the software that the head ran on.
+        threshold: what counts as slower, as a fraction.
+        allowed: names of counts that may rise, or patterns of them.
+    """
+    bases, heads = ({each.case: each for each in run.measurements} for run in (base, head))
+    guarded = Guarded(statistic="median", threshold=threshold)
+    failures = {each.case_id: each.message.removeprefix(f"{each.case_id}: ") for each in head.failures}
+    cases = tuple(
+        _judgement(measurement, heads[case], calibration, guarded, allowed)
+        if case in heads
+        else _missing(measurement, failures.get(case.id))
+        for case, measurement in bases.items()
+    )
+    used = [case for case in cases if case.times.slowdown]
+    known = (calibration.at(each.case) for each in used) if calibration else ()
+    return BaselineVerdict(
+        verdict=gravest([case.verdict for case in cases]),
+        cases=cases,
+        only_head=tuple(case.id for case in heads if case not in bases),
+        threshold=threshold,
+        calibrated=tuple(dict.fromkeys(each.started[:10] for each in known if each)),
+    )
+
+
+def _missing(base: Measurement, failure: str | None) -> CaseJudgement:
+    reason = f"the head has no such case: it failed ({failure})" if failure else "the head has no such case"
+    return CaseJudgement(base.case, median(base.samples_ns), None, TimeFinding("not comparable", reasons=(reason,)))
+
+
+def _judgement(
+    base: Measurement,
+    head: Measurement,
+    calibration: Calibration | None,
+    guarded: Guarded,
+    allowed: Sequence[str],
+) -> CaseJudgement:
+    base_counts, head_counts = seen_counts(base), seen_counts(head)
+    found = changes(base_counts, head_counts)
+    return CaseJudgement(
+        case=head.case,
+        base_ns=median(base.samples_ns),
+        head_ns=median(head.samples_ns),
+        times=_times(base, head, calibration, guarded),
+        changes=found,
+        regressions=regressions(found, allowed),
+        not_counted=not_counted(base_counts, head_counts),
+    )
+
+
+def _times(base: Measurement, head: Measurement, calibration: Calibration | None, guarded: Guarded) -> TimeFinding:
+    ours = calibration is not None and (calibration.machine, calibration.software) == fingerprints(head)
+    calibrated = calibration.at(head.case) if calibration and ours else None
+    if reasons := tuple(_obstacles(base, head, calibrated)):
+        return TimeFinding("not comparable", reasons=reasons)
+    assert calibrated is not None
+    half_width = noise_of(calibrated).half_width
+    assert half_width is not None
+    value = math.log(_normalised_time(head) / _normalised_time(base))
+    log_ratio = Interval(value, value - half_width, value + half_width)
+    return TimeFinding(verdict_of(log_ratio, guarded), Interval(*map(_ratio, log_ratio)))
+
+
+def _normalised_time(measurement: Measurement) -> float:
+    assert measurement.reference is not None
+    return median(measurement.samples_ns) / measurement.reference.time_ns
+
+
+def _obstacles(base: Measurement, head: Measurement, calibrated: CalibratedCase | None) -> Iterator[str]:
+    """Why two times cannot be compared. The machine and the software first: with other ones, nothing else matters."""
+    here, there = head.environment, base.environment
+    if here.machine.fingerprint != there.machine.fingerprint:
+        yield f"another machine: {', '.join(differences(there.machine, here.machine))}"
+    if here.software.fingerprint != there.software.fingerprint:
+        yield f"other software: {', '.join(differences(there.software, here.software))}"
+    if fingerprints(head) != fingerprints(base):
+        return
+    for name, measurement in (("base", base), ("head", head)):
+        if measurement.reference is None:
+            yield f"the {name} was measured without the reference product: measure it again with this ntp"
+    if base.reference is None or head.reference is None:
+        return
+    if base.reference.shape != head.reference.shape:
+        yield "the two were measured beside reference products of different sizes: measure the base again"
+    elif calibrated is None or any(run.reference.shape != head.reference.shape for run in calibrated.runs):
+        yield "the noise of this case on this machine is not known: ntp doctor --calibrate --cases RUN.json measures it"
+    elif len(calibrated.runs) < 2:
+        yield "a single calibrated run tells no noise: ntp doctor --calibrate --cases RUN.json measures it"
+    else:
+        yield from _too_short(base, head, calibrated)
+
+
+def _too_short(base: Measurement, head: Measurement, calibrated: CalibratedCase) -> Iterator[str]:
+    usual_s = median(sum(run.step_time_ns) for run in calibrated.runs) / 1e9
+    for name, measurement in (("base", base), ("head", head)):
+        timed_s = sum(measurement.step_time_ns) / 1e9
+        if timed_s < MIN_SHARE_OF_TIME * usual_s:
+            yield f"the {name}'s steps were timed for {timed_s:.2g} s in all, the calibrated ones for {usual_s:.2g} s"
+
+
+def differences(base: Machine | Software, head: Machine | Software) -> tuple[str, ...]:
+    """In what the fingerprints of two machines, or of two software, differ: some words for each field."""
+    fields = _flat(base.identity), _flat(head.identity)
+    names = dict.fromkeys((*fields[0], *fields[1]))
+    found = ((name, fields[0].get(name), fields[1].get(name)) for name in names)
+    return tuple(_words(name, before, after) for name, before, after in found if before != after)
+
+
+def _flat(identity: Mapping[str, object]) -> dict[str, object]:
+    """The fields, with those of a field that has some (``torch_build``) in its place."""
+    flat: dict[str, object] = {}
+    for field, value in identity.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{field}.{inner}": each for inner, each in value.items()}
+        else:
+            flat[field] = value
+    return flat
+
+
+def _words(name: str, base: object, head: object) -> str:
+    if isinstance(base, list) and isinstance(head, list):
+        return f"other {name}"  # a list of caches or libraries would say it at length
+    values = ("unknown" if each is None else "known" if isinstance(each, list) else each for each in (base, head))
+    return f"{name} {' against '.join(map(str, values))}"
+
+
+def nearest(baselines: Sequence[Run], head: Run) -> Run | None:
+    """The baseline of the machine and software that the head ran on; else one that differs in the fewest fields.
+
+    Those of the software count first, for counts can be compared across machines. None without any measurement.
+    """
+    if not head.measurements:
+        return next(iter(baselines), None)
+    there = head.measurements[0].environment
+
+    def distance(run: Run) -> tuple[int, int]:
+        here = run.measurements[0].environment
+        return (
+            len(differences(here.software, there.software)),
+            len(differences(here.machine, there.machine)),
+        )
+
+    return min((run for run in baselines if run.measurements), key=distance, default=None)

@@ -1,0 +1,141 @@
+"""A run against a stored baseline: the answer in one sentence, a row a case, then what else there is to say."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from ntp.judge.baseline import CONFIDENCE, BaselineVerdict, CaseJudgement
+from ntp.judge.counts import Change
+from ntp.judge.statistics import Interval
+from ntp.judge.verdict import Verdict
+from ntp.report.markup import code, prose, table
+from ntp.report.sentences import NAMED
+from ntp.report.terminal import id_table, wrapped
+from ntp.report.units import UNKNOWN, duration
+
+HEADERS = ("case", "verdict", "base", "head", "slowdown", "interval")
+_SHOWN_CHANGES = 4
+
+
+def terminal(verdict: BaselineVerdict) -> str:
+    """The answer, the table, the notes, and what the columns mean."""
+    parts = [wrapped(_answer(verdict))]
+    if verdict.cases:
+        parts.append(id_table(HEADERS, [_row(case) for case in verdict.cases]))
+    parts += ["\n".join(wrapped(f"- {note}", "  ") for note in _notes(verdict)), wrapped(_legend(verdict))]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def markdown(verdict: BaselineVerdict) -> str:
+    """The same as Markdown."""
+    parts = [f"**{prose(_answer(verdict))}**"]
+    if verdict.cases:
+        parts.append(table(HEADERS, [(code(case_id), *cells) for case_id, *cells in map(_row, verdict.cases)]))
+    parts += ["\n".join(f"- {prose(note)}" for note in _notes(verdict)), prose(_legend(verdict))]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+FORMATS: dict[str, Callable[[BaselineVerdict], str]] = {"terminal": terminal, "markdown": markdown}
+"""What ``ntp compare --gate --format`` can write."""
+
+
+def _answer(verdict: BaselineVerdict) -> str:
+    return f"{verdict.verdict.capitalize()}: the head {_finding(verdict)}."
+
+
+def _finding(verdict: BaselineVerdict) -> str:
+    limit = _limit(verdict)
+    of_all = f"{len(verdict.cases)} case{'' if len(verdict.cases) == 1 else 's'}"
+
+    def cases(kind: Verdict) -> str:
+        return f"{sum(case.verdict == kind for case in verdict.cases)} of {of_all}"
+
+    if not verdict.cases:
+        return "was compared with a baseline that holds no case"
+    if verdict.verdict == "regression":
+        return f"{_regression(verdict)} than the baseline in {cases('regression')}"
+    return {
+        "not comparable": f"cannot be compared with the baseline in {cases('not comparable')}",
+        "inconclusive": f"may be {limit} slower than the baseline, or not: {cases('inconclusive')} undecided",
+        "improvement": f"is more than {limit} faster than the baseline in {cases('improvement')}, slower in none",
+        "pass": f"is not {limit} slower than the baseline, in none of {of_all}",
+    }[verdict.verdict]
+
+
+def _regression(verdict: BaselineVerdict) -> str:
+    slower = [case.times.slowdown for case in verdict.cases if case.times.verdict == "regression"]
+    if worst := max((each.value for each in slower if each), default=None):
+        return f"is up to {worst - 1:.1%} slower"
+    return f"does more a step ({_listed(next(case.regressions for case in verdict.cases if case.regressions), 2)})"
+
+
+def _limit(verdict: BaselineVerdict) -> str:
+    return f"{verdict.threshold * 100:.3g}%"
+
+
+def _listed(found: Sequence[Change], at_most: int) -> str:
+    more = len(found) - at_most
+    return ", ".join(map(str, found[:at_most])) + (f" and {more} more" if more > 0 else "")
+
+
+def _row(case: CaseJudgement) -> tuple[str, ...]:
+    slowdown = case.times.slowdown
+    return (
+        case.case.id,
+        case.verdict,
+        duration(case.base_ns),
+        UNKNOWN if case.head_ns is None else duration(case.head_ns),
+        UNKNOWN if slowdown is None else _percent(slowdown.value),
+        UNKNOWN if slowdown is None else _range(slowdown),
+    )
+
+
+def _range(slowdown: Interval) -> str:
+    return f"{_percent(slowdown.low)} to {_percent(slowdown.high)}"
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio - 1:+.1%}" if ratio < 10 else ">+900%"
+
+
+def _notes(verdict: BaselineVerdict) -> Iterator[str]:
+    """What is said of several cases in the same words is said once."""
+    cases_by_note: dict[str, list[str]] = {}
+    for case in verdict.cases:
+        for note in _notes_on(case):
+            cases_by_note.setdefault(note, []).append(case.case.id)
+    for note, ids in cases_by_note.items():
+        yield f"{_named(ids, len(verdict.cases))}: {note}"
+    if verdict.only_head:
+        yield f"not in the baseline, and not judged: {', '.join(verdict.only_head)}"
+
+
+def _named(ids: Sequence[str], of_all: int) -> str:
+    if len(ids) == of_all > 1:
+        return "all cases"
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return ", ".join(ids[:NAMED]) + more
+
+
+def _notes_on(case: CaseJudgement) -> Iterator[str]:
+    allowed = [change for change in case.changes if change.worse and change not in case.regressions]
+    less = [change for change in case.changes if not change.worse]
+    for what, found in (("does more", case.regressions), ("does more, as allowed", allowed), ("does less", less)):
+        if found:
+            yield f"{what}: {_listed(found, _SHOWN_CHANGES)}"
+    yield from case.times.reasons
+    if case.not_counted:
+        yield f"not counted on both sides, so not compared: {', '.join(case.not_counted)}"
+
+
+def _legend(verdict: BaselineVerdict) -> str:
+    lines = [
+        "Base and head: median step time. Slowdown: head over base, of the step time over that of a reference product "
+        f"in the same process; its interval holds the truth in {CONFIDENCE:.0%} of runs, as far as the noise between "
+        "runs was known"
+    ]
+    if verdict.calibrated:
+        lines.append(f" (calibrated {', '.join(verdict.calibrated)})")
+    lines.append(
+        ". A stored baseline cannot see as little as ntp guard can, which runs both sides in turn: where the base can "
+        "be run, use that."
+    )
+    return "".join(lines)

@@ -1,0 +1,186 @@
+"""A guard's verdict: the answer in one sentence, a row a case, then what else there is to say of each."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from ntp.judge.counts import Change
+from ntp.judge.guard import TAIL, CellJudgement, GuardVerdict
+from ntp.judge.verdict import Finding, Verdict
+from ntp.measure.guard_records import WORK_TREE, GuardRecord, Side
+from ntp.report.markup import code, prose, table
+from ntp.report.terminal import id_table, wrapped
+from ntp.report.units import UNKNOWN, duration
+
+HEADERS = ("case", "verdict", "slowdown", "interval", TAIL, "pairs", "could tell", "time")
+_SHOWN_CHANGES = 4
+_PRACTICAL_BUDGET_S = 3600
+"""Longer than that, nobody waits for a verdict."""
+
+
+def terminal(record: GuardRecord, verdict: GuardVerdict) -> str:
+    """The answer, the table and the notes."""
+    lines = [wrapped(answer(record, verdict)), "", id_table(HEADERS, [_row(cell) for cell in verdict.cells]), ""]
+    lines += [wrapped(f"- {note}", "  ") for note in _notes(record, verdict)]
+    return "\n".join([*lines, "", wrapped(_legend(verdict))]).replace("\n\n\n", "\n\n") + "\n"
+
+
+def markdown(record: GuardRecord, verdict: GuardVerdict) -> str:
+    """The same as Markdown, for a pull request."""
+    rows = [(code(case_id), *cells) for case_id, *cells in map(_row, verdict.cells)]
+    notes = "\n".join(f"- {prose(note)}" for note in _notes(record, verdict))
+    parts = [f"**{prose(answer(record, verdict))}**", table(HEADERS, rows), notes, prose(_legend(verdict))]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def answer(record: GuardRecord, verdict: GuardVerdict) -> str:
+    """The verdict in one sentence: on what, why, and from how much."""
+    pairs = sum(cell.times.pairs for cell in verdict.cells)
+    effort = f"{_counted(pairs, 'pair')} of processes in {duration(record.wall_time_s * 1e9)}"
+    head, base = _side(record.head), _side(record.base)
+    if verdict.failures and verdict.verdict != "regression":
+        return f"Failed: {head} could not be measured against {base} ({effort})."
+    return f"{verdict.verdict.capitalize()}: {head} {_finding(record, verdict, base)} ({effort})."
+
+
+def _side(side: Side) -> str:
+    name = "the work tree" if side.ref == WORK_TREE else side.ref
+    details = [side.commit[:12]] if not side.commit.startswith(side.ref) else []
+    details += ["with uncommitted changes"] if side.dirty else []
+    return f"{name} ({', '.join(details)})" if details else name
+
+
+def _finding(record: GuardRecord, verdict: GuardVerdict, base: str) -> str:
+    """What the verdict says of the head."""
+    limit = _limit(record.plan.guarded[0].threshold)
+    of_all = _counted(len(verdict.cells), "case")
+
+    def cases(kind: Verdict) -> str:
+        return f"{sum(cell.verdict == kind for cell in verdict.cells)} of {of_all}"
+
+    if verdict.verdict == "regression":
+        return f"{_regression(verdict)} than {base} in {cases('regression')}"
+    return {
+        "not comparable": f"cannot be compared with {base} in {cases('not comparable')}",
+        "inconclusive": f"may be {limit} slower than {base}, or not: {cases('inconclusive')} undecided",
+        "improvement": f"is more than {limit} faster than {base} in {cases('improvement')}, slower in none",
+        "pass": f"is not {limit} slower than {base} in any of {of_all}",
+    }[verdict.verdict]
+
+
+def _limit(threshold: float) -> str:
+    return f"{threshold * 100:.3g}%"
+
+
+def _regression(verdict: GuardVerdict) -> str:
+    slower = [found for cell in verdict.cells for found in cell.times.findings if found.verdict == "regression"]
+    if not slower:
+        more = next(cell.regressions for cell in verdict.cells if cell.regressions)
+        return f"does more a step ({_listed(more, 2)})"
+    worst = max(slower, key=_slowdown)
+    return f"is up to {_slowdown(worst):.1%} slower"
+
+
+def _slowdown(found: Finding) -> float:
+    return found.ratio.value - 1 if found.ratio else 0.0
+
+
+def _listed(found: Sequence[Change], at_most: int) -> str:
+    more = len(found) - at_most
+    return ", ".join(map(str, found[:at_most])) + (f" and {more} more" if more > 0 else "")
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _row(cell: CellJudgement) -> tuple[str, ...]:
+    typical, tail = (*cell.times.findings, None, None)[:2]
+    return (
+        cell.case_id,
+        "failed" if cell.failure else cell.verdict,
+        _point(typical),
+        _interval(typical),
+        _point(tail),
+        str(cell.times.pairs),
+        UNKNOWN if typical is None or typical.smallest_detectable is None else _percent(typical.smallest_detectable),
+        duration(cell.wall_time_s * 1e9),
+    )
+
+
+def _point(found: Finding | None) -> str:
+    return UNKNOWN if found is None or found.ratio is None else _percent(found.ratio.value)
+
+
+def _interval(found: Finding | None) -> str:
+    """The interval that decides; before the first look, the plain one."""
+    interval = found and (found.deciding or found.ratio)
+    return f"{_percent(interval.low)} to {_percent(interval.high)}" if interval else UNKNOWN
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio - 1:+z.2%}" if ratio < 10 else ">+900%"
+
+
+def _notes(record: GuardRecord, verdict: GuardVerdict) -> Iterator[str]:
+    for cell in verdict.cells:
+        for note in _notes_on(cell, record.plan.min_pairs):
+            yield f"{cell.case_id}: {note}"
+    if verdict.verdict == "inconclusive":
+        yield _remedy(record, verdict)
+
+
+def _notes_on(cell: CellJudgement, min_pairs: int) -> Iterator[str]:
+    if reason := cell.failure or cell.times.not_comparable:
+        yield reason.replace(f"{cell.case_id}: ", "", 1)  # a worker's message names its case, as the note does
+    allowed = [change for change in cell.changes if change.worse and change not in cell.regressions]
+    less = [change for change in cell.changes if not change.worse]
+    for what, changed in (("does more", cell.regressions), ("does more, as allowed", allowed), ("does less", less)):
+        if changed:
+            yield f"{what}: {_listed(changed, _SHOWN_CHANGES)}"
+    if cell.times.findings and cell.times.pairs < min_pairs:
+        yield f"{_counted(cell.times.pairs, 'pair')} of the {min_pairs} that the first verdict needs"
+        return
+    for found in cell.times.findings:
+        if found.verdict == "regression" or (found.verdict == cell.verdict == "inconclusive"):
+            yield (
+                f"{_name(found)} is slower by {_interval(found)}, allowed are {_limit(found.guarded.threshold)}"
+                f"{_need(found)}"
+            )
+
+
+def _need(found: Finding) -> str:
+    if found.verdict == "regression":
+        return ""
+    if found.more_pairs is None:
+        return "; no practical number of pairs would decide that"
+    return f"; about {_counted(found.more_pairs, 'more pair')} would decide it"
+
+
+def _remedy(record: GuardRecord, verdict: GuardVerdict) -> str:
+    """What to do about a verdict that is open: the budget that would do, at the pace so far, if there is one."""
+    undecided = [cell for cell in verdict.cells if cell.verdict == "inconclusive"]
+    wanted = [
+        max((found.more_pairs or math.inf) for found in cell.times.findings if found.verdict == "inconclusive")
+        for cell in undecided
+    ]
+    pairs = sum(cell.times.pairs for cell in verdict.cells)
+    if not pairs:
+        return "not one pair fitted into the budget: raise --budget"
+    share_missing = sum(wanted) / pairs
+    budget_s = record.wall_time_s * (1 + share_missing)
+    if math.isinf(share_missing) or budget_s > _PRACTICAL_BUDGET_S:
+        return "a quieter machine (ntp doctor) or a larger --threshold would decide it"
+    return f"--budget {math.ceil(budget_s / 60)}min would probably decide it; so would a larger --threshold"
+
+
+def _name(found: Finding) -> str:
+    return "the mean step" if found.guarded.statistic == TAIL else "the typical step"
+
+
+def _legend(verdict: GuardVerdict) -> str:
+    confidence = min((found.confidence for cell in verdict.cells for found in cell.times.findings), default=0.9)
+    return (
+        "Slowdown: of the head against the base, over the turns of a pair and over pairs; its interval decides, and "
+        f"holds the truth in {confidence:.0%} of runs at least, however often it was looked at. Could tell: the "
+        "slowdown that so many pairs would have found in 4 of 5 runs."
+    )

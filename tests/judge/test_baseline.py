@@ -1,0 +1,327 @@
+"""A run against a stored baseline: counts, normalised times, and every reason why those cannot be compared."""
+
+import math
+import re
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntp.case import Case
+from ntp.judge.baseline import Noise, differences, judge_run, nearest, noise_of
+from ntp.judge.sequential import t_quantile
+from ntp.measure.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
+from ntp.measure.environment import CoreKind, Machine, Software, TorchBuild
+from ntp.measure.observations import TensorBytes
+from ntp.measure.records import Failure, Reference
+
+CASE_ID = "simple-b8-s64-t1"
+STEP_NS = 10_000_000
+REFERENCE_NS = 2_000_000
+
+
+def reference(time_ns=REFERENCE_NS, side=512):
+    return Reference(shape=(side, side, side), before_ns=(time_ns,), after_ns=(time_ns,))
+
+
+def calibrated(step_ns, reference_ns=None, case_id=CASE_ID, samples=20, side=512):
+    """Runs whose median step times are these, and whose reference products took these."""
+    runs = zip(step_ns, reference_ns or [REFERENCE_NS] * len(step_ns), strict=True)
+    return CalibratedCase(
+        case=Case.parse(case_id),
+        started="2025-01-02T03:04:05+00:00",
+        runs=tuple(
+            CalibratedRun(step_time_ns=(step,) * samples, reference=reference(time_ns, side)) for step, time_ns in runs
+        ),
+    )
+
+
+QUIET = calibrated([10_000_000, 10_050_000, 9_950_000, 10_020_000, 9_980_000])
+NOISY = calibrated([10_000_000, 12_000_000, 9_000_000, 11_000_000, 8_500_000])
+
+
+@pytest.fixture
+def judge(make_measurement, make_run):
+    """``judge(slowdown, known, base={}, head={}, **options)``: one case, the head so many times as slow."""
+
+    def judged(slowdown=1.0, known=QUIET, base=None, head=None, **options):
+        runs = []
+        for step_ns, changes in ((STEP_NS, base), (round(STEP_NS * slowdown), head)):
+            fields = {"reference": reference(), "step_time_ns": [step_ns] * 20} | (changes or {})
+            runs.append(make_run(make_measurement(fields.pop("case", CASE_ID), **fields)))
+        machine, software = fingerprints(runs[1].measurements[0])
+        calibration = known and Calibration(machine=machine, software=software, cases=(known,))
+        return judge_run(*runs, calibration, **options)
+
+    return judged
+
+
+class TestVerdicts:
+    @pytest.mark.parametrize(
+        ("slowdown", "known", "threshold", "verdict"),
+        [
+            (1.00, QUIET, 0.05, "pass"),
+            (1.03, QUIET, 0.05, "pass"),
+            (1.05, QUIET, 0.05, "inconclusive"),
+            (1.08, QUIET, 0.05, "regression"),
+            (0.90, QUIET, 0.05, "improvement"),
+            (0.96, QUIET, 0.05, "pass"),
+            (1.08, QUIET, 0.20, "pass"),
+            (1.03, QUIET, 0.01, "regression"),
+            (1.08, NOISY, 0.05, "inconclusive"),
+            (1.00, NOISY, 0.05, "inconclusive"),
+            (3.00, NOISY, 0.05, "regression"),
+        ],
+    )
+    def test_where_the_interval_lies_decides(self, judge, slowdown, known, threshold, verdict):
+        found = judge(slowdown, known, threshold=threshold)
+        (case,) = found.cases
+        assert (found.verdict, case.verdict, case.times.reasons) == (verdict, verdict, ())
+        assert case.times.slowdown.value == pytest.approx(slowdown, rel=1e-6)
+        assert case.times.slowdown.low < case.times.slowdown.value < case.times.slowdown.high
+        assert (case.base_ns, case.head_ns) == (STEP_NS, round(STEP_NS * slowdown))
+        assert found.calibrated == ("2025-01-02",)
+
+    def test_a_machine_that_is_slower_as_a_whole_has_not_regressed(self, judge):
+        slower = {"step_time_ns": [2 * STEP_NS] * 20, "reference": reference(2 * REFERENCE_NS)}
+        found = judge(head=slower)
+        assert found.verdict == "pass"
+        assert found.cases[0].times.slowdown.value == pytest.approx(1)
+        assert found.cases[0].head_ns == 2 * STEP_NS
+
+    def test_a_slower_step_on_a_machine_that_got_faster_has(self, judge):
+        found = judge(head={"reference": reference(REFERENCE_NS // 2)})
+        assert found.verdict == "regression"
+        assert found.cases[0].times.slowdown.value == pytest.approx(2)
+
+    def test_the_gravest_case_is_the_verdict(self, make_measurement, make_run):
+        ids = [f"simple-b8-s64-t{threads}" for threads in (1, 2, 3)]
+
+        def run(times_ns):
+            return make_run(
+                *(
+                    make_measurement(case_id, [time_ns] * 20, reference=reference())
+                    for case_id, time_ns in zip(ids, times_ns, strict=True)
+                )
+            )
+
+        base = run([STEP_NS] * 3)
+        known = tuple(QUIET.model_copy(update={"case": Case.parse(each)}) for each in ids)
+        machine, software = fingerprints(base.measurements[0])
+        calibration = Calibration(machine=machine, software=software, cases=known)
+        found = judge_run(base, run([STEP_NS, 2 * STEP_NS, STEP_NS // 2]), calibration)
+        assert [case.verdict for case in found.cases] == ["pass", "regression", "improvement"]
+        assert found.verdict == "regression"
+        assert judge_run(base, run([STEP_NS, STEP_NS, STEP_NS // 2]), calibration).verdict == "improvement"
+
+
+class TestInterval:
+    def test_it_is_the_prediction_interval_of_one_run_against_one(self, judge):
+        (case,) = judge(1.0).cases
+        logs = [math.log(run.step_time_ns[0]) for run in QUIET.runs]
+        half_width = 2.776445 * statistics.stdev(logs) * math.sqrt(2)  # t of 4 degrees of freedom at 97.5%
+        low, high = (math.log(each) for each in case.times.slowdown[1:])
+        assert (low, high) == pytest.approx((-half_width, half_width), rel=1e-5)
+
+    def test_it_covers_the_truth_as_often_as_it_says(self, make_measurement, make_run):
+        """Normal noise of 3% between runs, five of them calibrated; the truth is a slowdown of 4%."""
+        noise = np.random.default_rng(7)
+        base, truth, trials = make_measurement(CASE_ID, reference=reference()), 1.04, 2000
+        machine, software = fingerprints(base)
+        covered = 0
+        for _ in range(trials):
+            *runs, base_ns, head_ns = (1e9 * np.exp(noise.normal(0, 0.03, 7))).astype(int).tolist()
+            calibration = Calibration(machine=machine, software=software, cases=(calibrated(runs, samples=1),))
+            sides = (
+                make_run(base.model_copy(update={"step_time_ns": (time_ns,)}))
+                for time_ns in (base_ns, round(head_ns * truth))
+            )
+            interval = judge_run(*sides, calibration).cases[0].times.slowdown
+            covered += interval.low <= truth <= interval.high
+        # Three standard errors of 0.5% around 95%.
+        assert 0.935 < covered / trials < 0.965
+
+
+class TestNoise:
+    def test_spreads_are_standard_deviations_of_log_times(self):
+        noise = noise_of(calibrated([100_000, 110_000, 90_000], [1000, 1100, 900]))
+        assert (noise.runs, noise.step_ns) == (3, 100_000)
+        assert noise.raw == pytest.approx(statistics.stdev(map(math.log, (100, 110, 90))))
+        assert noise.normalised == pytest.approx(0, abs=1e-12)
+        assert noise.smallest_slowdown == pytest.approx(0, abs=1e-9)
+
+    def test_a_single_run_tells_no_noise(self):
+        noise = noise_of(calibrated([100_000]))
+        assert (noise.raw, noise.normalised, noise.half_width, noise.smallest_slowdown) == (None,) * 4
+
+    def test_two_wild_runs_can_tell_nothing_and_break_nothing(self, judge):
+        wild = calibrated([1, 10**12], samples=20)
+        assert noise_of(wild).smallest_slowdown > 1e100
+        assert judge(1.0, wild, threshold=0.5).verdict == "not comparable", "timed for far less than those"
+        assert judge(1.0, calibrated([10**5, 10**9])).verdict == "not comparable"
+        assert judge(1.0, calibrated([10**6, 10**7])).verdict == "inconclusive"
+
+    def test_the_least_slowdown_is_what_just_leaves_no_slowdown_out(self, judge):
+        smallest = noise_of(QUIET).smallest_slowdown
+        assert judge(1 + smallest * 1.01).cases[0].times.slowdown.low > 1
+        assert judge(1 + smallest * 0.99).cases[0].times.slowdown.low < 1
+
+    @given(st.lists(st.integers(1, 10**12), min_size=2, max_size=8), st.integers(1, 1000))
+    def test_the_unit_of_time_is_nothing_to_it(self, times_ns, factor):
+        one = noise_of(calibrated(times_ns))
+        other = noise_of(calibrated([each * factor for each in times_ns]))
+        assert (one.raw, one.normalised) == pytest.approx((other.raw, other.normalised), abs=1e-9)
+        assert isinstance(one, Noise)
+        assert one.half_width == pytest.approx(t_quantile(len(times_ns), 0.975) * one.normalised * math.sqrt(2))
+
+
+OTHER_MACHINE = Machine(cpu_model="Another CPU", logical_cpus=64)
+
+
+class TestNotComparable:
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            (
+                {"head": {"machine": OTHER_MACHINE}},
+                "another machine: .*cpu_model Example CPU @ 2.50GHz against Another",
+            ),
+            ({"head": {"software": Software(torch="3.0")}}, r"other software: .*torch 2.9.0\+cpu against 3.0"),
+            ({"base": {"reference": None}}, "the base was measured without the reference product"),
+            ({"head": {"reference": None}}, "the head was measured without the reference product"),
+            (
+                {"base": {"reference": reference(side=1024)}},
+                "the two were measured beside reference products of different sizes",
+            ),
+            ({"known": None}, "the noise of this case on this machine is not known: ntp doctor --calibrate"),
+            ({"known": calibrated([1, 2], case_id="simple-b8-s64-t2")}, "the noise of this case on this machine"),
+            ({"known": calibrated([10**7] * 5, side=1024)}, "the noise of this case on this machine is not known"),
+            ({"known": calibrated([10**7])}, "a single calibrated run tells no noise"),
+            ({"known": calibrated([10**7] * 5, samples=41)}, r"the base's steps were timed for 0.2 s .* for 0.41 s"),
+        ],
+    )
+    def test_the_reason_is_named(self, judge, options, reason):
+        found = judge(**options)
+        (case,) = found.cases
+        assert (found.verdict, case.verdict, case.times.slowdown) == ("not comparable", "not comparable", None)
+        assert re.match(reason, case.times.reasons[0]), case.times.reasons
+        assert found.calibrated == ()
+
+    def test_a_head_that_was_timed_as_long_with_slower_steps_is_comparable(self, judge):
+        found = judge(head={"step_time_ns": [4 * STEP_NS] * 5})
+        assert found.verdict == "regression"
+
+    def test_both_machine_and_software_are_named(self, judge):
+        (case,) = judge(head={"machine": OTHER_MACHINE, "software": Software()}).cases
+        assert [reason.split(":")[0] for reason in case.times.reasons] == ["another machine", "other software"]
+
+    def test_the_noise_of_another_machine_is_not_believed(self, make_measurement, make_run):
+        run = make_run(make_measurement(CASE_ID, [STEP_NS] * 20, reference=reference()))
+        machine, software = fingerprints(run.measurements[0])
+        assert judge_run(run, run, Calibration(machine=machine, software=software, cases=(QUIET,))).verdict == "pass"
+        for names in (("other", software), (machine, "other")):
+            calibration = Calibration(machine=names[0], software=names[1], cases=(QUIET,))
+            assert judge_run(run, run, calibration).verdict == "not comparable"
+
+    def test_a_case_that_the_head_lacks_is_never_a_pass(self, judge, make_measurement, make_run):
+        base = make_run(make_measurement(CASE_ID), make_measurement("simple-b8-s64-t2"))
+        failure = Failure(case_id="simple-b8-s64-t2", message="simple-b8-s64-t2: was killed")
+        found = judge_run(base, make_run(failures=(failure,)), None)
+        assert [case.times.reasons for case in found.cases] == [
+            ("the head has no such case",),
+            ("the head has no such case: it failed (was killed)",),
+        ]
+        assert [case.head_ns for case in found.cases] == [None, None]
+        assert found.verdict == "not comparable"
+
+    def test_a_case_that_the_base_lacks_is_named_and_not_judged(self, make_measurement, make_run):
+        found = judge_run(make_run(), make_run(make_measurement(CASE_ID)), None)
+        assert (found.verdict, found.cases, found.only_head) == ("not comparable", (), (CASE_ID,))
+
+    def test_a_case_measured_twice_counts_by_its_last_time(self, make_measurement, make_run):
+        first, last = (make_measurement(CASE_ID, [time_ns] * 20) for time_ns in (1000, 2000))
+        (case,) = judge_run(make_run(first, last), make_run(last, first), None).cases
+        assert (case.base_ns, case.head_ns) == (2000, 1000)
+
+
+class TestCounts:
+    def test_a_count_that_rose_is_a_regression_whatever_the_times(self, judge):
+        for options in ({}, {"known": None}, {"head": {"parameters": 8, "machine": OTHER_MACHINE}}):
+            found = judge(base={"parameters": 7}, **{"head": {"parameters": 8}, **options})
+            (case,) = found.cases
+            assert found.verdict == "regression"
+            assert case.regressions == (("parameters", 7, 8),)
+
+    def test_one_that_is_allowed_or_fell_is_named_and_is_none(self, judge):
+        allowed = judge(base={"parameters": 7}, head={"parameters": 8}, allowed=["para*"])
+        assert (allowed.verdict, allowed.cases[0].changes) == ("pass", (("parameters", 7, 8),))
+        fallen = judge(base={"parameters": 8}, head={"parameters": 7})
+        assert (fallen.verdict, fallen.cases[0].changes) == ("pass", (("parameters", 8, 7),))
+
+    def test_what_the_observers_saw_is_counted(self, judge, make_observations, make_operators):
+        seen = make_observations()
+        memory = seen.memory.model_copy(update={"peak": TensorBytes(parameters=1)})
+        operators = make_operators(("aten::mm", "forward", 1, 2, 3), ("aten::mm", "backward", 1, 4), ("mine", "loss"))
+        head = seen.model_copy(update={"memory": memory, "operators": operators})
+        (case,) = judge(base={"observations": seen}, head={"observations": head}).cases
+        found = {change.name: change for change in case.changes}
+        assert found["peak_tensor_bytes"][1:] == (seen.memory.peak_bytes, 1)
+        assert found["allocated_bytes"].head == 3 * 2**20
+        assert found["aten::addmm"] == ("aten::addmm", 2, 0)
+        assert "aten::mm" not in found, "six calls on both sides, in whichever phases"
+        assert "mine" not in found, "no operator of torch's"
+        assert case.not_counted == ()
+
+    @pytest.mark.parametrize("missing", ["base", "head", "both"])
+    def test_what_one_side_lacks_is_not_compared_and_that_is_said(self, judge, make_observations, missing):
+        seen = make_observations()
+        less = make_observations(operators=None, flops=None)
+        sides = {"base": less if missing != "head" else seen, "head": less if missing != "base" else seen}
+        (case,) = judge(**{name: {"observations": each} for name, each in sides.items()}).cases
+        assert case.changes == ()
+        assert case.not_counted == ("flops", "operators", "allocated_bytes")
+        assert case.verdict == "pass"
+
+
+class TestDifferences:
+    def test_equal_fingerprints_differ_in_nothing(self, make_measurement):
+        environment = make_measurement().environment
+        newer = environment.software.model_copy(update={"ntp": "99"})
+        busier = environment.machine.model_copy(update={"governor": "powersave", "kernel": "7"})
+        assert differences(environment.machine, busier) == differences(environment.software, newer) == ()
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"cpu_model": "B"}, "cpu_model Example CPU @ 2.50GHz against B"),
+            ({"numa_nodes": 2}, "numa_nodes unknown against 2"),
+            ({"isa_flags": ("avx2",)}, "other isa_flags"),
+            ({"isa_flags": None}, "isa_flags known against unknown"),
+            ({"core_kinds": (CoreKind(cpus=2),)}, "cpus_by_kind unknown against known"),
+        ],
+    )
+    def test_a_machine_in_words(self, make_measurement, change, words):
+        machine = make_measurement().environment.machine
+        assert differences(machine, machine.model_copy(update=change)) == (words,)
+
+    def test_a_build_of_torch_is_told_field_by_field(self, make_measurement):
+        software = make_measurement().environment.software
+        build = TorchBuild(blas="mkl", mkl="2025.0", onednn="3.7.1")
+        found = differences(software, software.model_copy(update={"torch_build": build, "libraries": ()}))
+        assert set(found) == {"torch_build.mkl 2024.2 against 2025.0", "other libraries"}
+
+
+class TestNearest:
+    def test_the_same_machine_and_software_come_first_then_the_same_software(self, make_measurement, make_run):
+        here = make_measurement()
+        software = here.environment.software.model_copy(update={"torch": "3.0"})
+        exact, elsewhere = make_run(here), make_run(make_measurement(machine=OTHER_MACHINE))
+        later = make_run(make_measurement(software=software))
+        head = make_run(make_measurement("simple-b8-s64-t2"))
+        assert nearest([later, elsewhere, exact], head) is exact
+        assert nearest([later, elsewhere], head) is elsewhere
+        assert nearest([later], head) is later
+        assert nearest([], head) is None
+        assert nearest([exact, later], make_run()) is exact

@@ -1,0 +1,75 @@
+"""The reference product: timed as asked, and nothing of it stays behind."""
+
+import mmap
+import weakref
+
+import pytest
+import torch
+
+from ntp.measure import reference
+from ntp.measure.reference import plain_settings, reference_pass
+
+SIDE = 8
+
+
+@pytest.fixture
+def settings():
+    """Puts torch's process-wide settings back."""
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.set_num_threads(before[0])
+    torch.set_float32_matmul_precision(before[1])
+
+
+def test_the_product_is_the_same_every_time_and_timed_at_least_twice(monkeypatch):
+    products = []
+
+    def timed(jobs, budget_s):
+        (job,) = jobs
+        products.append(job().clone())
+        assert budget_s == 0.5
+        return [(3, 4)]
+
+    monkeypatch.setattr(reference, "time_in_rounds", timed)
+    answers = [reference_pass(1, SIDE, 0.5) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert (answers[0].shape, answers[0].time_ns) == ((SIDE, SIDE, SIDE), (3, 4))
+    assert torch.equal(*products)
+    assert products[0].dtype == torch.float32
+    # Rows of unit variance, so that nothing overflows or is denormal whatever the side.
+    assert 0.1 < float(products[0].std()) < 3
+    monkeypatch.undo()
+    assert len(reference_pass(1, SIDE, 0.0).time_ns) >= 2
+
+
+def test_random_numbers_and_memory_of_the_training_are_left_alone(monkeypatch):
+    rooms = []
+
+    class Room(mmap.mmap):
+        def __init__(self, *_):
+            rooms.append(weakref.ref(self))
+
+    monkeypatch.setattr(mmap, "mmap", Room)
+    random_state = torch.get_rng_state()
+    reference_pass(1, SIDE, 0.0)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert [room() for room in rooms] == [None]
+
+
+@pytest.mark.usefixtures("settings")
+def test_what_a_model_has_set_does_not_touch_the_product_and_is_put_back():
+    torch.set_num_threads(3)
+    torch.set_float32_matmul_precision("medium")
+    with pytest.raises(KeyError), plain_settings(2):
+        assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "highest")
+        raise KeyError
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (3, "medium")
+
+
+@pytest.mark.usefixtures("settings")
+def test_threads_that_are_right_already_are_not_set_again(monkeypatch):
+    torch.set_num_threads(2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("set anew"))
+    with plain_settings(2):
+        assert torch.get_num_threads() == 2
+    monkeypatch.undo()

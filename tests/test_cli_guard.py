@@ -1,0 +1,315 @@
+"""``ntp guard`` as its users meet it: with records made by hand, and with real processes in a real repository."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ntp import cli
+from ntp.errors import WorkerFailed
+from ntp.judge.guard import plan_of, summary, verdict_on
+from ntp.measure.guard_records import Block, Cell, Counts, GuardRecord, Pair, Side
+
+COUNTS = Counts(parameters=7, flops=100, operators=(("aten::mm", 3.0),), allocated_bytes=64, peak_tensor_bytes=128)
+NOISE = (0.001, -0.002, 0.0015, 0.0005, -0.001, 0.0, 0.002, -0.0015)
+CASE_ID = "simple-b2-s4-t1"
+
+
+def pair(slowdown):
+    times = {"base": (1_000_000,) * 8, "head": (round(1_000_000 * (1 + slowdown)),) * 8}
+    return Pair(case_id=CASE_ID, seed=0, blocks=tuple(Block(side=s, step_time_ns=t) for s, t in times.items()))
+
+
+def record(slowdown=0.0, pairs=8, **cell):
+    values = {"base": COUNTS, "head": COUNTS, "pairs": tuple(pair(slowdown + noise) for noise in NOISE[:pairs])}
+    return GuardRecord(
+        started="2025-01-02T03:04:05+00:00",
+        wall_time_s=80.0,
+        command=("ntp", "guard"),
+        base=Side(ref="main", commit="a" * 40),
+        head=Side(ref="worktree", commit="b" * 40, dirty=True),
+        plan=plan_of([CASE_ID], 0.01, 60),
+        budget_s=60,
+        seed=0,
+        cells=(Cell(case_id=CASE_ID, **(values | cell)),),
+    )
+
+
+MORE = COUNTS.model_copy(update={"operators": (("aten::copy_", 2.0), ("aten::mm", 3.0))})
+VERDICTS = {
+    "Pass": (record(), 0),
+    "Regression": (record(0.05), 1),
+    "Improvement": (record(-0.05), 0),
+    "Inconclusive": (record(0.0, pairs=2), 3),
+    "Not comparable": (record(base=None, pairs=0, base_failure="no such model"), 4),
+    "Failed": (record(head=None, pairs=0, failure="simple: died"), 5),
+}
+
+
+class Result:
+    def __init__(self, capsys, *arguments):
+        self.status = cli.main([str(argument) for argument in arguments])
+        self.out, self.err = capsys.readouterr()
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    return lambda *arguments: Result(capsys, "guard", *arguments)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    def keep(what):
+        path = tmp_path / "guard.json"
+        path.write_text(what.text(summary(verdict_on(what))))
+        return path
+
+    return keep
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_a_replay_says_the_verdict_and_ends_with_its_status(run, kept, name):
+    what, status = VERDICTS[name]
+    result = run("--replay", kept(what))
+    assert result.status == status
+    assert result.out.startswith(f"{name}: the work tree (bbbbbbbbbbbb, with uncommitted changes) ")
+    assert max(map(len, result.out.splitlines())) <= 100
+    assert result.err == ""
+
+
+def test_the_file_holds_the_verdict_for_others_to_read(kept):
+    document = json.loads(kept(record(0.05)).read_text())
+    assert document["verdict"]["verdict"] == "regression"
+    [case] = document["verdict"]["cases"]
+    assert case["case"] == CASE_ID
+    assert case["statistics"][0]["ratio"] == pytest.approx(1.05, rel=0.01)
+    assert case["statistics"][0]["interval"][0] > 1.01
+
+
+def test_whoever_pins_can_fail_on_an_improvement(run, kept):
+    assert run("--replay", kept(record(-0.05)), "--fail-on", "improvement").status == 1
+    assert run("--replay", kept(record()), "--fail-on", "improvement").status == 0
+
+
+def test_a_count_that_rises_is_a_regression_and_named(run, kept):
+    result = run("--replay", kept(record(head=MORE)))
+    assert result.status == 1
+    assert "+2 aten::copy_ a step" in result.out
+
+
+def test_a_job_summary_is_added_to(run, kept, monkeypatch, tmp_path):
+    path = tmp_path / "summary.md"
+    path.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
+    run("--replay", kept(record()))
+    text = path.read_text()
+    assert text.startswith("before\n**Pass: ")
+    assert f"| `{CASE_ID}` |" in text
+
+
+def test_a_job_summary_that_cannot_be_written_is_one_line(run, kept, monkeypatch, tmp_path):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "nowhere" / "summary.md"))
+    result = run("--replay", kept(record()))
+    assert result.status == 2
+    assert result.err.count("\n") == 1
+    assert "GITHUB_STEP_SUMMARY" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--base REF"),
+        (["--base", "HEAD", "--replay", "guard.json"], "--base REF"),
+        (["--base", "HEAD", "--threshold", "0"], "1% or 0.01"),
+        (["--base", "HEAD", "--threshold", "100%"], "1% or 0.01"),
+        (["--base", "HEAD", "--threshold", "much"], "much"),
+        (["--base", "HEAD", "--budget", "0s"], "5min"),
+        (["--base", "HEAD", "--budget", "nan"], "nan"),
+        (["--base", "HEAD", "--budget", "1e9"], "1e9"),
+        (["--base", "HEAD", "--cases", "simple"], "not a case id"),
+        (["--base", "HEAD", "--cases", "simple-b2-s4-t900"], "900"),
+        (["--base", "HEAD", "--cases", CASE_ID, "--model", "model.py:make"], "give one of the two"),
+        (["--base", "HEAD", "--model", "/models/model.py:make"], "inside the repository"),
+        (["--base", "no-such-branch"], "no-such-branch"),
+        (["--base", "HEAD", "--head", "no-such-branch"], "no-such-branch"),
+        (["--replay", "no-such-file.json"], "no-such-file.json"),
+    ],
+)
+def test_wrong_usage_is_one_line(run, arguments, says):
+    result = run(*arguments)
+    assert result.status == 2
+    assert says in result.err
+    assert result.err.count("\n") == 1
+    assert result.out == ""
+
+
+@pytest.mark.parametrize(("text", "value"), [("1%", 0.01), ("0.5%", 0.005), ("0.02", 0.02), (" 5%", 0.05)])
+def test_shares(text, value):
+    assert cli.fraction(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("300", 300), ("300s", 300), ("5min", 300), ("1.5m", 90), ("1h", 3600)])
+def test_durations(text, value):
+    assert cli.seconds(text) == value
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
+def test_what_was_measured_before_an_interrupt_is_kept(run, monkeypatch, tmp_path, stop):
+    closed = []
+
+    def interrupted(*_arguments, **_options):
+        try:
+            yield record(pairs=0)
+            yield record(pairs=6)
+            raise stop
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr("ntp.campaign.guard.guard", interrupted)
+    path = tmp_path / "guard.json"
+    result = run("--base", "HEAD", "--cases", CASE_ID, "--json", path)
+    assert result.status == (143 if isinstance(stop, SystemExit) else 130)
+    assert closed == [True]
+    assert f"--replay {path}" in result.err
+    assert len(GuardRecord.load(path).cells[0].pairs) == 6
+
+
+def test_a_worker_that_cannot_be_started_is_a_failure(run, monkeypatch, tmp_path):
+    def failing(*_arguments, **_options):
+        raise WorkerFailed("the process that forks workers is gone", "ImportError: torch")
+        yield
+
+    monkeypatch.setattr("ntp.campaign.guard.guard", failing)
+    result = run("--base", "HEAD", "--cases", CASE_ID, "--json", tmp_path / "guard.json")
+    assert result.status == 5
+    assert result.err == "ntp: error: the process that forks workers is gone\nImportError: torch\n"
+
+
+MODEL = """
+import torch
+
+class Model(torch.nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table = torch.nn.Embedding(vocab_size, vocab_size)
+
+    def forward(self, ids):
+        return self.table(ids){change}
+
+def make(vocab_size):
+    return Model(vocab_size)
+"""
+USERS_CASE = "model.py:make-b2-s4-t1-v50"
+
+
+class Repository:
+    """A user's own, whose base holds a model and whose work tree holds a change."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.git("init", "--quiet", "--initial-branch", "trunk")
+        self.git("config", "user.name", "Somebody")
+        self.git("config", "user.email", "somebody@example.org")
+
+    def git(self, *arguments: str) -> str:
+        command = ["git", "-C", str(self.path), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def commit(self, **files: str) -> None:
+        self.write(**files)
+        self.git("add", ".")
+        self.git("commit", "--quiet", "--message", "a commit")
+
+    def write(self, **files: str) -> None:
+        for name, text in files.items():
+            (self.path / f"{name}.py").write_text(text)
+
+    def guard(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*arguments), capture_output=True, text=True, cwd=self.path, check=False)
+
+    def command(self, *arguments: str) -> list[str]:
+        options = ["--base", "HEAD", "--cases", USERS_CASE, "--json", "out/guard.json"]
+        return [sys.executable, "-m", "ntp", "guard", *options, *arguments]
+
+    def is_clean(self) -> bool:
+        """Whether no worktree is left, and the user's own files are as they were."""
+        return self.git("worktree", "list").count("\n") == 1 and self.git("stash", "list") == ""
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("GIT")]:
+        monkeypatch.delenv(name)
+    path = tmp_path / "repository"
+    path.mkdir()
+    return Repository(path)
+
+
+def test_a_change_in_a_users_repository_is_found_by_its_counts(repository):
+    repository.commit(model=MODEL.format(change=""))
+    repository.write(model=MODEL.format(change=".clone()"))
+    status = repository.git("status", "--porcelain")
+    result = repository.guard("--budget", "1s")
+    assert result.returncode == 1, result.stderr
+    assert "aten::clone" in result.stdout
+    assert "with uncommitted changes" in result.stdout
+    assert repository.is_clean()
+    assert repository.git("status", "--porcelain") == f"{status}?? out/\n"
+    allowed = repository.guard("--budget", "1s", "--allow", "*_bytes,aten::*")
+    assert allowed.returncode == 3, allowed.stdout
+
+
+def test_unchanged_code_is_measured_in_pairs(repository):
+    repository.commit(model=MODEL.format(change=""))
+    result = repository.guard("--budget", "12s", "--threshold", "90%", "--head", "HEAD")
+    kept = GuardRecord.load(repository.path / "out/guard.json")
+    assert len(kept.cells[0].pairs) >= 1
+    assert kept.cells[0].base == kept.cells[0].head
+    assert result.returncode == (0 if len(kept.cells[0].pairs) >= kept.plan.min_pairs else 3), result.stdout
+    replay = subprocess.run(
+        [sys.executable, "-m", "ntp", "guard", "--replay", repository.path / "out/guard.json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (replay.stdout, replay.returncode) == (result.stdout, result.returncode)
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "status", "says"),
+    [
+        ({"other": ""}, {"model": MODEL.format(change="")}, 4, "model.py"),
+        ({"model": "import no_such_module"}, {"model": MODEL.format(change="")}, 4, "no_such_module"),
+        ({"model": MODEL.format(change="")}, {"model": "1 / 0"}, 5, "division by zero"),
+    ],
+)
+def test_a_side_that_cannot_run_never_passes(repository, base, head, status, says):
+    repository.commit(**base)
+    repository.write(**head)
+    result = repository.guard("--budget", "30s")
+    assert result.returncode == status, result.stdout
+    assert says in result.stdout
+    assert repository.is_clean()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_no_worktree_and_no_process(repository, number, status):
+    repository.commit(model=MODEL.format(change=""))
+    command = repository.command("--budget", "100s")
+    process = subprocess.Popen(command, cwd=repository.path, stderr=subprocess.PIPE, text=True)
+    kept = repository.path / "out/guard.json"
+    while not kept.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "what was measured is kept" in errors
+    assert repository.is_clean()
+    assert GuardRecord.load(kept).cells[0].base is not None
