@@ -444,9 +444,7 @@ def _show(base: "Run", head: "Run", format_: ComparisonFormat) -> int:
     return 0 if comparison.rows else NOT_COMPARABLE
 
 
-def _gate(
-    base: "Run", head: "Run", format_: ComparisonFormat, threshold: float | None, allowed: Sequence[str]
-) -> int:
+def _gate(base: "Run", head: "Run", format_: ComparisonFormat, threshold: float | None, allowed: Sequence[str]) -> int:
     from ntp.gate import EXIT_STATUS, judged
     from ntp.judge.baseline import THRESHOLD
     from ntp.report.baseline import FORMATS

@@ -65,5 +65,5 @@ def test_folders_that_hold_none_or_are_not_there(tmp_path):
     with pytest.raises(RecordError, match=r"none is no folder of baselines: ntp baseline RUN.json --dir .*none"):
         load_baselines(tmp_path / "none")
     (tmp_path / "notes.json").write_text(json.dumps({"benchmarks": []}))
-    with pytest.raises(RecordError, match="notes.json was not written by ntp"):
+    with pytest.raises(RecordError, match=r"notes\.json was not written by ntp"):
         load_baselines(tmp_path)
