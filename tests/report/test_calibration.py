@@ -34,10 +34,13 @@ def test_one_case_and_none():
     assert cells(once, "simple-b8-s64-t1") == ["simple-b8-s64-t1", "1", "12.3", "ms", "-", "-", "-"]
 
 
-NAMES = st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters=":")
-
-
-@given(st.text(NAMES, min_size=1, max_size=150), SPREADS, SPREADS)
+@given(
+    st.text(
+        st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters=":"), min_size=1, max_size=150
+    ),
+    SPREADS,
+    SPREADS,
+)
 def test_lines_fit_whatever_a_case_is_called_and_however_noisy_it_is(name, raw, normalised):
     case = Case(workload=Workload(model=f"{name}.py:make"))
     text = terminal([Noise(case, 2, 1.0, raw, normalised)])
