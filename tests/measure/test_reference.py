@@ -8,6 +8,7 @@ import torch
 
 from ntp.measure import reference
 from ntp.measure.reference import plain_settings, reference_pass
+from ntp.measure.worker import CaseHolder
 
 SIDE = 8
 
@@ -61,14 +62,24 @@ def test_what_a_model_has_set_does_not_touch_the_product_and_is_put_back():
     torch.set_num_threads(3)
     torch.set_float32_matmul_precision("medium")
 
+    inside = []
+
     def fail():
         with plain_settings(2):
-            assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "highest")
+            inside.append((torch.get_num_threads(), torch.get_float32_matmul_precision()))
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
+    assert inside == [(2, "highest")]
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (3, "medium")
+
+
+def test_a_worker_times_it_with_the_threads_of_its_case(monkeypatch):
+    monkeypatch.setattr(reference, "reference_pass", lambda threads: f"with {threads}")
+    holder = CaseHolder()
+    holder._threads = 3
+    assert holder.reference() == "with 3"
 
 
 @pytest.mark.usefixtures("settings")
