@@ -14,7 +14,7 @@ from ntp.measure.runfile import document_of, text_of
 from ntp.report import baseline as baseline_report
 from ntp.report import calibration as calibration_report
 
-REFERENCE = Reference(shape=(4, 4, 4), before_ns=(1000,), after_ns=(1000,))
+REFERENCE = Reference(shape=(4, 4, 4), turns_ns=((1000,),))
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from ntp.measure.baselines import save_baseline
 from ntp.measure.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
 from ntp.measure.records import Reference
 
-REFERENCE = Reference(shape=(4, 4, 4), before_ns=(1000,), after_ns=(1000,))
+REFERENCE = Reference(shape=(4, 4, 4), turns_ns=((1000,),))
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ class FakeWorker:
 
     def reference(self):
         ASKED.append("reference")
-        return Referenced(shape=(4, 4, 4), time_ns=(1000,))
+        return Referenced(shape=(4, 4, 4), time_ns=(1000,), cpu_time_s=0)
 
     def phases(self, steps):
         ASKED.append(f"phases={{steps}}")
@@ -160,8 +160,9 @@ def test_a_worker_is_asked_for_the_samples_and_no_step_more(sweep, pytester):
     sweep(*SWEEP, "-k", "bench_train_step")
     # 20 ms of steps of 512 and of 2048 microseconds, and at least ten. Then the observers' own.
     asked = pytester.path.joinpath("asked.txt").read_text()
-    around = ("load warm_up reference", "reference phases=4 stop")
-    assert asked == " ".join((around[0], "40", around[1], around[0], "10", around[1]))
+    # 40 steps and 10, in eight turns with the reference product around each.
+    turns = ("5 reference " * 8, "".join(f"{steps} reference " for steps in (1, 1, 1, 2, 1, 1, 1, 2)))
+    assert asked == " ".join(f"load warm_up reference {steps}phases=4 stop" for steps in turns)
 
 
 def test_an_observer_that_fails_costs_what_it_would_have_seen(sweep, pytester):
@@ -176,7 +177,7 @@ def test_an_observer_that_fails_costs_what_it_would_have_seen(sweep, pytester):
 def test_operators_are_attached_on_request(sweep, pytester):
     sweep(*SWEEP, "-k", "b8", "--ntp-profile")
     assert pytester.path.joinpath("asked.txt").read_text() == (
-        "load warm_up reference 40 reference phases=4 operators=3 stop"
+        f"load warm_up reference {'5 reference ' * 8}phases=4 operators=3 stop"
     )
     assert load(pytester).measurements[0].observations.operators is not None
 
@@ -186,7 +187,7 @@ def test_pytest_benchmark_sees_the_workers_times(sweep, pytester):
     own = json.loads(pytester.path.joinpath("own.json").read_text())
     first = own["benchmarks"][0]["stats"]
     assert first["rounds"] == 40
-    assert first["data"] == pytest.approx([(512_000 + i) / 1e9 for i in range(40)])
+    assert first["data"] == pytest.approx([(512_000 + i) / 1e9 for _ in range(8) for i in range(5)])
     assert Run.from_document(own).measurements == load(pytester).measurements
 
 

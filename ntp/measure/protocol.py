@@ -39,6 +39,7 @@ class Referenced(Frozen):
 
     shape: Shape
     time_ns: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    cpu_time_s: float
 
 
 class Worker(Protocol):
@@ -54,7 +55,7 @@ class Worker(Protocol):
         """Run and time exactly ``steps`` steps, which should take about ``expected_s`` seconds."""
 
     def reference(self) -> Referenced:
-        """Time the reference product, for a few tens of milliseconds. No step is run."""
+        """Time the reference product, for some ten milliseconds. No step is run."""
 
     def phases(self, steps: int) -> PhaseTimes:
         """Time the phases of so many steps, beside as many bare ones."""

@@ -6,7 +6,6 @@ concerns the whole run in a top-level ``"ntp"``.
 """
 
 import json
-import math
 import os
 import statistics
 import tempfile
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from ntp.case import Case, Frozen
 from ntp.errors import RecordError
@@ -43,7 +42,7 @@ class Harness(Frozen):
     """Starting the process, importing torch, building the model."""
     warm_up_s: float
     timed_s: float
-    """All timed steps, with what lies between them."""
+    """All timed steps, with what lies between them, the reference product too."""
     parent_cpu_s: float
     """CPU time that this process, the worker's parent, used while steps were timed."""
 
@@ -71,16 +70,19 @@ class Reference(Frozen):
     """
 
     shape: Shape
-    before_ns: tuple[NonNegativeInt, ...] = Field(min_length=1)
-    """Samples taken right before the first timed step."""
-    after_ns: tuple[NonNegativeInt, ...] = Field(min_length=1)
-    """Samples taken right after the last one."""
+    turns_ns: tuple[tuple[NonNegativeInt, ...], ...] = Field(min_length=1)
+    """The samples of each turn: before the first timed step, between the turns of the steps, and after the last one."""
+
+    @model_validator(mode="after")
+    def _every_turn_has_samples(self) -> Self:
+        if not all(self.turns_ns):
+            raise ValueError("every turn of the reference product has a sample")
+        return self
 
     @property
     def time_ns(self) -> float:
-        """What the product took while the steps were timed: the geometric mean of the two medians."""
-        before_ns, after_ns = (max(1.0, statistics.median(each)) for each in (self.before_ns, self.after_ns))
-        return math.sqrt(before_ns * after_ns)
+        """What the product took while the steps were timed: the median of all samples."""
+        return max(1.0, statistics.median(sample for turn in self.turns_ns for sample in turn))
 
 
 class Measurement(Frozen):

@@ -1,4 +1,4 @@
-"""The reference workload: a matrix product of fixed size, timed in a worker right before and after the steps.
+"""The reference workload: a matrix product of fixed size, timed in a worker in turn with the steps.
 
 It is the roofline's fp32 product, as torch does it by itself. What slows the machine down for a while (another guest,
 a lower frequency) slows it, too, so that a step's time over its time can be held against that of another day.
@@ -6,24 +6,25 @@ a lower frequency) slows it, too, so that a step's time over its time can be hel
 
 import math
 import mmap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
 
 from ntp.measure.protocol import Referenced
-from ntp.measure.rounds import time_in_rounds
+from ntp.measure.rounds import burst
 from ntp.train import thread_count
 
 SIDE = 512
 """Of the square matrices. Large enough that the threads hardly wait for each other, small enough that a slow CPU still
 gives several samples in a few tens of milliseconds."""
 
-BUDGET_S = 0.03
-"""What is spent before the timed steps, and again after them, at least: two bursts of 20 ms are always run."""
+CALLS = 3
+"""That are timed in a turn, after one that is not: it finds neither its matrices in the caches nor threads awake."""
 
 
-def reference_pass(threads: int, side: int = SIDE, budget_s: float = BUDGET_S) -> Referenced:
+def reference_pass(threads: int, side: int = SIDE, calls: int = CALLS) -> Referenced:
     """Time (S, S) x (S, S) -> (S, S) in fp32 with so many threads, the second factor transposed as nn.Linear keeps it.
 
     Nothing of it stays behind: the matrices lie in memory of their own, which goes back to the kernel at once, so that
@@ -33,11 +34,13 @@ def reference_pass(threads: int, side: int = SIDE, budget_s: float = BUDGET_S) -
     room = mmap.mmap(-1, 3 * 4 * side**2)  # unmapped when the last tensor in it is gone
     a, b, out = torch.frombuffer(room, dtype=torch.float32).view(3, side, side)
     generator = torch.Generator().manual_seed(0)
+    cpu_time_s = time.process_time()
     with torch.no_grad(), plain_settings(threads):
         for factor in (a, b):
             factor.normal_(std=1 / math.sqrt(side), generator=generator)
-        (time_ns,) = time_in_rounds([lambda: torch.mm(a, b.t(), out=out)], budget_s)
-    return Referenced(shape=(side, side, side), time_ns=time_ns)
+        torch.mm(a, b.t(), out=out)
+        time_ns = tuple(burst(lambda: torch.mm(a, b.t(), out=out), calls))
+    return Referenced(shape=(side, side, side), time_ns=time_ns, cpu_time_s=time.process_time() - cpu_time_s)
 
 
 @contextmanager

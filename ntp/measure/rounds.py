@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 _BURST_NS = 20_000_000
-_BURST_CALLS = 10
+BURST_CALLS = 10
 _MIN_ROUNDS = 2
 
 Job = Callable[[], object]
@@ -26,14 +26,18 @@ def time_in_rounds(
     rounds = 0
     while jobs and (rounds < _MIN_ROUNDS or clock_ns() < deadline_ns):
         for job, times in zip(jobs, samples, strict=True):
-            times.extend(_burst(job, clock_ns))
+            times.extend(burst(job, clock_ns=clock_ns))
         rounds += 1
     return [tuple(times) for times in samples]
 
 
-def _burst(job: Job, clock_ns: Callable[[], int]) -> Iterator[int]:
+def burst(job: Job, calls: int = BURST_CALLS, clock_ns: Callable[[], int] = time.perf_counter_ns) -> Iterator[int]:
+    """Run the job so often, one call after the other, and give the duration of each in nanoseconds.
+
+    A slow job is run less often: no call begins once 20 ms are spent.
+    """
     spent_ns = 0
-    for _ in range(_BURST_CALLS):
+    for _ in range(calls):
         start_ns = clock_ns()
         job()
         duration_ns = clock_ns() - start_ns

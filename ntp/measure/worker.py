@@ -124,7 +124,7 @@ class CaseHolder:
         )
 
     def reference(self) -> Referenced:
-        """Time the reference product, for a few tens of milliseconds. No step is run."""
+        """Time the reference product, for some ten milliseconds. No step is run."""
         from ntp.measure.reference import reference_pass
 
         return reference_pass(self._threads)

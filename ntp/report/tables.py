@@ -74,7 +74,7 @@ class HarnessTime(NamedTuple):
     observed_s: float
     """What the observers took, after the last sample."""
     rest_s: float
-    """What no measurement accounts for: failed cases, the reference product, ending workers, writing files, pytest."""
+    """What no measurement accounts for: failed cases, ending workers, writing files, pytest itself."""
     wall_s: float
     share_of_steps: float
     """Warm-up and timed steps, over the wall time."""

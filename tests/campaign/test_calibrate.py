@@ -14,7 +14,7 @@ from ntp.measure.system import read_machine
 
 ONE, TWO, PART = map(Case.parse, ("simple-b2-s4-t1", "simple-b4-s4-t1", "simple-b2-s4-t1-forward"))
 STEP_NS = 1_000_000
-SAMPLING = Sampling(time_s=0.02, min_samples=3)
+SAMPLING = Sampling(time_s=0.02, min_samples=3, turns=2)
 SOFTWARE = Software(torch="2.9")
 
 
@@ -84,7 +84,7 @@ class Worker:
         return self.said("run", ran)
 
     def reference(self):
-        return self.said("reference", Referenced(shape=(4, 4, 4), time_ns=(1000 + self.number,)))
+        return self.said("reference", Referenced(shape=(4, 4, 4), time_ns=(1000 + self.number,), cpu_time_s=0))
 
 
 @pytest.fixture
@@ -104,21 +104,18 @@ def test_every_sample_and_the_reference_product_are_kept(bench):
     whole, part = (each.runs[0] for each in last.cases)
     assert whole.step_time_ns == (STEP_NS + 1,) * 20
     assert part.step_time_ns == (STEP_NS + 2,) * 5, "a part has a quarter of the time, as in a sweep"
-    assert (whole.reference.before_ns, whole.reference.after_ns) == ((1001,), (1001,))
+    assert whole.reference.turns_ns == ((1001,),) * 3
 
 
 def test_each_run_is_kept_at_once_and_an_interruption_costs_the_one_under_way(bench):
     bench.fails = {(4, "run"): KeyboardInterrupt()}
     seen = []
 
-    def watch():
-        seen.extend(
-            (sum(len(each.runs) for each in calibration.cases), sum(map(len, bench.kept.values())))
-            for calibration in bench.calibrating([ONE, TWO], 3)
-        )
+    def look(calibration):
+        seen.append((sum(len(each.runs) for each in calibration.cases), sum(map(len, bench.kept.values()))))
 
     with pytest.raises(KeyboardInterrupt):
-        watch()
+        list(map(look, bench.calibrating([ONE, TWO], 3)))
     assert seen == [(1, 1), (2, 2), (3, 3)]
     assert bench.log[-2:] == [TWO.id, "stop"]
     assert bench.kept == {ONE.id: [1, 3], TWO.id: [2]}

@@ -17,7 +17,7 @@ from ntp.measure.protocol import Loaded, Ran, Referenced
 from ntp.measure.records import WarmUp
 
 CASE = Case(workload=Workload(batch_size=2, seq_len=4), runtime=Runtime(threads=2))
-SAMPLING = Sampling(time_s=1.0, min_samples=5)
+SAMPLING = Sampling(time_s=1.0, min_samples=5, turns=1)
 FLAME = Flame(speedscope="flame.json", svg="flame.svg", samples=300, rate_hz=100)
 STEP_NS = 100_000_000
 DIED = WorkerFailed("simple-b2-s4-t2: died of SIGSEGV", "its last words")
@@ -61,7 +61,7 @@ class Bench:
         return self.said(f"run {steps}", ran)
 
     def reference(self):
-        return self.said("reference", Referenced(shape=(4, 4, 4), time_ns=(1,)))
+        return self.said("reference", Referenced(shape=(4, 4, 4), time_ns=(1,), cpu_time_s=0))
 
     def phases(self, steps):
         return self.said(f"phases {steps}", self.shows.phases)

@@ -23,7 +23,7 @@ REFERENCE_NS = 2_000_000
 
 
 def reference(time_ns=REFERENCE_NS, side=512):
-    return Reference(shape=(side, side, side), before_ns=(time_ns,), after_ns=(time_ns,))
+    return Reference(shape=(side, side, side), turns_ns=((time_ns,), (time_ns,)))
 
 
 def calibrated(step_ns, reference_ns=None, case_id=CASE_ID, samples=20, side=512):

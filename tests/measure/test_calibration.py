@@ -17,7 +17,7 @@ from ntp.measure.calibration import (
 from ntp.measure.records import Reference
 
 times = st.lists(st.integers(0, 10**12), min_size=1, max_size=4).map(tuple)
-references = st.builds(Reference, shape=st.just((4, 4, 4)), before_ns=times, after_ns=times)
+references = st.builds(Reference, shape=st.just((4, 4, 4)), turns_ns=st.lists(times, min_size=1, max_size=3).map(tuple))
 runs = st.lists(st.builds(CalibratedRun, step_time_ns=times, reference=references), min_size=1, max_size=3).map(tuple)
 cases = st.builds(
     CalibratedCase,
@@ -37,7 +37,7 @@ calibrations = st.builds(
 
 
 def calibrated(case_id="simple-b8-s64-t1", started="2025-01-02", count=1):
-    run = CalibratedRun(step_time_ns=(1,), reference=Reference(shape=(4, 4, 4), before_ns=(1,), after_ns=(1,)))
+    run = CalibratedRun(step_time_ns=(1,), reference=Reference(shape=(4, 4, 4), turns_ns=((1,),)))
     return CalibratedCase(case=Case.parse(case_id), started=started, runs=(run,) * count)
 
 

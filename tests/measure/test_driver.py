@@ -11,11 +11,14 @@ from functools import partial
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ntp.case import Case, Runtime, Workload
 from ntp.errors import WorkerFailed
+from ntp.measure import driver
 from ntp.measure.driver import Observing, PipeWorker, Refused, Sampling, measure, observe
-from ntp.measure.environment import Process, Software
+from ntp.measure.environment import Counters, Process, Software
 from ntp.measure.launch import new_process
 from ntp.measure.observations import Denormals
 from ntp.measure.protocol import Loaded, Ran, Referenced
@@ -233,7 +236,7 @@ class ScriptedWorker:
     """A worker without a process: it says what it was asked, and moves the clock."""
 
     refuses = None
-    """Which of the requests for the reference product: 1 or 2."""
+    """Which of the requests for the reference product."""
 
     def __init__(self, loaded, warm_up_ns, step_ns):
         self.loaded = loaded
@@ -241,6 +244,7 @@ class ScriptedWorker:
         self.step_ns = step_ns
         self.now_s = 0.0
         self.asked = []
+        self.expected_s = []
 
     def load(self):
         self.asked.append("load")
@@ -254,13 +258,14 @@ class ScriptedWorker:
 
     def run(self, steps, expected_s=0.0):
         self.asked.append(("run", steps))
+        self.expected_s.append(expected_s)
         self.now_s += steps * self.step_ns / 1e9
         return Ran(
             step_time_ns=(self.step_ns,) * steps,
             minor_page_faults=30,
-            major_page_faults=0,
+            major_page_faults=1,
             cpu_time_s=1.0,
-            peak_rss_bytes=5,
+            peak_rss_bytes=steps,
         )
 
     def reference(self):
@@ -268,7 +273,7 @@ class ScriptedWorker:
         self.now_s += 0.5
         if self.refuses == self.asked.count("reference"):
             raise Refused("simple-b2-s4-t1: no memory")
-        return Referenced(shape=(4, 4, 4), time_ns=(self.asked.count("reference"), 100))
+        return Referenced(shape=(4, 4, 4), time_ns=(self.asked.count("reference"), 100), cpu_time_s=0.25)
 
     def stop(self):
         self.asked.append("stop")
@@ -277,27 +282,55 @@ class ScriptedWorker:
 def test_a_case_is_measured_with_exactly_the_steps_it_needs():
     loaded = Loaded(parameters=7, software=Software(torch="2.9"), process=Process())
     worker = ScriptedWorker(loaded, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000)
-    measurement = measure(CASE, worker, Sampling(time_s=3.0, min_samples=5), clock_s=lambda: worker.now_s)
-    assert worker.asked == ["load", "warm_up", "reference", ("run", 15), "reference"]
+    sampling = Sampling(time_s=3.0, min_samples=5, turns=2)
+    measurement = measure(CASE, worker, sampling, clock_s=lambda: worker.now_s)
+    assert worker.asked == ["load", "warm_up", "reference", ("run", 7), "reference", ("run", 8), "reference"]
+    assert worker.expected_s == pytest.approx([3.0 * 7 / 15, 3.0 * 8 / 15])
     assert measurement.step_time_ns == (100_000_000,) * 15
     assert measurement.harness.start_s == pytest.approx(2.0)
     assert measurement.harness.warm_up_s == pytest.approx(1.6)
-    assert measurement.harness.timed_s == pytest.approx(1.5)
-    assert measurement.minor_page_faults == 30
+    assert measurement.harness.timed_s == pytest.approx(1.5 + 3 * 0.5)
+    assert measurement.minor_page_faults == 60, "of both turns"
+    assert measurement.major_page_faults == 2
+    assert measurement.peak_rss_bytes == 8, "of the turn where it was highest"
     assert measurement.parameters == 7
     assert measurement.environment.software.torch == "2.9"
-    assert measurement.reference == Reference(shape=(4, 4, 4), before_ns=(1, 100), after_ns=(2, 100))
+    assert measurement.reference == Reference(shape=(4, 4, 4), turns_ns=((1, 100), (2, 100), (3, 100)))
 
 
-@pytest.mark.parametrize("refuses", [1, 2])
+@given(st.integers(1, 50), st.integers(1, 12))
+def test_turns_are_as_equal_as_can_be_and_hold_every_step(steps, turns):
+    loaded = Loaded(parameters=7, software=Software(), process=Process())
+    worker = ScriptedWorker(loaded, warm_up_ns=(10**9,) * 8, step_ns=10**9)
+    sampling = Sampling(time_s=0.5, min_samples=steps, turns=turns)
+    assert len(measure(CASE, worker, sampling, clock_s=lambda: worker.now_s).step_time_ns) == steps
+    sizes = [asked[1] for asked in worker.asked if asked[0] == "run"]
+    assert len(sizes) == min(steps, turns)
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_reference_products_cpu_time_is_nobody_elses(monkeypatch):
+    """Two CPUs for 10 s: 2 x 1 s of steps, 3 x 0.25 s of products, and 5 s of another process."""
+    before = Counters(total_s=0, idle_s=0, steal_s=0)
+    readings = [before, Counters(total_s=20, idle_s=12.25, steal_s=0)]
+    monkeypatch.setattr(driver, "read_counters", lambda: readings.pop(0))
+    monkeypatch.setattr("time.process_time", lambda: 0.0)
+    loaded = Loaded(parameters=7, software=Software(), process=Process())
+    worker = ScriptedWorker(loaded, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000)
+    measurement = measure(CASE, worker, Sampling(turns=2), clock_s=lambda: worker.now_s)
+    assert measurement.environment.conditions.other_cpu_share == pytest.approx(5 / 20)
+
+
+@pytest.mark.parametrize("refuses", [1, 2, 3])
 def test_a_refused_reference_product_costs_nothing_else(refuses):
     loaded = Loaded(parameters=7, software=Software(), process=Process())
     worker = ScriptedWorker(loaded, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000)
     worker.refuses = refuses
-    measurement = measure(CASE, worker, Sampling(time_s=3.0, min_samples=5), clock_s=lambda: worker.now_s)
+    sampling = Sampling(time_s=3.0, min_samples=5, turns=2)
+    measurement = measure(CASE, worker, sampling, clock_s=lambda: worker.now_s)
     assert measurement.reference is None
-    assert measurement.step_time_ns == (100_000_000,) * 15
-    assert measurement.harness.timed_s == pytest.approx(1.5)
+    assert [asked for asked in worker.asked if asked != "reference"] == ["load", "warm_up", ("run", 7), ("run", 8)]
+    assert worker.asked.count("reference") == refuses, "once refused, it is not asked for again"
 
 
 def test_a_part_of_a_step_has_a_quarter_of_the_time():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ntp.measure import reference
-from ntp.measure.reference import plain_settings, reference_pass
+from ntp.measure.reference import CALLS, plain_settings, reference_pass
 from ntp.measure.worker import CaseHolder
 
 SIDE = 8
@@ -22,25 +22,33 @@ def settings():
     torch.set_float32_matmul_precision(before[1])
 
 
-def test_the_product_is_the_same_every_time_and_timed_at_least_twice(monkeypatch):
-    products = []
+def test_the_product_is_the_same_every_time_and_timed_after_a_call_that_is_not(monkeypatch):
+    log, products, mm = [], [], torch.mm
 
-    def timed(jobs, budget_s):
-        (job,) = jobs
+    def multiply(a, b, out):
+        log.append("multiply")
+        assert torch.allclose(mm(a, b, out=out), a @ b)
+        return out
+
+    def timed(job, times):
+        log.append("timed")
         products.append(job().clone())
-        assert budget_s == 0.5
-        return [(3, 4)]
+        return [3] * times
 
-    monkeypatch.setattr(reference, "time_in_rounds", timed)
-    answers = [reference_pass(1, SIDE, 0.5) for _ in range(2)]
-    assert answers[0] == answers[1]
-    assert (answers[0].shape, answers[0].time_ns) == ((SIDE, SIDE, SIDE), (3, 4))
+    monkeypatch.setattr(torch, "mm", multiply)
+    monkeypatch.setattr(reference, "burst", timed)
+    answers = [reference_pass(1, SIDE, 4) for _ in range(2)]
+    assert [(each.shape, each.time_ns) for each in answers] == [((SIDE, SIDE, SIDE), (3, 3, 3, 3))] * 2
+    assert log == ["multiply", "timed", "multiply"] * 2
     assert torch.equal(*products)
-    assert products[0].dtype == torch.float32
-    # Rows of unit variance, so that nothing overflows or is denormal whatever the side.
-    assert 0.1 < float(products[0].std()) < 3
-    monkeypatch.undo()
-    assert len(reference_pass(1, SIDE, 0.0).time_ns) >= 2
+    # Elements near 1, so that nothing overflows or is denormal whatever the side.
+    assert 0.01 < float(products[0].std()) < 3
+
+
+def test_every_call_is_a_sample_and_its_cpu_time_is_told():
+    answer = reference_pass(1, 64)
+    assert len(answer.time_ns) == CALLS
+    assert answer.cpu_time_s > 0
 
 
 def test_random_numbers_and_memory_of_the_training_are_left_alone(monkeypatch):
@@ -52,7 +60,7 @@ def test_random_numbers_and_memory_of_the_training_are_left_alone(monkeypatch):
 
     monkeypatch.setattr(mmap, "mmap", Room)
     random_state = torch.get_rng_state()
-    reference_pass(1, SIDE, 0.0)
+    reference_pass(1, SIDE)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert [room() for room in rooms] == [None]
 

@@ -1,6 +1,6 @@
 """Jobs that are timed in turn, by a clock that they alone advance."""
 
-from ntp.measure.rounds import time_in_rounds
+from ntp.measure.rounds import burst, time_in_rounds
 
 
 class FakeClock:
@@ -46,3 +46,11 @@ def test_short_jobs_run_in_bursts():
 
 def test_no_jobs():
     assert time_in_rounds([], 1.0) == []
+
+
+def test_a_burst_has_as_many_calls_as_asked_or_ends_after_twenty_milliseconds():
+    clock = FakeClock()
+    assert list(burst(clock.job("a", 1), 4, clock)) == [1_000_000] * 4
+    assert list(burst(clock.job("b", 9), 4, clock)) == [9_000_000] * 3
+    assert list(burst(clock.job("c", 5000), 4, clock)) == [5_000_000_000]
+    assert clock.order == "aaaabbbc"
