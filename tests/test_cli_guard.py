@@ -246,6 +246,7 @@ class Repository:
 def repository(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("GIT")]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     path = tmp_path / "repository"
     path.mkdir()
     return Repository(path)

@@ -49,7 +49,7 @@ def test_a_stream_is_its_generator(data: str, text: Path):
     assert torch.equal(next(stream), second)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     data=st.sampled_from(["uniform", "zipf:0", "zipf", "zipf:2.5", "zipf:" + "9" * 400]),
     vocab_size=st.integers(1, 300),
@@ -72,7 +72,7 @@ def test_zipf_frequencies_follow_the_power_law(exponent: float):
     torch.testing.assert_close(frequencies, weights / weights.sum(), atol=0.006, rtol=0)  # over 4 sigma
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(length=st.integers(2, 60), seq_len=st.integers(1, 59), suffix=st.sampled_from([".txt", ".bin"]))
 def test_windows_are_pieces_of_the_file(tmp_path: Path, length: int, seq_len: int, suffix: str):
     path = tmp_path / f"tokens{suffix}"

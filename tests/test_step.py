@@ -16,7 +16,7 @@ from ntp.step import Training, make_optimizer, next_token_loss, train_step
 SMALL = Workload(vocab_size=11, embed_dim=4, hidden_dim=8, batch_size=3, seq_len=5)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     batch=st.integers(1, 3), length=st.integers(1, 4), vocab=st.integers(1, 6), scale=st.floats(0, 20),
     seed=st.integers(0, 99),

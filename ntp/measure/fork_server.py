@@ -46,6 +46,7 @@ def _become_worker(folder: str, descriptors: list[int], server_pid: int) -> None
             os.dup2(descriptor, standard)
             os.close(descriptor)
         os.chdir(folder)
+        sys.dont_write_bytecode = True  # the folder may be the user's own: nothing is to be left there
         sys.path.insert(0, folder)
         sys.argv = ["worker", str(server_pid)]
         runpy.run_module("ntp.measure.worker", run_name="__main__", alter_sys=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -46,7 +46,6 @@ def test_the_closed_form_is_exactly_what_torch_counts(workload, steps_before):
     assert [operator.name for operator in count.operators] == ["aten::mm", "aten::addmm"]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 9))
 def test_the_closed_form_is_linear_in_tokens(batch_size, seq_len, times):
     once = closed_form_flops(Workload(batch_size=batch_size, seq_len=seq_len))

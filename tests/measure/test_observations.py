@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -78,7 +78,6 @@ flop_shares = st.lists(st.builds(FlopShare, name=names, flops=counts), max_size=
 flop_counts = st.builds(FlopCount, phases=flop_shares, operators=flop_shares)
 
 
-@settings(deadline=None)
 @given(record=st.one_of(phase_times(), operator_profiles(), flop_counts, memory_profiles()))
 def test_a_record_comes_back_from_json_as_it_went(record):
     again = type(record).model_validate_json(record.model_dump_json())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -166,7 +166,6 @@ timelines = st.lists(st.integers(0, 50), min_size=1, max_size=200).map(
 )
 
 
-@settings(deadline=None)
 @given(timelines, st.integers(4, 60))
 def test_a_thinned_out_timeline_keeps_ends_extremes_and_order(points, most):
     kept = thinned_out(points, most)
@@ -178,7 +177,6 @@ def test_a_thinned_out_timeline_keeps_ends_extremes_and_order(points, most):
         assert extreme(point.live_bytes for point in kept) == extreme(point.live_bytes for point in points)
 
 
-@settings(deadline=None)
 @given(timelines)
 def test_a_short_timeline_is_left_alone(points):
     assert thinned_out(points, len(points) + 3) == tuple(points)

@@ -354,7 +354,7 @@ class TestDocuments:
 
 counts = st.integers(0, 2**50)
 names = st.text(max_size=30)
-slow = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
