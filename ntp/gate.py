@@ -3,23 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ntp.exit_status import OF_VERDICT, TOOL_FAILED
 from ntp.judge.baseline import THRESHOLD, BaselineVerdict, judge_run, nearest
 from ntp.judge.verdict import Verdict
 from ntp.measure.baselines import load_baselines
 from ntp.measure.calibration import fingerprints, load_calibration
 from ntp.measure.records import Run
 from ntp.measure.roofline import cache_dir
-
-EXIT_STATUS: dict[Verdict, int] = {
-    "pass": 0,
-    "improvement": 0,
-    "regression": 1,
-    "inconclusive": 3,
-    "not comparable": 4,
-}
-"""2 is wrong usage, 5 a worker or the tool that failed."""
-
-TOOL_FAILED = 5
 
 
 def judged(base: Run, head: Run, threshold: float = THRESHOLD, allowed: Sequence[str] = ()) -> BaselineVerdict:
@@ -62,7 +52,7 @@ def status_of(verdict: Verdict, pytest_status: int, *, workers_alone_failed: boo
         workers_alone_failed: whether each test that failed did so because its worker was lost.
     """
     if pytest_status == 0:
-        return EXIT_STATUS[verdict]
+        return OF_VERDICT[verdict]
     if pytest_status == 1 and workers_alone_failed and verdict != "regression":
         return TOOL_FAILED
     return pytest_status

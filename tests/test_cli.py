@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ntp
-from ntp import cli
+from ntp import cli, exit_status
 from ntp.case import Case, Runtime, StepConfig, Workload
 from ntp.errors import NtpError, WorkerFailed
 from ntp.measure.cpus import available_cpus
@@ -215,7 +215,7 @@ def test_a_reader_that_leaves_is_no_error():
         assert process.stdout.readline().startswith("step   1 ")
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(timeout=60) == cli.BROKEN_PIPE
+        assert process.wait(timeout=60) == exit_status.BROKEN_PIPE
 
 
 def test_report_makes_the_same_again(make_measurement, make_run, tmp_path, capsys):
@@ -229,7 +229,7 @@ def test_report_makes_the_same_again(make_measurement, make_run, tmp_path, capsy
 
 
 def test_report_refuses_in_one_line(tmp_path, capsys):
-    assert cli.main(["report", str(tmp_path / "none.json")]) == cli.USAGE
+    assert cli.main(["report", str(tmp_path / "none.json")]) == exit_status.USAGE
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -300,7 +300,7 @@ def test_profile_writes_after_each_stage(profiled, make_measurement, make_run, t
         raise KeyboardInterrupt
 
     result, _ = profiled(runs())
-    assert result.status == cli.INTERRUPTED
+    assert result.status == exit_status.INTERRUPTED
     assert Run.load(tmp_path / "out/profile.json") == first
 
 
@@ -308,7 +308,7 @@ def test_a_stage_that_failed_is_status_5_and_the_files_stay(profiled, make_measu
     failure = Failure(case_id="roofline", message="the probe was killed", stderr_tail="its last words")
     run = make_run(make_measurement(), failures=(failure,))
     result, _ = profiled([run])
-    assert result.status == cli.TOOL_FAILED
+    assert result.status == exit_status.TOOL_FAILED
     assert result.err == "ntp: error: the probe was killed\nits last words\n"
     assert "Written: profile.md" in result.out
     assert Run.load(tmp_path / "out/profile.json") == run
@@ -319,7 +319,7 @@ def test_a_stage_that_failed_is_status_5_and_the_files_stay(profiled, make_measu
 def test_a_profile_of_nothing_is_status_5_too(profiled, make_run, tmp_path):
     failure = Failure(case_id="simple-b32-s128-t1", message="simple-b32-s128-t1: no such model")
     result, _ = profiled([make_run(failures=(failure,))])
-    assert result.status == cli.TOOL_FAILED
+    assert result.status == exit_status.TOOL_FAILED
     assert result.out.startswith("Nothing was measured.\n")
     assert "no such model" in (tmp_path / "out/profile.md").read_text()
 
@@ -343,7 +343,7 @@ def test_profile_without_options_uses_all_that_there_is(profiled, make_measureme
 )
 def test_a_profile_that_makes_no_sense_is_refused_before_it_starts(profiled, tmp_path, arguments, words):
     result, asked = profiled([], *arguments.split())
-    assert (result.status, result.out, asked) == (cli.USAGE, "", [])
+    assert (result.status, result.out, asked) == (exit_status.USAGE, "", [])
     assert result.err.startswith("ntp: error: ")
     assert result.err.count("\n") == 1
     assert all(word in result.err for word in words), result.err
@@ -353,7 +353,7 @@ def test_a_profile_that_makes_no_sense_is_refused_before_it_starts(profiled, tmp
 def test_a_profile_that_cannot_be_written_is_refused_before_it_starts(run, tmp_path):
     (tmp_path / "file").write_text("")
     result = run("profile", "--threads", 1, "--out", tmp_path / "file" / "out")
-    assert (result.status, result.out) == (cli.USAGE, "")
+    assert (result.status, result.out) == (exit_status.USAGE, "")
     assert (
         result.err
         == f"ntp: error: {tmp_path}/file/out cannot be written (Not a directory): choose another folder with --out\n"
@@ -368,5 +368,5 @@ def test_compare_shows_two_runs(make_measurement, make_run, tmp_path, capsys):
         paths[-1].write_text(text_of(document_of(run)))
     assert cli.main(["compare", str(paths[0]), str(paths[0])]) == 0
     assert "1.000 to 1.000 times as long" in capsys.readouterr().out
-    assert cli.main(["compare", str(paths[0]), str(paths[1])]) == cli.NOT_COMPARABLE
+    assert cli.main(["compare", str(paths[0]), str(paths[1])]) == exit_status.NOT_COMPARABLE
     assert "no case in common" in capsys.readouterr().out

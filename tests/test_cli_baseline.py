@@ -2,7 +2,7 @@
 
 import pytest
 
-from ntp import cli
+from ntp import cli, exit_status
 from ntp.case import Case
 from ntp.errors import WorkerFailed
 from ntp.judge.baseline import judge_run, noise_of
@@ -82,7 +82,7 @@ class TestBaseline:
         self, call, make_measurement, make_run, stored, tmp_path, changes
     ):
         status, out, err = call("baseline", stored(make_run(make_measurement(), **changes)), "--dir", tmp_path / "new")
-        assert (status, out) == (cli.USAGE, "")
+        assert (status, out) == (exit_status.USAGE, "")
         assert err.startswith("ntp: error: ")
         assert err.count("\n") == 1
         assert not (tmp_path / "new").exists()
@@ -94,9 +94,9 @@ class TestGate:
         [
             (10_100_000, 1, (), 0),
             (9_000_000, 1, (), 0),
-            (10_600_000, 1, (), cli.REGRESSION),
+            (10_600_000, 1, (), exit_status.REGRESSION),
             (10_600_000, 1, ("--threshold", "10%"), 0),
-            (10_600_000, 2_000_000, (), cli.INCONCLUSIVE),
+            (10_600_000, 2_000_000, (), exit_status.INCONCLUSIVE),
         ],
     )
     def test_the_exit_status_is_the_verdict(self, call, cache, measured, stored, head_ns, spread_ns, options, status):
@@ -111,11 +111,11 @@ class TestGate:
     def test_without_a_calibration_times_are_not_comparable_but_counts_are(self, call, measured, stored):
         base, head = stored(measured(10_000_000)), stored(measured(99_000_000))
         status, out, _ = call("compare", "--gate", base, head)
-        assert status == cli.NOT_COMPARABLE
+        assert status == exit_status.NOT_COMPARABLE
         assert "ntp doctor --calibrate" in out
         more = stored(measured(10_000_000, parameters=10**9))
-        assert call("compare", "--gate", base, more)[0] == cli.REGRESSION
-        assert call("compare", "--gate", base, more, "--allow", "flops, param*")[0] == cli.NOT_COMPARABLE
+        assert call("compare", "--gate", base, more)[0] == exit_status.REGRESSION
+        assert call("compare", "--gate", base, more, "--allow", "flops, param*")[0] == exit_status.NOT_COMPARABLE
 
     def test_as_markdown(self, call, measured, stored):
         base, head = measured(1), measured(2)
@@ -130,13 +130,13 @@ class TestGate:
     def test_nothing_in_common_is_not_comparable(self, call, measured, stored):
         other = measured(1, case="simple-b8-s64-t2")
         for options in ((), ("--gate",)):
-            assert call("compare", stored(measured(1)), stored(other), *options)[0] == cli.NOT_COMPARABLE
+            assert call("compare", stored(measured(1)), stored(other), *options)[0] == exit_status.NOT_COMPARABLE
 
     @pytest.mark.parametrize("options", [("--threshold", "5%"), ("--allow", "flops"), ("--gate", "--threshold", "0")])
     def test_options_that_make_no_sense_are_refused_in_one_line(self, call, measured, stored, options):
         path = stored(measured(1))
         status, out, err = call("compare", path, path, *options)
-        assert (status, out) == (cli.USAGE, "")
+        assert (status, out) == (exit_status.USAGE, "")
         assert err.count("\n") == 1
 
 
@@ -176,8 +176,8 @@ class TestCalibrate:
     @pytest.mark.parametrize(
         ("error", "status", "words"),
         [
-            (KeyboardInterrupt(), cli.INTERRUPTED, "interrupted"),
-            (WorkerFailed("was killed"), cli.TOOL_FAILED, "was killed"),
+            (KeyboardInterrupt(), exit_status.INTERRUPTED, "interrupted"),
+            (WorkerFailed("was killed"), exit_status.TOOL_FAILED, "was killed"),
         ],
     )
     def test_what_was_finished_is_shown_when_it_ends_early(self, calibrate, make_measurement, error, status, words):
@@ -197,7 +197,7 @@ class TestCalibrate:
             raise KeyboardInterrupt
             yield
 
-        assert calibrate(ends_at_once())[:2] == (cli.INTERRUPTED, "")
+        assert calibrate(ends_at_once())[:2] == (exit_status.INTERRUPTED, "")
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
@@ -211,19 +211,19 @@ class TestCalibrate:
     )
     def test_wrong_options_are_refused_before_anything_starts(self, calibrate, arguments, words):
         status, out, err, asked = calibrate([], *arguments)
-        assert (status, out, asked) == (cli.USAGE, "", [])
+        assert (status, out, asked) == (exit_status.USAGE, "", [])
         assert words in err
         assert err.count("\n") == 1
 
     def test_a_run_without_cases_is_refused(self, calibrate, make_run, stored):
         status, _, err, asked = calibrate([], "--cases", stored(make_run()))
-        assert (status, asked) == (cli.USAGE, [])
+        assert (status, asked) == (exit_status.USAGE, [])
         assert "there is no case in" in err
 
     @pytest.mark.parametrize("option", [("--runs", 5), ("--cases", "simple-b8-s64-t1")])
     def test_its_options_belong_to_it(self, call, option):
         status, _, err = call("doctor", *option)
-        assert status == cli.USAGE
+        assert status == exit_status.USAGE
         assert "give --calibrate with them" in err
 
 
@@ -234,7 +234,7 @@ def test_a_baseline_the_gate_and_the_noise_together(call, cache, measured, store
     save_calibration(cache, calibration_of(run.measurements[0]))
     (base,) = (tmp_path / "baselines").iterdir()
     status, out, _ = call("compare", "--gate", base, stored(measured(12_000_000)))
-    assert status == cli.REGRESSION
+    assert status == exit_status.REGRESSION
     assert out.startswith("Regression: the head is up to 20.0% slower than the baseline in 1 of 1 case.")
     assert save_baseline(run, tmp_path / "baselines") == base
     assert Run.load(base).measurements[0].case == Case.parse("simple-b8-s64-t1")

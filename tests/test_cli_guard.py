@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ntp import cli
+from ntp.cli_options import fraction, seconds
 from ntp.errors import WorkerFailed
 from ntp.judge.guard import plan_of, summary, verdict_on
 from ntp.measure.guard_records import Block, Cell, Counts, GuardRecord, Pair, Side
@@ -151,12 +152,12 @@ def test_wrong_usage_is_one_line(run, arguments, says):
 
 @pytest.mark.parametrize(("text", "value"), [("1%", 0.01), ("0.5%", 0.005), ("0.02", 0.02), (" 5%", 0.05)])
 def test_shares(text, value):
-    assert cli.fraction(text) == pytest.approx(value)
+    assert fraction(text) == pytest.approx(value)
 
 
 @pytest.mark.parametrize(("text", "value"), [("300", 300), ("300s", 300), ("5min", 300), ("1.5m", 90), ("1h", 3600)])
 def test_durations(text, value):
-    assert cli.seconds(text) == value
+    assert seconds(text) == value
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])

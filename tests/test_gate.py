@@ -3,7 +3,8 @@
 import pytest
 
 from ntp.errors import RecordError
-from ntp.gate import EXIT_STATUS, Gate, judged, status_of
+from ntp.exit_status import OF_VERDICT
+from ntp.gate import Gate, judged, status_of
 from ntp.judge.verdict import Verdict
 from ntp.measure.baselines import save_baseline
 from ntp.measure.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
@@ -71,8 +72,8 @@ def test_a_folder_without_baselines_says_what_makes_one(measured, tmp_path):
 
 
 def test_every_verdict_has_an_exit_status():
-    assert set(EXIT_STATUS) == set(Verdict.__args__)
-    assert EXIT_STATUS == {"pass": 0, "improvement": 0, "regression": 1, "inconclusive": 3, "not comparable": 4}
+    assert set(OF_VERDICT) == set(Verdict.__args__)
+    assert OF_VERDICT == {"pass": 0, "improvement": 0, "regression": 1, "inconclusive": 3, "not comparable": 4}
 
 
 @pytest.mark.parametrize(

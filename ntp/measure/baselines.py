@@ -7,9 +7,6 @@ from ntp.measure.calibration import fingerprints
 from ntp.measure.records import Run, write_whole
 from ntp.measure.runfile import document_of, text_of
 
-FOLDER = Path("reports/baselines")
-"""Where baselines are kept unless another folder is named."""
-
 
 def save_baseline(run: Run, folder: Path) -> Path:
     """Write a run as the baseline of its machine and software, in place of what was there; return the file's path.

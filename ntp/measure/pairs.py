@@ -27,6 +27,7 @@ BLOCK_S = 0.05
 turn of its own."""
 
 MIN_BLOCKS = 8
+"""Turns of each side, at least, however long a step takes: the median of fewer tells little."""
 
 WARM_UP_WINDOW = 2
 """Steps that must agree with as many before them, at least. Fewer than where one process stands alone: what is left of
@@ -81,15 +82,11 @@ def count(worker: Worker) -> tuple[Counts, Software]:
     loaded = worker.load()
     worker.run(2)
     memory, flops, profile = worker.memory(), worker.flops(), worker.operators(1)
-    calls: dict[str, float] = {}
-    for operator in profile.operators:
-        if operator.name.startswith("aten::"):
-            calls[operator.name] = calls.get(operator.name, 0) + operator.calls_per_step
     counts = Counts(
         parameters=loaded.parameters,
         flops=flops.total_flops,
-        operators=tuple(sorted(calls.items())),
-        allocated_bytes=sum(operator.allocated_bytes_per_step for operator in profile.operators),
+        operators=tuple(profile.calls_per_step.items()),
+        allocated_bytes=profile.allocated_bytes_per_step,
         peak_tensor_bytes=memory.peak_bytes,
     )
     return counts, loaded.software

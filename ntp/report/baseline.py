@@ -3,16 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from ntp.judge.baseline import CONFIDENCE, BaselineVerdict, CaseJudgement
-from ntp.judge.counts import Change
 from ntp.judge.statistics import Interval
-from ntp.judge.verdict import Verdict
 from ntp.report.markup import code, prose, table
 from ntp.report.sentences import NAMED
 from ntp.report.terminal import id_table, wrapped
 from ntp.report.units import UNKNOWN, duration
+from ntp.report.verdicts import change_notes, finding, worse
 
 HEADERS = ("case", "verdict", "base", "head", "slowdown", "interval")
-_SHOWN_CHANGES = 4
 
 
 def terminal(verdict: BaselineVerdict) -> str:
@@ -42,38 +40,12 @@ def _answer(verdict: BaselineVerdict) -> str:
 
 
 def _finding(verdict: BaselineVerdict) -> str:
-    limit = _limit(verdict)
-    of_all = f"{len(verdict.cases)} case{'' if len(verdict.cases) == 1 else 's'}"
-
-    def cases(kind: Verdict) -> str:
-        return f"{sum(case.verdict == kind for case in verdict.cases)} of {of_all}"
-
     if not verdict.cases:
         return "was compared with a baseline that holds no case"
-    if verdict.verdict == "regression":
-        return f"{_regression(verdict)} than the baseline in {cases('regression')}"
-    return {
-        "not comparable": f"cannot be compared with the baseline in {cases('not comparable')}",
-        "inconclusive": f"may be {limit} slower than the baseline, or not: {cases('inconclusive')} undecided",
-        "improvement": f"is more than {limit} faster than the baseline in {cases('improvement')}, slower in none",
-        "pass": f"is not {limit} slower than the baseline, in none of {of_all}",
-    }[verdict.verdict]
-
-
-def _regression(verdict: BaselineVerdict) -> str:
     slower = [case.times.slowdown for case in verdict.cases if case.times.verdict == "regression"]
-    if worst := max((each.value for each in slower if each), default=None):
-        return f"is up to {worst - 1:.1%} slower"
-    return f"does more a step ({_listed(next(case.regressions for case in verdict.cases if case.regressions), 2)})"
-
-
-def _limit(verdict: BaselineVerdict) -> str:
-    return f"{verdict.threshold * 100:.3g}%"
-
-
-def _listed(found: Sequence[Change], at_most: int) -> str:
-    more = len(found) - at_most
-    return ", ".join(map(str, found[:at_most])) + (f" and {more} more" if more > 0 else "")
+    slowdown = max((each.value - 1 for each in slower if each), default=None)
+    more = worse(slowdown, [case.regressions for case in verdict.cases])
+    return finding(verdict.verdict, [case.verdict for case in verdict.cases], "the baseline", verdict.threshold, more)
 
 
 def _row(case: CaseJudgement) -> tuple[str, ...]:
@@ -116,11 +88,7 @@ def _named(ids: Sequence[str], of_all: int) -> str:
 
 
 def _notes_on(case: CaseJudgement) -> Iterator[str]:
-    allowed = [change for change in case.changes if change.worse and change not in case.regressions]
-    less = [change for change in case.changes if not change.worse]
-    for what, found in (("does more", case.regressions), ("does more, as allowed", allowed), ("does less", less)):
-        if found:
-            yield f"{what}: {_listed(found, _SHOWN_CHANGES)}"
+    yield from change_notes(case.changes, case.regressions)
     yield from case.times.reasons
     if case.not_counted:
         yield f"not counted on both sides, so not compared: {', '.join(case.not_counted)}"

@@ -1,27 +1,26 @@
 """A guard's verdict: the answer in one sentence, a row a case, then what else there is to say of each."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from ntp.judge.counts import Change
 from ntp.judge.guard import TAIL, CellJudgement, GuardVerdict
-from ntp.judge.verdict import Finding, Verdict
+from ntp.judge.verdict import Finding
 from ntp.measure.guard_records import WORK_TREE, GuardRecord, Side
 from ntp.report.markup import code, prose, table
 from ntp.report.terminal import id_table, wrapped
 from ntp.report.units import UNKNOWN, duration
+from ntp.report.verdicts import change_notes, counted, finding, limit, worse
 
 HEADERS = ("case", "verdict", "slowdown", "interval", TAIL, "pairs", "could tell", "time")
-_SHOWN_CHANGES = 4
 _PRACTICAL_BUDGET_S = 3600
 """Longer than that, nobody waits for a verdict."""
 
 
 def terminal(record: GuardRecord, verdict: GuardVerdict) -> str:
     """The answer, the table and the notes."""
-    lines = [wrapped(answer(record, verdict)), "", id_table(HEADERS, [_row(cell) for cell in verdict.cells]), ""]
-    lines += [wrapped(f"- {note}", "  ") for note in _notes(record, verdict)]
-    return "\n".join([*lines, "", wrapped(_legend(verdict))]).replace("\n\n\n", "\n\n") + "\n"
+    parts = [wrapped(answer(record, verdict)), id_table(HEADERS, [_row(cell) for cell in verdict.cells])]
+    parts += ["\n".join(wrapped(f"- {note}", "  ") for note in _notes(record, verdict)), wrapped(_legend(verdict))]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def markdown(record: GuardRecord, verdict: GuardVerdict) -> str:
@@ -35,7 +34,7 @@ def markdown(record: GuardRecord, verdict: GuardVerdict) -> str:
 def answer(record: GuardRecord, verdict: GuardVerdict) -> str:
     """The verdict in one sentence: on what, why, and from how much."""
     pairs = sum(cell.times.pairs for cell in verdict.cells)
-    effort = f"{_counted(pairs, 'pair')} of processes in {duration(record.wall_time_s * 1e9)}"
+    effort = f"{counted(pairs, 'pair')} of processes in {duration(record.wall_time_s * 1e9)}"
     head, base = _side(record.head), _side(record.base)
     if verdict.failures and verdict.verdict != "regression":
         return f"Failed: {head} could not be measured against {base} ({effort})."
@@ -50,47 +49,11 @@ def _side(side: Side) -> str:
 
 
 def _finding(record: GuardRecord, verdict: GuardVerdict, base: str) -> str:
-    """What the verdict says of the head."""
-    limit = _limit(record.plan.guarded[0].threshold)
-    of_all = _counted(len(verdict.cells), "case")
-
-    def cases(kind: Verdict) -> str:
-        return f"{sum(cell.verdict == kind for cell in verdict.cells)} of {of_all}"
-
-    if verdict.verdict == "regression":
-        return f"{_regression(verdict)} than {base} in {cases('regression')}"
-    return {
-        "not comparable": f"cannot be compared with {base} in {cases('not comparable')}",
-        "inconclusive": f"may be {limit} slower than {base}, or not: {cases('inconclusive')} undecided",
-        "improvement": f"is more than {limit} faster than {base} in {cases('improvement')}, slower in none",
-        "pass": f"is not {limit} slower than {base} in any of {of_all}",
-    }[verdict.verdict]
-
-
-def _limit(threshold: float) -> str:
-    return f"{threshold * 100:.3g}%"
-
-
-def _regression(verdict: GuardVerdict) -> str:
     slower = [found for cell in verdict.cells for found in cell.times.findings if found.verdict == "regression"]
-    if not slower:
-        more = next(cell.regressions for cell in verdict.cells if cell.regressions)
-        return f"does more a step ({_listed(more, 2)})"
-    worst = max(slower, key=_slowdown)
-    return f"is up to {_slowdown(worst):.1%} slower"
-
-
-def _slowdown(found: Finding) -> float:
-    return found.ratio.value - 1 if found.ratio else 0.0
-
-
-def _listed(found: Sequence[Change], at_most: int) -> str:
-    more = len(found) - at_most
-    return ", ".join(map(str, found[:at_most])) + (f" and {more} more" if more > 0 else "")
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+    slowdown = max((found.ratio.value - 1 for found in slower if found.ratio), default=None)
+    more = worse(slowdown, [cell.regressions for cell in verdict.cells])
+    cases = [cell.verdict for cell in verdict.cells]
+    return finding(verdict.verdict, cases, base, record.plan.guarded[0].threshold, more)
 
 
 def _row(cell: CellJudgement) -> tuple[str, ...]:
@@ -132,18 +95,14 @@ def _notes(record: GuardRecord, verdict: GuardVerdict) -> Iterator[str]:
 def _notes_on(cell: CellJudgement, min_pairs: int) -> Iterator[str]:
     if reason := cell.failure or cell.times.not_comparable:
         yield reason.replace(f"{cell.case_id}: ", "", 1)  # a worker's message names its case, as the note does
-    allowed = [change for change in cell.changes if change.worse and change not in cell.regressions]
-    less = [change for change in cell.changes if not change.worse]
-    for what, changed in (("does more", cell.regressions), ("does more, as allowed", allowed), ("does less", less)):
-        if changed:
-            yield f"{what}: {_listed(changed, _SHOWN_CHANGES)}"
+    yield from change_notes(cell.changes, cell.regressions)
     if cell.times.findings and cell.times.pairs < min_pairs:
-        yield f"{_counted(cell.times.pairs, 'pair')} of the {min_pairs} that the first verdict needs"
+        yield f"{counted(cell.times.pairs, 'pair')} of the {min_pairs} that the first verdict needs"
         return
     for found in cell.times.findings:
         if found.verdict == "regression" or (found.verdict == cell.verdict == "inconclusive"):
             yield (
-                f"{_name(found)} is slower by {_interval(found)}, allowed are {_limit(found.guarded.threshold)}"
+                f"{_name(found)} is slower by {_interval(found)}, allowed are {limit(found.guarded.threshold)}"
                 f"{_need(found)}"
             )
 
@@ -153,7 +112,7 @@ def _need(found: Finding) -> str:
         return ""
     if found.more_pairs is None:
         return "; no practical number of pairs would decide that"
-    return f"; about {_counted(found.more_pairs, 'more pair')} would decide it"
+    return f"; about {counted(found.more_pairs, 'more pair')} would decide it"
 
 
 def _remedy(record: GuardRecord, verdict: GuardVerdict) -> str:

@@ -54,7 +54,7 @@ def sentences(text):
             [case(FASTER), case(number=2)],
             "Improvement: the head is more than 5% faster than the baseline in 1 of 2 cases, slower in none.",
         ),
-        ([case(), case(number=2)], "Pass: the head is not 5% slower than the baseline, in none of 2 cases."),
+        ([case(), case(number=2)], "Pass: the head is not 5% slower than the baseline in any of 2 cases."),
         ([], "Not comparable: the head was compared with a baseline that holds no case."),
     ],
 )

@@ -1,0 +1,110 @@
+"""``ntp doctor``: the machine, what disturbs it, and how much runs of identical code differ on it."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ntp.case import Case
+from ntp.cli_options import names
+from ntp.console import one_line, status_line, tell, tell_if_terminal
+from ntp.errors import OptionError, WorkerFailed
+
+
+def doctor(
+    refresh: Annotated[bool, typer.Option("--refresh", help="Measure this machine's peaks anew.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure the noise between runs of identical code, and nothing else.")
+    ] = False,
+    runs: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="With --calibrate: processes a case.", show_default="5")
+    ] = None,
+    cases: Annotated[
+        str,
+        typer.Option(
+            metavar="IDS",
+            help="With --calibrate: ids of cases, separated by commas, or RUN.json for all cases of that run.",
+            show_default="the training steps of a sweep",
+        ),
+    ] = "",
+) -> None:
+    """Say what this machine is, what makes its timings noisy, and what can be done about it.
+
+    Its peaks, of matrix products and memory, are measured the first time (a
+    quarter of a minute) and kept in the user's cache. With --calibrate, each
+    case is measured in several fresh processes instead (8 s a process, about)
+    and their spread is kept there: what runs are compared by with a baseline.
+
+    For example:
+
+      ntp doctor
+
+      ntp doctor --calibrate --cases reports/latest/run.json
+    """
+    if calibrate:
+        if refresh:
+            raise OptionError("--refresh measures peaks, --calibrate the noise between runs: give one of the two")
+        _calibrate(names(cases), runs)
+    elif runs is not None or cases:
+        raise OptionError("--runs and --cases are for the calibration: give --calibrate with them")
+    else:
+        _examine(refresh)
+
+
+def _examine(refresh: bool) -> None:
+    from ntp.measure.cpus import available_cpus
+    from ntp.measure.doctor import examine
+    from ntp.measure.roofline import measure_peaks
+    from ntp.measure.warnings import warnings_about
+    from ntp.report.doctor import doctor as render
+
+    tell_if_terminal("looking at the machine for a second, and at torch")
+    environment = examine()
+    threads = dict.fromkeys((1, available_cpus().max_threads))
+    try:
+        peaks = measure_peaks(list(threads), refresh=refresh, software=environment.software, progress=tell_if_terminal)
+    except WorkerFailed as exc:
+        tell(f"no peaks: {one_line(str(exc))}")
+        peaks = None
+    sys.stdout.write(render(environment, warnings_about(environment), peaks))
+
+
+def _calibrate(wanted: Sequence[str], runs: int | None) -> None:
+    from ntp.campaign.calibrate import RUNS, default_cases
+    from ntp.campaign.calibrate import calibrate as campaign
+    from ntp.judge.baseline import noise_of
+    from ntp.measure.cpus import available_cpus, check_threads
+    from ntp.report.calibration import terminal
+
+    named = [case for each in wanted for case in _cases_named(each)]
+    cases = list(dict.fromkeys(named if wanted else default_cases((1, available_cpus().max_threads))))
+    if not cases:
+        raise OptionError(f"--cases: there is no case in {', '.join(wanted)}")
+    for case in cases:
+        check_threads(case.runtime.threads)
+    calibration = None
+    try:
+        with status_line() as progress, closing(campaign(cases, runs or RUNS, progress=progress)) as calibrations:
+            for each in calibrations:
+                calibration = each
+    except KeyboardInterrupt:
+        tell("interrupted; the table shows what was finished")
+        raise
+    finally:
+        if calibration is not None:
+            sys.stdout.write(terminal([noise_of(case) for case in calibration.cases]))
+
+
+def _cases_named(text: str) -> list[Case]:
+    """The case of an id, or all cases of a run file."""
+    try:
+        return [Case.parse(text)]
+    except OptionError:
+        if not text.endswith(".json"):
+            raise
+    from ntp.measure.records import Run
+
+    return [measurement.case for measurement in Run.load(Path(text)).measurements]

@@ -1,0 +1,162 @@
+"""``ntp guard``: whether the head trains more slowly than the base."""
+
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ntp.case import Case
+from ntp.cli_options import WORKLOAD, ModelOption, fraction, names, seconds
+from ntp.console import sigterm_as_exit, status_line, tell
+from ntp.errors import OptionError, RecordError
+from ntp.exit_status import OF_VERDICT, REGRESSION, TOOL_FAILED
+
+if TYPE_CHECKING:
+    from ntp.judge.guard import GuardVerdict
+    from ntp.measure.guard_records import GuardRecord, Plan
+
+
+class FailOn(StrEnum):
+    """What else than a regression can fail a guard."""
+
+    IMPROVEMENT = "improvement"
+
+
+def guard(
+    base: Annotated[str | None, typer.Option(metavar="REF", help="The commit to compare with.")] = None,
+    head: Annotated[
+        str,
+        typer.Option(metavar="REF", help="What is compared: a commit, or 'worktree', the files as they are."),
+    ] = "worktree",
+    cases: Annotated[
+        str,
+        typer.Option(
+            metavar="IDS",
+            help="Ids of cases, separated by commas.",
+            show_default="a small step and a large, on 1 thread and on all",
+        ),
+    ] = "",
+    model: ModelOption = WORKLOAD.model,
+    threshold: Annotated[
+        float, typer.Option(metavar="SHARE", parser=fraction, help="What counts as slower.", show_default="1%")
+    ] = 0.01,
+    budget: Annotated[
+        float, typer.Option(metavar="TIME", parser=seconds, help="When to stop at last.", show_default="300s")
+    ] = 300.0,
+    allow: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Counts that may rise, separated by commas: 'aten::copy_,peak_tensor_bytes'.",
+            show_default="none",
+        ),
+    ] = "",
+    fail_on: Annotated[
+        FailOn | None, typer.Option("--fail-on", help="Fail if the head is faster, too: for teams that pin.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the order of turns.")] = 0,
+    json_file: Annotated[
+        Path, typer.Option("--json", metavar="FILE", help="Keep every count and every sample there.")
+    ] = Path("reports/latest/guard.json"),
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Judge again what --json kept, and measure nothing.")
+    ] = None,
+) -> None:
+    """Say whether the head trains more slowly than the base, with evidence for either.
+
+    First it counts exactly what a step of each does: operations, operators,
+    bytes. Then pairs of fresh processes, one of each side, run in turn on the
+    same CPUs, until the interval of the slowdown lies on one side of the
+    threshold or the budget is spent. The sides are commits of the repository
+    that you are in: of ntp, or of your own, with --model from its files.
+
+    Exit status: 0 pass or improvement, 1 regression, 2 wrong usage,
+    3 inconclusive, 4 not comparable, 5 a worker or the tool failed.
+
+    For example:
+
+      ntp guard --base main
+
+      ntp guard --base v1.2 --model model.py:make --threshold 2% --json guard.json
+
+      ntp guard --replay guard.json
+    """
+    from ntp.campaign.guard import guard as campaign
+    from ntp.judge.guard import verdict_on
+    from ntp.measure.guard_records import GuardRecord
+    from ntp.report.guard import markdown, terminal
+
+    if replay is not None and base is None:
+        record = GuardRecord.load(replay)
+    elif base is not None and replay is None:
+        plan = _guard_plan(names(cases), model, threshold, budget)
+        with status_line() as progress, sigterm_as_exit():
+            settings = {"budget_s": budget, "seed": seed, "allowed": names(allow), "command": ("ntp", *sys.argv[1:])}
+            record = _kept(campaign(plan, base, head, **settings, progress=progress), json_file)  # type: ignore[arg-type]
+    else:
+        raise OptionError("give --base REF to measure, or --replay FILE to judge what was measured before")
+    try:
+        verdict = verdict_on(record)
+    except (ValueError, KeyError) as error:
+        raise RecordError(f"{replay} cannot be judged ({error}): give what --json wrote, as it wrote it") from error
+    sys.stdout.write(terminal(record, verdict))
+    if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
+        _append(Path(summary_file), markdown(record, verdict))
+    for cell in record.cells:
+        if cell.stderr_tail:
+            typer.echo(f"{cell.case_id}, the last lines of its worker:\n{cell.stderr_tail.rstrip()}", err=True)
+    raise typer.Exit(_guard_status(verdict, fail_on))
+
+
+def _guard_plan(ids: Sequence[str], model: str, threshold: float, budget_s: float) -> "Plan":
+    from ntp.campaign.guard import default_cases
+    from ntp.judge.guard import plan_of
+    from ntp.measure.cpus import available_cpus, check_threads
+
+    if ids and model != WORKLOAD.model:
+        raise OptionError(f"--model {model} is for the default cases, --cases names its own: give one of the two")
+    cases = [Case.parse(each) for each in ids] or default_cases(model, (1, available_cpus().max_threads))
+    for case in cases:
+        check_threads(case.runtime.threads)
+        if Path(case.workload.model).is_absolute():
+            raise OptionError(f"{case.workload.model} is one file for both sides: give its path inside the repository")
+    return plan_of(tuple(dict.fromkeys(case.id for case in cases)), threshold, budget_s)
+
+
+def _kept(records: "Generator[GuardRecord, None, None]", json_file: Path) -> "GuardRecord":
+    """The last of the records, each of which takes the place of the one before it on the disk."""
+    from ntp.judge.guard import summary, verdict_on
+    from ntp.measure.records import write_whole
+
+    record = None
+    try:
+        with closing(records):
+            for record in records:
+                write_whole(json_file, record.text(summary(verdict_on(record))))
+    except (KeyboardInterrupt, SystemExit):
+        if record is not None:
+            tell(f"interrupted; what was measured is kept, ntp guard --replay {json_file} judges it")
+        raise
+    assert record is not None
+    return record
+
+
+def _guard_status(verdict: "GuardVerdict", fail_on: FailOn | None) -> int:
+    if verdict.failures and verdict.verdict != "regression":
+        return TOOL_FAILED
+    if verdict.verdict == "improvement" and fail_on is FailOn.IMPROVEMENT:
+        return REGRESSION
+    return OF_VERDICT[verdict.verdict]
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written ({error.strerror}): mend or unset GITHUB_STEP_SUMMARY") from error

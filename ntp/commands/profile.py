@@ -1,0 +1,78 @@
+"""``ntp profile``: one case, explained."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ntp.case import Case
+from ntp.cli_options import (
+    RUNTIME,
+    STEP,
+    WORKLOAD,
+    AffinityOption,
+    AllocatorOption,
+    BatchSizeOption,
+    DataOption,
+    EmbedDimOption,
+    HiddenDimOption,
+    ModelOption,
+    OptimizerOption,
+    SeedOption,
+    SeqLenOption,
+    VocabSizeOption,
+    WaitPolicyOption,
+    WorkerThreadsOption,
+)
+from ntp.console import tell_if_terminal, write
+from ntp.errors import WorkerFailed
+
+
+def profile(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the profile goes.")] = Path("reports/profile"),
+    model: ModelOption = WORKLOAD.model,
+    vocab_size: VocabSizeOption = WORKLOAD.vocab_size,
+    embed_dim: EmbedDimOption = WORKLOAD.embed_dim,
+    hidden_dim: HiddenDimOption = WORKLOAD.hidden_dim,
+    batch_size: BatchSizeOption = WORKLOAD.batch_size,
+    seq_len: SeqLenOption = WORKLOAD.seq_len,
+    data: DataOption = WORKLOAD.data,
+    seed: SeedOption = WORKLOAD.seed,
+    optimizer: OptimizerOption = STEP.optimizer,
+    threads: WorkerThreadsOption = None,
+    allocator: AllocatorOption = RUNTIME.allocator,
+    wait_policy: WaitPolicyOption = RUNTIME.wait_policy,
+    affinity: AffinityOption = RUNTIME.affinity,
+) -> None:
+    """Explain one case: what bounds its step, and what to try.
+
+    Writes profile.md (the answer first), profile.json, trace.json for
+    ui.perfetto.dev, flame graphs and charts. Every observer looks at steps of
+    its own, so that none is part of another's picture.
+
+    For example:
+
+      ntp profile --threads 2
+
+      ntp profile --model examples/gpt2.py:tiny --batch-size 8 --out reports/gpt2
+    """
+    from ntp.campaign.profile import profile as campaign
+    from ntp.measure.cpus import available_cpus, check_threads
+    from ntp.measure.records import write_whole
+    from ntp.measure.runfile import document_of, text_of
+    from ntp.report.profile import markdown, pictures, terminal
+
+    case = Case.of({**locals(), "threads": threads or available_cpus().max_threads})
+    check_threads(case.runtime.threads)
+    run = None
+    for run in campaign(case, out, command=("ntp", *sys.argv[1:]), progress=tell_if_terminal):
+        write_whole(out / "profile.json", text_of(document_of(run)))
+        write_whole(out / "profile.md", markdown(run))
+    assert run is not None
+    for name, draw in pictures(run).items():
+        write_whole(out / name, draw())
+    write(terminal(run))
+    write(f"Written: profile.md and all that it shows, in {out}")
+    if run.failures:
+        raise WorkerFailed(run.failures[-1].message, run.failures[-1].stderr_tail)

@@ -1,0 +1,136 @@
+"""``ntp train`` and ``ntp predict``: the training run, and what comes of it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ntp.case import Case
+from ntp.cli_options import (
+    STEP,
+    WORKLOAD,
+    BatchSizeOption,
+    DataOption,
+    EmbedDimOption,
+    HiddenDimOption,
+    JsonOption,
+    ModelOption,
+    OptimizerOption,
+    SeedOption,
+    SeqLenOption,
+    ThreadsOption,
+    VocabSizeOption,
+)
+from ntp.cli_text import step_line, summary_text
+from ntp.console import progress_bar, tell, write
+from ntp.exit_status import INTERRUPTED
+
+if TYPE_CHECKING:
+    from ntp.train import TrainingRun
+
+
+def train(
+    model: ModelOption = WORKLOAD.model,
+    vocab_size: VocabSizeOption = WORKLOAD.vocab_size,
+    embed_dim: EmbedDimOption = WORKLOAD.embed_dim,
+    hidden_dim: HiddenDimOption = WORKLOAD.hidden_dim,
+    batch_size: BatchSizeOption = WORKLOAD.batch_size,
+    seq_len: SeqLenOption = WORKLOAD.seq_len,
+    data: DataOption = WORKLOAD.data,
+    seed: SeedOption = WORKLOAD.seed,
+    optimizer: OptimizerOption = STEP.optimizer,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps in all, those before a resume included.")] = 100,
+    log_every: Annotated[int, typer.Option(min=1, metavar="N", help="Steps between two lines.")] = 10,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Save there, and go on from what is there exactly as if never stopped."),
+    ] = None,
+    checkpoint_every: Annotated[int, typer.Option(min=1, metavar="N", help="Steps between two checkpoints.")] = 100,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a next-token model, and watch its loss and its speed.
+
+    The same command prints the same losses. Without options it trains the
+    simple model on random tokens, of which nothing can be learned: the loss
+    stays near log(vocab size).
+
+    For example:
+
+      ntp train
+
+      ntp train --data file:book.txt --vocab-size 256 --checkpoint runs/book
+
+      ntp train --model examples/gpt2.py:tiny --steps 20 --json
+    """
+    case = Case.of({**locals(), "threads": 1})  # --threads is torch's own business here, none of the quiet runtime's
+    from ntp.train import TrainingRun, thread_count
+
+    with thread_count(threads):
+        run = TrainingRun(case.workload, case.step, checkpoint)
+        _tell_resume(run, steps)
+        with progress_bar(steps, run.step) as advance:
+            for record in run.run(steps, log_every, checkpoint_every):
+                advance(record.step)
+                if record.logged:
+                    write(record.model_dump_json(exclude={"logged"}) if as_json else step_line(record))
+        if run.interrupted:
+            tell(f"interrupted after step {run.step} of {steps}; {_where_saved(checkpoint)}")
+            raise typer.Exit(INTERRUPTED)
+        summary = run.summary()
+        write(f'{{"summary":{summary.model_dump_json()}}}' if as_json else summary_text(summary))
+
+
+def _where_saved(checkpoint: Path | None) -> str:
+    if checkpoint is None:
+        return "nothing is saved, --checkpoint DIR would do so"
+    return f"saved in {checkpoint}, the same command goes on from there"
+
+
+def _tell_resume(run: "TrainingRun", steps: int) -> None:
+    if run.resumed_at is None:
+        return
+    if run.resumed_at >= steps:
+        tell(f"step {run.resumed_at} is already done: nothing to train, raise --steps {steps} to go on")
+    else:
+        tell(f"going on from step {run.resumed_at}")
+
+
+def predict(
+    checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="A directory that ntp train --checkpoint wrote.")],
+    prompt_ids: Annotated[str | None, typer.Option(metavar="IDS", help="The prompt as token ids: 1,2,3.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The prompt as text, for a model trained on bytes.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="How many tokens to predict.")] = 16,
+    temperature: Annotated[
+        float, typer.Option(metavar="X", help="0 takes the most probable token; 1 draws from the model's distribution.")
+    ] = 0.0,
+    top_k: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Draw from the K most probable tokens alone.", show_default="all"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="N", help="Of the draws.")] = 42,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the tokens that follow a prompt, with a model that ntp train saved.
+
+    Writes the new tokens alone: as ids, or as text if the prompt was text.
+
+    For example:
+
+      ntp predict --checkpoint runs/first --prompt-ids 1,2,3
+
+      ntp predict --checkpoint runs/book --prompt "Call me " --temperature 0.8
+    """
+    from ntp.predict import as_text, generate, load_trained, parse_prompt
+
+    ids = parse_prompt(prompt, prompt_ids)
+    model, workload = load_trained(checkpoint)
+    new_ids = list(generate(model, workload, ids, max_new_tokens, temperature, top_k, seed))
+    text = None if prompt is None else as_text(new_ids)
+    if as_json:
+        write(json.dumps({"prompt_ids": ids, "new_ids": new_ids, "text": text}))
+    else:
+        write(",".join(map(str, new_ids)) if text is None else text)

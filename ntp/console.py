@@ -1,0 +1,78 @@
+"""How commands speak: results on stdout, everything else on stderr, and progress where somebody looks on."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+from ntp.exit_status import TERMINATED
+
+
+def write(result: str) -> None:
+    """A line on stdout."""
+    print(result, flush=True)  # noqa: T201  (typer.echo would write past the progress bar, onto its line)
+
+
+def tell(message: str) -> None:
+    """A line on stderr."""
+    typer.echo(f"ntp: {message}", err=True)
+
+
+def tell_if_terminal(message: str) -> None:
+    """A line on stderr, if that is a terminal."""
+    if sys.stderr.isatty():
+        tell(message)
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks."""
+    return " ".join(text.split())
+
+
+@contextmanager
+def sigterm_as_exit() -> Iterator[None]:
+    """Let ``kill`` unwind the stack as Ctrl-C does, so that what was made for the time being is removed."""
+
+    def leave(_number: int, _frame: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that is written anew, if that is a terminal; gives the function that does so."""
+    from rich.console import Console
+
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with Console(stderr=True).status("starting") as status:
+        yield status.update
+
+
+@contextmanager
+def progress_bar(steps: int, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, if that is a terminal; gives the function that moves it to a step."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not sys.stderr.isatty(),
+        redirect_stdout=sys.stdout.isatty(),  # otherwise the bar would draw the results that go to a file or pipe
+    ) as progress:
+        task = progress.add_task("training", total=steps, completed=done)
+        yield lambda step: progress.update(task, completed=step)

@@ -1,0 +1,18 @@
+"""What a command, or a gated pytest session, tells its caller. pytest's own statuses are its own."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ntp.judge.verdict import Verdict
+
+REGRESSION, USAGE, INCONCLUSIVE, NOT_COMPARABLE, TOOL_FAILED = 1, 2, 3, 4, 5
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
+"""The shell's own for SIGINT, SIGPIPE and SIGTERM."""
+
+OF_VERDICT: "dict[Verdict, int]" = {
+    "pass": 0,
+    "improvement": 0,
+    "regression": REGRESSION,
+    "inconclusive": INCONCLUSIVE,
+    "not comparable": NOT_COMPARABLE,
+}
