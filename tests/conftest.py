@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import cycle, islice
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from ntp.case import PHASES, Case, Workload
 from ntp.measure.environment import (
@@ -48,9 +48,12 @@ from ntp.measure.peaks import (
 )
 from ntp.measure.records import Harness, Measurement, Observations, Run, WarmUp
 
-# No test asserts how long something takes: a shared machine stalls for longer than any limit.
-settings.register_profile("ntp", settings.default, deadline=None)
-settings.load_profile("ntp")
+with suppress(ImportError):  # a sweep reads this file too, and has no need of hypothesis
+    from hypothesis import settings
+
+    # No test asserts how long something takes: a shared machine stalls for longer than any limit.
+    settings.register_profile("ntp", settings.default, deadline=None)
+    settings.load_profile("ntp")
 
 MACHINE = Machine(
     cpu_model="Example CPU @ 2.50GHz",

@@ -1,6 +1,7 @@
 """Real workers: a handful, since each imports torch."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -104,3 +105,14 @@ def test_a_small_case_is_profiled(tmp_path, make_peaks, monkeypatch):
     text = markdown(run)
     assert "Matrix products" in text
     assert "Incomplete" not in text
+
+
+def test_a_sweep_needs_nothing_that_only_the_tests_do():
+    """``pip install .`` brings no hypothesis, and the sweep's pytest reads the tests' conftest all the same."""
+    without = "import sys; sys.modules['hypothesis'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    options = ["--benchmark-only", "--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    done = subprocess.run(
+        [sys.executable, "-c", without, *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "bench_train_step.py" in done.stdout
