@@ -98,6 +98,22 @@ def test_whoever_pins_can_fail_on_an_improvement(run, kept):
     assert run("--replay", kept(record()), "--fail-on", "improvement").status == 0
 
 
+def test_what_several_workers_said_at_last_is_shown_once(run, kept):
+    failed = record(head=None, pairs=0, failure="died")
+    ids = ["simple-b2-s4-t1", "simple-b2-s4-t2", "simple-b8-s4-t1", "simple-b8-s4-t2"]
+    tails = ["the same words", "other words", "the same words", ""]
+    cells = tuple(
+        failed.cells[0].model_copy(update={"case_id": case_id, "stderr_tail": tail})
+        for case_id, tail in zip(ids, tails, strict=True)
+    )
+    result = run("--replay", kept(failed.model_copy(update={"cells": cells, "plan": plan_of(ids, 0.01, 60)})))
+    assert result.status == 5
+    assert result.err.splitlines() == [
+        f"{ids[0]}, the last lines of its worker:", "the same words",
+        f"{ids[1]}, the last lines of its worker:", "other words",
+    ]  # fmt: skip
+
+
 def test_a_count_that_rises_is_a_regression_and_named(run, kept):
     result = run("--replay", kept(record(head=MORE)))
     assert result.status == 1

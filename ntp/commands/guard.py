@@ -107,9 +107,12 @@ def guard(
     sys.stdout.write(terminal(record, verdict))
     if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
         _append(Path(summary_file), markdown(record, verdict))
+    first_with: dict[str, str] = {}  # most often all cases fail of the same: that is said once
     for cell in record.cells:
-        if cell.stderr_tail:
-            typer.echo(f"{cell.case_id}, the last lines of its worker:\n{cell.stderr_tail.rstrip()}", err=True)
+        first_with.setdefault(cell.stderr_tail.rstrip(), cell.case_id)
+    for tail, case_id in first_with.items():
+        if tail:
+            typer.echo(f"{case_id}, the last lines of its worker:\n{tail}", err=True)
     raise typer.Exit(_guard_status(verdict, fail_on))
 
 
