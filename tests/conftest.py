@@ -1,6 +1,7 @@
 """Makers of records: each gives a plausible record, and takes what a test wants to be otherwise."""
 
 import math
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import cycle, islice
@@ -47,6 +48,10 @@ from ntp.measure.peaks import (
     gemm_shapes,
 )
 from ntp.measure.records import Harness, Measurement, Observations, Run, WarmUp
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A background job of a shell is started deaf to Ctrl-C, and the processes of the tests would be, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 with suppress(ImportError):  # a sweep reads this file too, and has no need of hypothesis
     from hypothesis import settings

@@ -126,6 +126,9 @@ def _known(cell: Cell, plan: Plan, differing: str) -> CellPairs:
 
 
 def _differing_software(record: GuardRecord) -> str:
+    if record.base.brings_ntp != record.head.brings_ntp:
+        with_it, without = ("base", "head") if record.base.brings_ntp else ("head", "base")
+        return f"the {with_it} has an ntp of its own, the {without} none: it would run the one that is installed"
     base, head = record.base.software, record.head.software
     if base is None or head is None or base.fingerprint == head.fingerprint:
         return ""

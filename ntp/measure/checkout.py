@@ -30,7 +30,7 @@ def checkout(ref: str, directory: Path | None = None) -> Iterator[tuple[Side, Pa
     if ref == WORK_TREE:
         commit = _git(here, "rev-parse", "--verify", "HEAD^{commit}", refusal="the repository has no commit yet")
         dirty = bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
-        yield Side(ref=ref, commit=commit, dirty=dirty), here
+        yield Side(ref=ref, commit=commit, dirty=dirty, brings_ntp=_brings_ntp(here)), here
         return
     commit = _git(
         here,
@@ -47,9 +47,13 @@ def checkout(ref: str, directory: Path | None = None) -> Iterator[tuple[Side, Pa
             folder = tree / here.relative_to(top.resolve())
             if not folder.is_dir():
                 raise OptionError(f"{ref} has no folder {here.relative_to(top.resolve())}: run it from one that it has")
-            yield Side(ref=ref, commit=commit), folder
+            yield Side(ref=ref, commit=commit, brings_ntp=_brings_ntp(folder)), folder
         finally:
             _run(top, "worktree", "remove", "--force", "--force", str(tree))  # twice: locked too, as while it is added
+
+
+def _brings_ntp(folder: Path) -> bool:
+    return (folder / "ntp/__init__.py").is_file()
 
 
 def _git(directory: Path, *arguments: str, refusal: str | None = None) -> str:

@@ -30,6 +30,8 @@ class Side(Frozen):
     """The full hash."""
     dirty: bool = False
     """Whether tracked files differ from the commit. Only the work tree can be dirty."""
+    brings_ntp: bool = False
+    """Whether its tree has an ntp of its own. Else its workers import the one that is installed."""
     software: Software | None = None
     """What its workers found. One interpreter runs both sides, but a side may bring libraries of its own."""
 

@@ -238,6 +238,15 @@ class TestWhatCannotBeCompared:
         lacking = Cell(case_id=OTHER, base_failure="base: no such model")
         assert verdict_on(make_guard_record(lacking, make_cell(ONE, 0.03))).verdict == "regression"
 
+    @pytest.mark.parametrize(("with_it", "without"), [("base", "head"), ("head", "base")])
+    def test_an_ntp_of_its_own_against_the_one_installed(self, make_guard_record, clean, with_it, without):
+        record = make_guard_record(clean)
+        side = getattr(record, with_it).model_copy(update={"brings_ntp": True})
+        verdict = verdict_on(record.model_copy(update={with_it: side}))
+        assert verdict.verdict == "not comparable"
+        reason = f"the {with_it} has an ntp of its own, the {without} none"
+        assert verdict.cells[0].times.not_comparable.startswith(reason)
+
     def test_sides_on_different_software(self, make_guard_record, clean):
         base, head = (Side(ref=each, commit=each, software=Software(torch=each)) for each in ("2.8", "2.9"))
         found = verdict_on(make_guard_record(clean, base=base, head=head))

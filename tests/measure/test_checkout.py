@@ -273,3 +273,13 @@ def test_what_git_cannot_do_is_said_in_a_line(repository, tmp_path):
     assert re.match(r"git worktree failed: \S", refusal("HEAD~1", repository.path))
     assert list((tmp_path / "temporary").iterdir()) == []
     assert repository.git("worktree", "list").count("\n") == 0
+
+
+def test_whether_a_side_has_an_ntp_of_its_own(repository):
+    repository.write("ntp/__init__.py", "")
+    repository.commit("third")
+    (repository.path / "ntp/__init__.py").unlink()
+    with checkout("HEAD", repository.path) as (side, _):
+        assert side.brings_ntp
+    with checkout(WORK_TREE, repository.path) as (side, _):
+        assert not side.brings_ntp
