@@ -127,7 +127,7 @@ class TestRecordings:
         assert [each.name for each in path.parent.iterdir()] == ["x.json.gz"]
 
     def test_what_is_not_there_is_not_recorded(self, tmp_path):
-        assert recordings.load(tmp_path / "nowhere") == ({}, {}, {})
+        assert recordings.load(tmp_path / "nowhere") == ({}, {}, {}, {})
 
     def test_one_that_was_interrupted_at_once_tells_nothing(self, tmp_path):
         begun = document(pairs=2)
@@ -380,6 +380,13 @@ class TestSuites:
         assert {len(each) for each in ends["holds_mean"].values()} == {20}
         assert set("".join(ends["holds_one"].values())) == {"0"}
 
+    def test_of_normal_pairs_the_intervals_hold_as_many_as_promised_if_each_pair_is_new(self):
+        held = "".join(suites.drawn_normal(a_pool(), 50, again=False).values())
+        assert len(held) == 50 * len(CELLS)
+        assert stats.binomtest(held.count("1"), len(held), 0.95).pvalue > 1e-4
+        few = "".join(suites.drawn_normal(a_pool(pairs=3), 50, again=True).values())
+        assert few.count("1") < held.count("1")
+
     def test_in_order_starts_at_each_pair_and_goes_round(self):
         plan = suites.usual_plan().model_copy(update={"max_pairs": 5})
         ratios = {cell: [(float(i),) for i in range(4)] for cell in CELLS}
@@ -580,8 +587,13 @@ class TestThePage:
     def test_coverage(self, recorded, drawn):
         table = rows(error_tables.coverage(recorded, drawn))
         assert len(table) == 2 + 2 * 2 + 1 + len(slower.SLOWDOWNS) - 1  # the same label twice, of both conditions
-        mean = [float(cell.rstrip("%")) for cell in table["`busy-3`: the mean of all pairs"]]
+        *held, pairs, as_few, ever_new = table["`busy-3`: the mean of all pairs"]
+        mean = [float(cell.rstrip("%")) for cell in held]
         assert mean[0] == pytest.approx(sum(mean[1:]) / 4, abs=0.1)
+        assert pairs == "6"
+        for text, letters in zip((as_few, ever_new), drawn["normal"]["busy-3"].values(), strict=True):
+            assert text == f"{''.join(letters.values()).count('1') / 40:.1%}"
+        assert table["identical, nothing else running: exactly 1"][-3:] == ["", "", ""]
 
     def test_tools(self, recorded, drawn):
         table = rows(error_tables.tools(recorded, drawn))
@@ -601,6 +613,14 @@ class TestThePage:
         table = rows(noise_tables.summaries(recorded, drawn, "quiet"))
         assert list(table)[2:] == list(spread.SUMMARIES)
         assert table["turns"][-3:] == ["0.0%", "100.0%", "100.0%"]
+
+    def test_every_file_is_named_with_its_pairs(self, recorded):
+        table = rows(page.files(recorded._replace(ablation_facts={"commit": "c" * 40})))
+        assert table["`identical-quiet.json.gz`"][0] == str(12 * len(CELLS))
+        assert table["`runs-quiet.json.gz`"][0] == str(2 * 12 * len(CELLS))
+        assert table["`runs-quiet.json.gz`"][2] == "241 s"
+        assert table["`ablation.json.gz`"][0] == str(3 * 2 * len(recordings.ARMS))
+        assert table["`ablation.json.gz`"][3] == f"`{'c' * 12}`"
 
     def test_the_charts(self, recorded, drawn):
         charts = pictures.charts(recorded, drawn)
@@ -641,21 +661,22 @@ def words_of(svg):
 
 
 @cache
-def committed():
-    return recordings.load(FOLDER)
+def committed(folder):
+    return recordings.load(folder)
 
 
+@pytest.mark.parametrize("folder", sorted(FOLDER.parent.glob("guard*")), ids=lambda folder: folder.name)
 class TestWhatIsCommitted:
-    """The report is what the recordings make, as far as that can be told within seconds."""
+    """The reports are what the recordings make, as far as that can be told within seconds."""
 
-    def test_the_page_and_its_charts(self):
-        recorded, drawn = committed(), recordings.read(FOLDER / "drawn.json.gz")
+    def test_the_page_and_its_charts(self, folder):
+        recorded, drawn = committed(folder), recordings.read(folder / "drawn.json.gz")
         charts = pictures.charts(recorded, drawn)
-        assert (FOLDER / "README.md").read_text() == page.markdown(recorded, drawn, charts)
-        assert {path.name for path in FOLDER.glob("*.svg")} == set(charts)
+        assert (folder / "README.md").read_text() == page.markdown(recorded, drawn, charts)
+        assert {path.name for path in folder.glob("*.svg")} == set(charts)
         for name, text in charts.items():
-            assert words_of((FOLDER / name).read_text()) == words_of(text)
+            assert words_of((folder / name).read_text()) == words_of(text)
 
-    def test_the_first_suites_come_out_again(self):
-        again = draws.draw(committed(), 4)
-        assert draws.first(recordings.read(FOLDER / "drawn.json.gz"), 4) == again
+    def test_the_first_suites_come_out_again(self, folder):
+        again = draws.draw(committed(folder), 4)
+        assert draws.first(recordings.read(folder / "drawn.json.gz"), 4) == again

@@ -13,6 +13,12 @@ COMPARED = (*CONDITIONS, "busy-2")
 _COMPARED_SHARE = 4
 """One in so many of the suites is enough for that: there are ten statistics."""
 
+NORMAL = {"as few": True, "ever new": False}
+"""Simulated pairs: drawn again and again from as few as were recorded, or each of them new."""
+
+_NORMAL_SHARE = 2
+"""One in so many of the suites is enough for the comparison."""
+
 
 def draw(recorded: Recorded, number: int) -> dict[str, Any]:
     """So many suites of every pool. Of fewer suites, the same ones from the first on."""
@@ -25,6 +31,12 @@ def draw(recorded: Recorded, number: int) -> dict[str, Any]:
         "in order": {name: suites.drawn_in_order(pool, number) for name, pool in identical.items()},
         "beside": {name: other_tools.drawn(pool, 0, number) for name, pool in pools.items()},
         "before": {name: other_tools.drawn(pool, 1, number) for name, pool in identical.items()},
+        "normal": {
+            name: {
+                kind: suites.drawn_normal(pool, -(-number // _NORMAL_SHARE), again) for kind, again in NORMAL.items()
+            }
+            for name, pool in pools.items()
+        },
         "statistics": {
             name: suites.drawn_by_statistic(pool, SUMMARIES, -(-number // _COMPARED_SHARE))
             for name, pool in compared.items()
@@ -37,6 +49,7 @@ def first(drawn: Any, number: int) -> Any:
     return {
         "digests": drawn["digests"],
         **{key: _cut(drawn[key], number) for key in ("resampled", "in order", "beside", "before")},
+        "normal": _cut(drawn["normal"], -(-number // _NORMAL_SHARE)),
         "statistics": _cut(drawn["statistics"], -(-number // _COMPARED_SHARE)),
     }
 

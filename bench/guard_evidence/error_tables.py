@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from draws import NORMAL
 from other_tools import TOOLS, Tool
 from recordings import CELLS, CONDITIONS, Pool, Recorded
 from slower import SLOWDOWNS
@@ -170,31 +171,38 @@ def coverage(recorded: Recorded, drawn: Drawn) -> str:
     rows = []
     for name in CONDITIONS:
         if name not in recorded.pools:
-            rows.append(missing(f"identical, {CONDITION[name]}", 6))
+            rows.append(missing(f"identical, {CONDITION[name]}", 8))
             continue
         ends = drawn["resampled"][name]
         rows += [
-            _held(f"identical, {CONDITION[name]}: exactly 1", ends["holds_one"]),
-            _held("the same, in the order recorded: exactly 1", drawn["in order"][name]["holds_one"]),
-            _held("the same, resampled: the mean of all pairs", ends["holds_mean"]),
+            (f"identical, {CONDITION[name]}: exactly 1", *_held(ends["holds_one"]), "", "", ""),
+            ("the same, in the order recorded: exactly 1", *_held(drawn["in order"][name]["holds_one"]), "", "", ""),
+            ("the same, resampled: the mean of all pairs", *_held_beside_normal(recorded.pools[name], drawn)),
         ]
-    slower = {name: drawn["resampled"][name]["holds_mean"] for name in recorded.slower}
-    rows += [_held(f"{code(name)}: the mean of all pairs", held) for name, held in slower.items()]
-    return table(("truth", "all cells", *map(code, CELLS)), rows)
+    slower = recorded.slower.items()
+    rows += [(f"{code(name)}: the mean of all pairs", *_held_beside_normal(pool, drawn)) for name, pool in slower]
+    return table(("truth", "all cells", *map(code, CELLS), "pairs a cell", "normal, as few", "normal, ever new"), rows)
 
 
-def _held(label: str, held: Mapping[str, str]) -> Row:
-    return (
-        label,
-        *(f"{letters.count('1') / len(letters):.1%}" for letters in ("".join(held.values()), *held.values())),
-    )
+def _held_beside_normal(pool: Pool, drawn: Drawn) -> Row:
+    held = drawn["resampled"][pool.name]["holds_mean"]
+    normal = (_held(drawn["normal"][pool.name][kind])[0] for kind in NORMAL)
+    return (*_held(held), str(pool.rounds), *normal)
+
+
+def _held(held: Mapping[str, str]) -> Row:
+    """In all cells, then in each."""
+    return tuple(f"{letters.count('1') / len(letters):.1%}" for letters in ("".join(held.values()), *held.values()))
 
 
 ON_COVERAGE = """\
 How often the plain 95% interval of the ratio, which a guard reports beside the one that decides, holds the truth at the
 guard's end, early stopping and all; the interval that decides is wider. The mean of all pairs of identical code is not
 exactly 1 either: resampled guards share what it is off by, so they hold 1 less often, and are alarmed rather more
-often, than guards in earnest."""
+often, than guards in earnest. The last two columns are simulated, to tell whose a shortfall is: guards of normal pairs
+with the same means and standard deviations, drawn with replacement from as few as were recorded, and each of them new.
+Where the last is short as well, it is the rule: who stops when an interval leaves the threshold, stops rather more
+often at one that is off."""
 
 
 def tools(recorded: Recorded, drawn: Drawn) -> str:

@@ -74,6 +74,8 @@ class Recorded(NamedTuple):
     """Whole guards by condition: ``status``, ``wall_time_s`` and the ``record`` that they wrote."""
     ablation: dict[str, dict[str, tuple[Pair, ...]]]
     """Pairs by arm and cell."""
+    ablation_facts: dict[str, Any]
+    """All else that the ablation's file says, as :attr:`Pool.facts`."""
 
     @property
     def slower(self) -> dict[str, Pool]:
@@ -109,7 +111,8 @@ def load(folder: Path = FOLDER) -> Recorded:
             pools[name] = pool
     runs = {name: read(path) for name in CONDITIONS if (path := path_of("runs", name, folder)).exists()}
     path = folder / "ablation.json.gz"
-    return Recorded(pools, runs, _arms(read(path)["pairs"]) if path.exists() else {})
+    ablation = read(path) if path.exists() else {}
+    return Recorded(pools, runs, _arms(ablation.pop("pairs")) if ablation else {}, ablation)
 
 
 def _arms(entries: Iterable[dict[str, Any]]) -> dict[str, dict[str, tuple[Pair, ...]]]:

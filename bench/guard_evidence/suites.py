@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 from recordings import CELLS, Pool
 
 from ntp.judge.guard import STATISTICS, plan_of
@@ -122,6 +123,42 @@ def drawn_in_order(pool: Pool, suites: int) -> dict[str, Any]:
     ratios = guarded_log_ratios(pool, plan)
     starts = range(min(suites, pool.rounds))
     return _ends([run(plan, consecutive(ratios, plan, start), pool.pair_s) for start in starts], ratios)
+
+
+def drawn_normal(pool: Pool, suites: int, again: bool) -> dict[str, str]:
+    """Simulated suites, for comparison: normal pairs, with the means and standard deviations of a pool's cells.
+
+    By cell, for each suite whether the plain interval of the typical step holds the mean that its pairs come from.
+    ``again``: they are drawn with replacement from as many as the pool has, as those of recorded suites are; else each
+    is new.
+    """
+    plan = usual_plan()
+    ratios = guarded_log_ratios(pool, plan)
+    held: dict[str, str] = dict.fromkeys(plan.cells, "")
+    for number in range(suites):
+        seed = random.Random(f"normal {pool.name} {again} {number}").getrandbits(64)
+        pairs, truths = _normal(ratios, plan, np.random.default_rng(seed), again)
+        outcome = run(plan, pairs, pool.pair_s)
+        for i, (cell, truth) in enumerate(truths.items()):
+            held[cell] += _digit(outcome.ratios[i], truth)
+    return held
+
+
+def _normal(
+    ratios: LogRatios, plan: Plan, chance: np.random.Generator, again: bool
+) -> tuple[LogRatios, dict[str, float]]:
+    """The pairs of one such suite, and the ratios of the typical step that they come from."""
+    pairs, truths = {}, {}
+    for cell in plan.cells:
+        recorded = np.array(ratios[cell])
+        mean, sd = recorded.mean(axis=0), recorded.std(axis=0, ddof=1)
+        new = chance.normal(mean, sd, (len(recorded) if again else plan.max_pairs, len(mean)))
+        if again:
+            mean = new.mean(axis=0)
+            new = new[chance.integers(0, len(new), plan.max_pairs)]
+        pairs[cell] = [tuple(map(float, pair)) for pair in new]
+        truths[cell] = math.exp(float(mean[0]))
+    return pairs, truths
 
 
 def drawn_by_statistic(pool: Pool, summaries: Mapping[str, Summary], suites: int) -> dict[str, str]:
