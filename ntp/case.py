@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 from urllib.parse import quote, unquote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ntp.errors import OptionError
 
@@ -40,11 +40,17 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Options(Frozen):
+    """Values that a user gives as options. What stands below a field is the help of its option."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
 PHASES = ("data", "zero_grad", "forward", "loss", "backward", "optimizer")
 """The parts of a training step, in order."""
 
 
-class Workload(Frozen):
+class Workload(Options):
     """What is computed in one step.
 
     ``part`` narrows what is timed to a part of the step; the whole step is run all the same, so that a part is timed
@@ -52,14 +58,25 @@ class Workload(Frozen):
     """
 
     model: Annotated[str, AfterValidator(_model_spec)] = "simple"
+    """'simple', 'package.module:factory' or 'path/to/file.py:factory'. A factory gets those of vocab_size, embed_dim,
+    hidden_dim and seq_len that it names."""
     vocab_size: int = Field(1000, ge=1)
+    """Token ids are below this."""
     embed_dim: int = Field(256, ge=1)
+    """Width of the embedding."""
     hidden_dim: int = Field(1024, ge=1)
+    """Width of the hidden layer."""
     batch_size: int = Field(32, ge=1)
+    """Sequences in a step."""
     seq_len: int = Field(128, ge=1)
+    """Predicted positions of a sequence."""
     data: Annotated[str, AfterValidator(_data_spec)] = "uniform"
+    """'uniform' random ids, 'zipf' or 'zipf:EXPONENT' (realistic frequencies), or 'file:PATH': a text file as bytes, or
+    a .bin file of uint16 tokens (uint32 if the vocabulary is larger than 65536)."""
     seed: int = Field(42, ge=0, lt=2**63)
+    """Of weights and data."""
     part: Literal["step", "data", "forward", "backward", "optimizer"] = "step"
+    """What of the step is timed."""
 
     @property
     def tokens(self) -> int:
@@ -67,35 +84,83 @@ class Workload(Frozen):
         return self.batch_size * self.seq_len
 
 
-class StepConfig(Frozen):
-    """How the step computes it."""
+class StepConfig(Options):
+    """How the step computes it. Every field is a lever of its own; what cannot be combined is refused here.
 
-    precision: Literal["fp32"] = "fp32"
+    Whether this machine, this torch and this model can do it is found when a training starts
+    (:func:`ntp.step.make_method`).
+    """
+
+    precision: Literal["fp32", "bf16", "bf16-matmul"] = "fp32"
+    """'bf16' is autocast; with 'bf16-matmul' tensors stay fp32 and the factors of products are rounded to bf16."""
+    matmul: Literal["default", "onednn"] = "default"
+    """Who computes fp32 products: 'default' is whom torch chooses (MKL on x86); or 'onednn'."""
+    loss: Literal["full", "chunked", "deduplicated"] = "full"
+    """'chunked' never holds all logits at once; 'deduplicated' runs a context-free model once for each distinct token
+    of a batch."""
+    compile: Literal["off", "model", "step"] = "off"
+    """What torch.compile takes: 'off' nothing, 'model' the model with its loss, 'step' the optimizer's update too."""
     optimizer: Literal["default", "foreach", "fused"] = "default"
+    """AdamW's kernels: 'default', 'foreach' or 'fused'."""
+
+    @model_validator(mode="after")
+    def _combinable(self) -> Self:
+        if self.matmul == "onednn" and self.precision != "fp32":
+            raise ValueError(f"onednn is for fp32 products; precision {self.precision} takes oneDNN as it is")
+        if self.loss == "chunked" and self.precision == "bf16":
+            raise ValueError("torch's chunked loss knows no autocast: take precision bf16-matmul, or loss full")
+        if self.loss == "chunked" and self.compile != "off":
+            raise ValueError("torch's chunked loss is not compiled: leave out compile, or take loss full")
+        return self
+
+    @property
+    def exact(self) -> bool:
+        """Whether it computes what the plain fp32 step does, up to the order of its sums."""
+        return self.precision == "fp32"
 
 
 BATCH_SIZES, SEQ_LENS = (8, 32), (64, 128)
 """What a sweep takes unless it is told otherwise, on one thread and on all."""
 
-STEP_PRESETS: dict[str, StepConfig] = {"eager": StepConfig()}
-"""The step configs that have a name of their own on the command line."""
+ONEDNN_ISA = ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+"""The environment variable, and its value, that keep oneDNN from the tiles (AMX) in which it rounds fp32 to bf16."""
+
+EAGER = "eager"
+"""The name of the step without any lever. Others are named by the levers that they pull: ``onednn+deduplicated``."""
 
 
-class Runtime(Frozen):
-    """How the machine is set up for the process that runs the step. The defaults are the quiet ones.
-
-    ``allocator=glibc-tuned`` keeps large blocks in the heap, so that their pages are not faulted in anew every step;
-    ``wait_policy=passive`` puts idle OpenMP threads to sleep; ``affinity=pinned`` gives each thread a CPU.
-    """
+class Runtime(Options):
+    """How the machine is set up for the process that runs the step. The defaults are the quiet ones."""
 
     threads: int = Field(1, ge=1)
-    allocator: Literal["glibc-tuned", "glibc"] = "glibc-tuned"
-    wait_policy: Literal["passive", "active"] = "passive"
+    """torch's threads."""
+    allocator: Literal["glibc-tuned", "glibc", "jemalloc", "tcmalloc", "mimalloc"] = "glibc-tuned"
+    """'glibc-tuned' keeps large blocks in the heap, so that their pages are not faulted in anew every step; 'glibc' is
+    as it comes; 'jemalloc', 'tcmalloc' and 'mimalloc' are preloaded where they are installed."""
+    wait_policy: Literal["passive", "active", "unset"] = "passive"
+    """What idle OpenMP threads do: 'passive' sleeps, 'active' spins, 'unset' leaves it to them."""
     affinity: Literal["pinned", "free"] = "pinned"
+    """'pinned' to a CPU a thread, or 'free'."""
+    interop_threads: int = Field(1, ge=1)
+    """torch's threads between operators, for which a training step has little use."""
+    huge_pages: Literal["default", "thp"] = "default"
+    """'thp' lets glibc ask for transparent huge pages."""
+    denormals: Literal["kept", "flushed"] = "kept"
+    """Numbers too small to be normal are 'kept', slow on many CPUs, or 'flushed' to zero."""
+
+    @model_validator(mode="after")
+    def _combinable(self) -> Self:
+        if self.huge_pages == "thp" and not self.allocator.startswith("glibc"):
+            raise ValueError(f"huge pages are asked for through glibc: {self.allocator} has settings of its own")
+        return self
 
 
 _NUMBER = r"[0-9]{1,19}"
 """A number in an id. As long as any that fits 63 bits: beyond that, Python refuses what a pattern would let through."""
+
+
+GROUPS: dict[str, type[Options]] = {"workload": Workload, "step": StepConfig, "runtime": Runtime}
+"""What a case is made of."""
 
 
 class _IdToken(NamedTuple):
@@ -109,14 +174,15 @@ class _IdToken(NamedTuple):
 
 def _id_tokens() -> Iterator[_IdToken]:
     prefixes = {"vocab_size": "v", "embed_dim": "e", "hidden_dim": "h", "seed": "seed"}
+    prefixes |= {"compile": "compile:", "interop_threads": "interop"}
     patterns = {"data": r"uniform|zipf:[0-9.]+|file:[^-]+"}
-    for group, model in (("workload", Workload), ("step", StepConfig), ("runtime", Runtime)):
+    for group, model in GROUPS.items():
         for field, info in model.model_fields.items():
             if field in {"model", "batch_size", "seq_len", "threads"}:
                 continue
-            pattern = (
-                patterns.get(field) or "|".join(re.escape(value) for value in get_args(info.annotation)) or _NUMBER
-            )
+            # The longest first: one value may begin as another does.
+            values = sorted(get_args(info.annotation), key=len, reverse=True)
+            pattern = patterns.get(field) or "|".join(map(re.escape, values)) or _NUMBER
             yield _IdToken(group, field, prefixes.get(field, ""), pattern)
 
 
@@ -160,12 +226,11 @@ class Case(Frozen):
         Raises:
             OptionError: a value is refused. Names that are no field of a case are passed over.
         """
-        groups: dict[str, type[Frozen]] = {"workload": Workload, "step": StepConfig, "runtime": Runtime}
         with option_errors():
             return cls.model_validate(
                 {
                     name: {field: options[field] for field in group.model_fields if field in options}
-                    for name, group in groups.items()
+                    for name, group in GROUPS.items()
                 }
             )
 
@@ -190,17 +255,50 @@ class Case(Frozen):
             "step": {},
             "runtime": {"threads": int(head["threads"])},
         }
-        rest = head["rest"]
-        while rest:
-            for group, field, prefix, pattern in _ID_TOKENS:
-                if match := re.match(rf"-{prefix}({pattern})(?=-|$)", rest):
-                    values[group][field] = unquote(match[1]) if field == "data" else match[1]
-                    rest = rest[match.end() :]
-                    break
-            else:
-                raise OptionError(f"{text!r} is not a case id: {rest!r} names no option")
+        for group, field, value in _named_options(head["rest"], f"{text!r} is not a case id"):
+            values[group][field] = value
         with option_errors():
             return cls.model_validate(values)
+
+
+def _named_options(rest: str, what_is_wrong: str) -> Iterator[tuple[str, str, str]]:
+    """Group, field and value of each option in the rest of an id."""
+    while rest:
+        for group, field, prefix, pattern in _ID_TOKENS:
+            if match := re.match(rf"-{prefix}({pattern})(?=-|$)", rest):
+                yield group, field, unquote(match[1]) if field == "data" else match[1]
+                rest = rest[match.end() :]
+                break
+        else:
+            raise OptionError(f"{what_is_wrong}: {rest!r} names no option")
+
+
+def named_step(name: str) -> StepConfig:
+    """The step config of a name: ``eager``, or the levers that it pulls, as in ``onednn+deduplicated+fused``.
+
+    Raises:
+        OptionError: a part of the name is no lever of a step, or they cannot be combined.
+    """
+    if name == EAGER:
+        return StepConfig()
+    levers = ", ".join(step_levers())
+    values: dict[str, str] = {}
+    for part in name.split("+"):
+        found = [each for each in _ID_TOKENS if re.fullmatch(f"{each.prefix}(?:{each.pattern})", part)]
+        if not found or found[0].group != "step":
+            raise OptionError(f"no step is named {name!r}: write {EAGER!r} or levers joined by '+', of {levers}")
+        if found[0].field in values:
+            raise OptionError(f"a step named {name!r} has two values of {found[0].field}: leave out one")
+        values[found[0].field] = part.removeprefix(found[0].prefix)
+    with option_errors():
+        return StepConfig.model_validate(values)
+
+
+def step_levers() -> Iterator[str]:
+    """The names of all levers of a step config, as :func:`named_step` reads them."""
+    for _, field, prefix, _ in (token for token in _ID_TOKENS if token.group == "step"):
+        info = StepConfig.model_fields[field]
+        yield from (f"{prefix}{value}" for value in get_args(info.annotation) if value != info.default)
 
 
 class option_errors:  # noqa: N801  (a context manager reads as a verb phrase)
@@ -214,6 +312,6 @@ class option_errors:  # noqa: N801  (a context manager reads as a verb phrase)
         if isinstance(exc, ValidationError):
             first = exc.errors()[0]
             option = str(first["loc"][-1]).replace("_", "-") if first["loc"] else "the case"
-            raise OptionError(
-                f"{option}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"
-            ) from exc
+            # What refuses a combination is given all fields: it names those that matter itself.
+            given = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+            raise OptionError(f"{option}: {first['msg'].removeprefix('Value error, ')}{given}") from exc

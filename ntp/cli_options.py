@@ -1,82 +1,81 @@
 """Options that several commands take, with the same names and the same help everywhere; and how values are read."""
 
+import functools
+import inspect
 import re
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 import typer
 
-from ntp.case import Runtime, StepConfig, Workload
+from ntp.case import Options, Runtime, StepConfig, Workload
 
-WORKLOAD, STEP, RUNTIME = Workload(), StepConfig(), Runtime()
-"""The defaults."""
+ALL_CPUS = "all CPUs"
+"""What is shown as the default of a number of threads that nobody gave."""
 
-_PANEL = "What is trained"
+_METAVARS = {"vocab_size": "V", "embed_dim": "E", "hidden_dim": "H", "batch_size": "B", "seq_len": "T", "seed": "N"}
+_METAVARS |= {"threads": "N", "interop_threads": "N", "model": "SPEC", "data": "SPEC"}
+_PANELS: dict[type[Options], str] = {
+    Workload: "What is trained",
+    StepConfig: "How a step computes it",
+    Runtime: "How the worker is set up",
+}
+_HIDDEN = ("part",)
+MAX_THREADS = 1024
+"""No machine has more."""
+
+DEFAULT_MODEL = Workload().model
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model",
-        metavar="SPEC",
-        rich_help_panel=_PANEL,
-        help="'simple', 'package.module:factory' or 'path/to/file.py:factory'. A factory gets those of vocab_size, "
-        "embed_dim, hidden_dim and seq_len that it names.",
+        "--model", metavar="SPEC", rich_help_panel=_PANELS[Workload], help=Workload.model_fields["model"].description
     ),
-]
-VocabSizeOption = Annotated[int, typer.Option("--vocab-size", metavar="V", rich_help_panel=_PANEL, help="Token ids.")]
-EmbedDimOption = Annotated[int, typer.Option("--embed-dim", metavar="E", rich_help_panel=_PANEL, help="Width.")]
-HiddenDimOption = Annotated[
-    int, typer.Option("--hidden-dim", metavar="H", rich_help_panel=_PANEL, help="Width of the hidden layer.")
-]
-BatchSizeOption = Annotated[
-    int, typer.Option("--batch-size", metavar="B", rich_help_panel=_PANEL, help="Sequences in a step.")
-]
-SeqLenOption = Annotated[
-    int, typer.Option("--seq-len", metavar="T", rich_help_panel=_PANEL, help="Predicted positions of a sequence.")
-]
-DataOption = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        metavar="SPEC",
-        rich_help_panel=_PANEL,
-        help="'uniform' random ids, 'zipf' or 'zipf:EXPONENT' (realistic frequencies), or 'file:PATH': a text file as "
-        "bytes, or a .bin file of uint16 tokens (uint32 if V > 65536).",
-    ),
-]
-SeedOption = Annotated[int, typer.Option("--seed", metavar="N", rich_help_panel=_PANEL, help="Of weights and data.")]
-OptimizerOption = Annotated[
-    str, typer.Option("--optimizer", metavar="KIND", help="AdamW's kernels: 'default', 'foreach' or 'fused'.")
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", min=1, max=1024, help="torch's threads.", show_default="torch's choice"),
-]
-_RUNTIME_PANEL = "How the worker is set up"
-WorkerThreadsOption = Annotated[
-    int | None,
     typer.Option(
-        "--threads",
-        metavar="N",
-        min=1,
-        max=1024,
-        rich_help_panel=_RUNTIME_PANEL,
-        help="torch's threads.",
-        show_default="all CPUs",
+        "--threads", metavar="N", min=1, max=MAX_THREADS, help="torch's threads.", show_default="torch's choice"
     ),
-]
-AllocatorOption = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", rich_help_panel=_RUNTIME_PANEL, help="'glibc-tuned' keeps large blocks in the heap; or 'glibc'."
-    ),
-]
-WaitPolicyOption = Annotated[
-    str,
-    typer.Option(metavar="NAME", rich_help_panel=_RUNTIME_PANEL, help="OpenMP's idle threads: 'passive', 'active'."),
-]
-AffinityOption = Annotated[
-    str, typer.Option(metavar="NAME", rich_help_panel=_RUNTIME_PANEL, help="'pinned' to a CPU a thread, or 'free'.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+def option_of(group: type[Options], field: str) -> inspect.Parameter:
+    """The option of a field of a case, as a parameter of a command."""
+    info = group.model_fields[field]
+    kind = info.annotation if info.annotation is int else str
+    settings: dict[str, Any] = {"metavar": _METAVARS.get(field, "NAME"), "rich_help_panel": _PANELS[group]}
+    default = info.default
+    if field == "threads":
+        kind, default = int | None, None
+        settings |= {"min": 1, "max": MAX_THREADS, "show_default": ALL_CPUS}
+    option = typer.Option(f"--{field.replace('_', '-')}", help=info.description, **settings)
+    return inspect.Parameter(field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def takes_case(*groups: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these parts of a case. It gets their values, by field, as its first argument."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        added = list(_options(groups))
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = [*added, *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own)]
+
+        @functools.wraps(command)
+        def with_case(**given: Any) -> None:
+            command({each.name: given.pop(each.name) for each in added}, **given)
+
+        # What typer reads.
+        with_case.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_case.__annotations__ = {each.name: each.annotation for each in parameters}
+        return with_case
+
+    return decorate
+
+
+def _options(groups: tuple[type[Options], ...]) -> Iterator[inspect.Parameter]:
+    for group in groups:
+        yield from (option_of(group, field) for field in group.model_fields if field not in _HIDDEN)
 
 
 def names(text: str) -> tuple[str, ...]:

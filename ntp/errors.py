@@ -13,6 +13,10 @@ class ModelError(NtpError):
     """A model spec that cannot be loaded, or a model that breaks the contract ``(B, T) ids -> (B, T, V) logits``."""
 
 
+class StepError(NtpError):
+    """A way to compute the step that this model, this machine or this torch does not bear."""
+
+
 class DataError(NtpError):
     """Token data that cannot be used: a missing, empty or short file, or ids outside the vocabulary."""
 

@@ -18,10 +18,13 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from ntp.case import BATCH_SIZES, SEQ_LENS, STEP_PRESETS, Case, Runtime, Workload
+from ntp.case import BATCH_SIZES, EAGER, SEQ_LENS, Case, Runtime, Workload, step_levers
 from ntp.errors import NtpError, WorkerFailed
 from ntp.measure.driver import Sampling
 from ntp.sweep import SECONDS_AROUND_SAMPLES, Sweep, worker_clock
+
+_WORKLOAD_FIELDS = ("model", "data", "vocab_size", "embed_dim", "hidden_dim", "seed")
+_RUNTIME_FIELDS = tuple(field for field in Runtime.model_fields if field != "threads")
 
 MAX_SECONDS = 86_400
 """What an option may ask for: a day."""
@@ -53,7 +56,6 @@ def _names(text: str) -> tuple[str, ...]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The sweep's options. Lists are separated by commas; every combination is measured."""
     group = parser.getgroup("ntp", "training steps of next-token models (ntp)")
-    default = Workload()
     group.addoption("--ntp-threads", metavar="LIST", type=_integers, help="Default: 1 and all CPUs available.")
     group.addoption("--ntp-batch-sizes", metavar="LIST", type=_integers, default=BATCH_SIZES, help="Default: 8,32")
     group.addoption("--ntp-seq-lens", metavar="LIST", type=_integers, default=SEQ_LENS, help="Default: 64,128")
@@ -62,27 +64,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--ntp-steps",
         metavar="LIST",
         type=_names,
-        default=("eager",),
-        help=f"Ways to compute the step. Known: {', '.join(STEP_PRESETS)}. Default: eager",
+        default=(EAGER,),
+        help=f"Ways to compute the step: {EAGER}, or levers joined by +, of {', '.join(step_levers())}. "
+        f"Default: {EAGER}",
     )
-    group.addoption(
-        "--ntp-model",
-        metavar="SPEC",
-        default=default.model,
-        help="simple, package.module:factory or path/to/file.py:factory. Default: %(default)s",
-    )
-    group.addoption("--ntp-data", metavar="SPEC", default=default.data, help="uniform, zipf[:EXPONENT] or file:PATH.")
-    for name, meaning in (
-        ("vocab-size", "token ids are below this"),
-        ("embed-dim", "width of the embedding"),
-        ("hidden-dim", "width of the hidden layer"),
-        ("seed", "of model and data"),
-    ):
-        value = getattr(default, name.replace("-", "_"))
-        group.addoption(f"--ntp-{name}", metavar="N", type=int, default=value, help=f"{meaning}. Default: %(default)s")
-    for name, field in (("allocator", "allocator"), ("wait-policy", "wait_policy"), ("affinity", "affinity")):
-        value = Runtime.model_fields[field].default
-        group.addoption(f"--ntp-{name}", metavar="NAME", default=value, help="Of the workers. Default: %(default)s")
+    for kind, fields in ((Workload, _WORKLOAD_FIELDS), (Runtime, _RUNTIME_FIELDS)):
+        for field in fields:
+            info = kind.model_fields[field]
+            what = {"metavar": "N", "type": int} if info.annotation is int else {"metavar": "NAME"}
+            help_ = f"{info.description} Default: %(default)s"
+            group.addoption(f"--ntp-{field.replace('_', '-')}", default=info.default, help=help_, **what)
     group.addoption(
         "--ntp-sample-time",
         metavar="SECONDS",

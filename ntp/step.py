@@ -3,37 +3,89 @@
 Shapes: B batch size, T sequence length, V vocabulary size.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (everybody's name for it)
 from torch import Tensor, nn
 
 from ntp.case import StepConfig, Workload
 from ntp.data import token_batches
-from ntp.model import load_model, logits_of
+from ntp.errors import StepError
+from ntp.losses import ChunkedLoss, DeduplicatedLoss, FullLoss, LossPath
+from ntp.model import load_model
+from ntp.products import products_of
 
 Phase = Callable[[str], AbstractContextManager[object]]
 """Called with a name of :data:`ntp.case.PHASES`; gives what is to surround that part, as ``record_function`` does."""
 
 
-def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy of ``(B, T, V)`` logits and ``(B, T)`` int64 targets over the B*T positions, in nats.
+def _update(optimizer: torch.optim.Optimizer) -> None:
+    optimizer.step()
 
-    At one position the model gives each token x the probability Q(x) = softmax(logits)[x], and the loss there is
-    -log Q(x_i) for the token x_i that came next. Why this one: the probability that the model gives to the whole data
-    is the product of Q(x_i), and training looks for the parameters under which the data is most probable (maximum
-    likelihood). The logarithm turns the product into a sum, and the sign a maximum into a minimum. Its gradient with
-    respect to the logits is as simple as can be: softmax(logits) - one_hot(x_i), divided by B*T for the mean, so that
-    probability moves from the tokens that did not come to the one that did (Goodfellow, Bengio, Courville: Deep
-    Learning, 5.5 and 6.2.2).
 
-    A model that knows nothing gives 1/V to every token: a loss of log V, 6.9078 for V = 1000.
-    """
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())  # (B*T, V), (B*T,) -> ()
+@dataclass(frozen=True)
+class Method:
+    """A step config made ready for one model: what :func:`train_step` needs besides optimizer and tokens."""
+
+    path: LossPath
+    """From tokens to the loss."""
+    products: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Surrounds forward and backward."""
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Surrounds forward alone: the backward pass takes the precisions that it chose."""
+    update: Callable[[torch.optim.Optimizer], object] = _update
+    """The optimizer's step."""
+
+    @classmethod
+    def of(cls, config: StepConfig, model: nn.Module, workload: Workload) -> Self:
+        """Make a config ready.
+
+        Raises:
+            StepError: this model, this machine or this torch does not bear it.
+        """
+        products = products_of(config)
+        path = _path(config, model, workload)
+        autocast = partial(torch.autocast, "cpu", torch.bfloat16) if config.precision == "bf16" else nullcontext
+        if config.compile == "off":
+            return cls(path, products, autocast)
+        _check_compiler()
+        update = torch.compile(_update) if config.compile == "step" else _update
+        return cls(_CompiledPath(path), products, autocast, update)
+
+
+def _path(config: StepConfig, model: nn.Module, workload: Workload) -> LossPath:
+    if config.loss == "chunked":
+        return ChunkedLoss(model, workload)
+    if config.loss == "deduplicated":
+        return DeduplicatedLoss(model, workload)
+    return FullLoss(model)
+
+
+class _CompiledPath:
+    """A path in one compiled piece, model and loss: all of its time is the loss's, none is the forward pass's."""
+
+    def __init__(self, path: LossPath) -> None:
+        self._whole = torch.compile(lambda inputs, targets: path.loss(path.predict(inputs), targets))
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+    def loss(self, predicted: Tensor, targets: Tensor) -> Tensor:
+        loss: Tensor = self._whole(predicted, targets)
+        return loss
+
+
+def _check_compiler() -> None:
+    """Find out now that torch.compile has nothing to compile with: it tells in a page."""
+    wanted = os.environ.get("CXX")
+    if not any(map(shutil.which, [wanted] if wanted else ["g++", "clang++", "c++"])):
+        raise StepError(f"compile needs a C++ compiler, and there is no {wanted or 'g++'}: install one, or set CXX")
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: StepConfig) -> torch.optim.AdamW:
@@ -42,29 +94,30 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: StepConfig) -> to
     return torch.optim.AdamW(parameters, lr=1e-3, foreach=foreach, fused=fused)
 
 
-def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tokens: Tensor, phase: Phase = nullcontext
-) -> Tensor:
+def train_step(method: Method, optimizer: torch.optim.Optimizer, tokens: Tensor, phase: Phase = nullcontext) -> Tensor:
     """One step on ``(B, T+1)`` int64 tokens. Returns the loss before the update, detached, of shape ``()``."""
     inputs, targets = tokens[:, :-1], tokens[:, 1:]  # (B, T), (B, T)
     with phase("zero_grad"):
         optimizer.zero_grad()
-    with phase("forward"):
-        logits = logits_of(model(inputs))  # (B, T, V)
-    with phase("loss"):
-        loss = next_token_loss(logits, targets)  # ()
-    with phase("backward"):
-        loss.backward()  # type: ignore[no-untyped-call]
+    with method.products():
+        with method.autocast():
+            with phase("forward"):
+                predicted = method.path.predict(inputs)  # the (B, T, V) logits, or what this path has instead
+            with phase("loss"):
+                loss = method.path.loss(predicted, targets)  # ()
+        with phase("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
     with phase("optimizer"):
-        optimizer.step()
+        method.update(optimizer)
     return loss.detach()
 
 
 @dataclass
 class Training:
-    """All that a step needs: a model, its optimizer, and the batches with the generator that they are drawn from."""
+    """All that a step needs: a model, how its step is computed, its optimizer, and the batches with their generator."""
 
     model: nn.Module
+    method: Method
     optimizer: torch.optim.Optimizer
     batches: Iterator[Tensor]
     generator: torch.Generator
@@ -77,16 +130,19 @@ class Training:
         are the batches one would draw up front, but cost no memory, and a model's dropout cannot change them.
 
         Raises:
-            ModelError, DataError: the model or the data cannot be used; no step has been taken then.
+            ModelError, DataError, StepError: the model, the data or the step config cannot be used; no step has been
+                taken then.
         """
         torch.manual_seed(workload.seed)
         model = load_model(workload).train()
         generator = torch.Generator()
         generator.set_state(torch.get_rng_state())
-        return cls(model, make_optimizer(model.parameters(), config), token_batches(workload, generator), generator)
+        method = Method.of(config, model, workload)
+        optimizer = make_optimizer(model.parameters(), config)
+        return cls(model, method, optimizer, token_batches(workload, generator), generator)
 
     def step(self, phase: Phase = nullcontext) -> Tensor:
         """Draw the next batch and train on it. Returns the loss, detached, of shape ``()``."""
         with phase("data"):
             tokens = next(self.batches)  # (B, T+1)
-        return train_step(self.model, self.optimizer, tokens, phase)
+        return train_step(self.method, self.optimizer, tokens, phase)

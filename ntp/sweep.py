@@ -12,13 +12,14 @@ import pytest
 from pytest_benchmark.session import BenchmarkSession
 from pytest_benchmark.utils import safe_dumps
 
-from ntp.case import STEP_PRESETS, Case, option_errors
-from ntp.errors import OptionError, RecordError, WorkerFailed
+from ntp.case import Case, named_step, option_errors
+from ntp.errors import RecordError, WorkerFailed
 from ntp.measure.cpus import available_cpus, check_threads
 from ntp.measure.driver import Observing, PipeWorker, Sampling, measure, observe
 from ntp.measure.peaks import MachinePeaks
 from ntp.measure.records import Failure, Measurement, Run, write_whole
 from ntp.measure.roofline import measure_peaks
+from ntp.measure.runtime import environment_variables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,17 +77,14 @@ class Sweep:
         with option_errors():
             self.sampling = Sampling(time_s=option.ntp_sample_time, min_samples=option.ntp_min_samples)
         self.observing = Observing(operator_steps=OPERATOR_STEPS if option.ntp_profile else 0)
-        for preset in option.ntp_steps:
-            if preset not in STEP_PRESETS:
-                raise OptionError(f"ntp-steps: no step is named {preset!r}; known: {', '.join(STEP_PRESETS)}")
         self.threads = option.ntp_threads or tuple(dict.fromkeys((1, available_cpus().max_threads)))
         check_threads(max(self.threads))
         self.report_dir = config.rootpath / option.ntp_report_dir  # itself, where it is absolute
         self.gate = None if option.ntp_baseline is None else self._gate(config.rootpath / option.ntp_baseline)
         self.verdict_text = ""
-        # Every combination is a case that makes sense, or the sweep does not begin.
+        # Every combination is a case that makes sense and can be set up here, or the sweep does not begin.
         for values in self.combinations():
-            self.case(values)
+            environment_variables(self.case(values).runtime)
 
     @staticmethod
     def _gate(folder: "Path") -> "Gate":
@@ -102,7 +100,7 @@ class Sweep:
         return session
 
     def combinations(self, *, largest: bool = False, **fixed: Sequence[str]) -> list[dict[str, Any]]:
-        """All combinations of the sweep's options.
+        """All combinations of the sweep's options. A case that several of them come to is there once.
 
         Args:
             largest: only of its largest thread count, batch size and sequence length.
@@ -113,7 +111,8 @@ class Sweep:
         if largest:
             sizes = [(max(values),) for values in sizes]
         values = itertools.product(*sizes, option.ntp_precisions, option.ntp_steps, *fixed.values())
-        return [dict(zip((*MATRIX, *fixed), combination, strict=True)) for combination in values]
+        combinations = (dict(zip((*MATRIX, *fixed), combination, strict=True)) for combination in values)
+        return list({self.case(each): each for each in combinations}.values())
 
     def case(self, values: Mapping[str, Any]) -> Case:
         """The case of one of the :meth:`combinations`."""
@@ -122,7 +121,7 @@ class Sweep:
             for name, value in vars(self.config.option).items()
             if name.startswith("ntp_")
         }
-        return Case.of(options | STEP_PRESETS[values["step"]].model_dump(exclude_defaults=True) | dict(values))
+        return Case.of(options | named_step(values["step"]).model_dump(exclude_defaults=True) | dict(values))
 
     def start(self, case: Case) -> PipeWorker:
         """A fresh worker for the case."""

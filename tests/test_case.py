@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ntp.case import Case, Frozen, Runtime, StepConfig, Workload, option_errors
+from ntp.case import Case, Frozen, Runtime, StepConfig, Workload, named_step, option_errors, step_levers
 from ntp.errors import OptionError
 
 FREE_TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
@@ -24,10 +24,27 @@ def any_of(model: type[Frozen]) -> st.SearchStrategy[Any]:
             fields[name] = {"model": MODELS, "data": DATA}[name]
         else:
             fields[name] = st.sampled_from(get_args(info.annotation))
-    return st.builds(model, **fields)
+    return st.fixed_dictionaries(fields).map(lambda values: model.model_construct(**values))
 
 
-CASES = st.builds(Case, workload=any_of(Workload), step=any_of(StepConfig), runtime=any_of(Runtime))
+def combinable(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Those that may go together."""
+
+    def accepted(value: Frozen) -> bool:
+        try:
+            return type(value).model_validate(value.model_dump()) == value
+        except ValidationError:
+            return False
+
+    return values.filter(accepted)
+
+
+CASES = st.builds(
+    Case,
+    workload=any_of(Workload).map(lambda each: Workload.model_validate(each.model_dump())),
+    step=combinable(any_of(StepConfig)),
+    runtime=combinable(any_of(Runtime)),
+)
 
 
 @given(CASES)
@@ -60,6 +77,11 @@ def test_an_id_is_one_word(case: Case):
         (Case(workload=Workload(model="my-models/gpt.py:tiny")), "my%2Dmodels/gpt.py:tiny-b32-s128-t1"),
         (Case(workload=Workload(part="forward")), "simple-b32-s128-t1-forward"),
         (Case(runtime=Runtime(allocator="glibc", affinity="free")), "simple-b32-s128-t1-glibc-free"),
+        (
+            Case(step=StepConfig(precision="bf16-matmul", compile="model")),
+            "simple-b32-s128-t1-bf16-matmul-compile:model",
+        ),
+        (Case(runtime=Runtime(interop_threads=2, denormals="flushed")), "simple-b32-s128-t1-interop2-flushed"),
     ],
 )
 def test_ids_are_stable_and_name_only_what_differs(case: Case, expected: str):
@@ -141,3 +163,50 @@ def test_a_refused_field_is_named_in_one_line(options: dict[str, Any]):
     assert message.startswith(f"{name.replace('_', '-')}: ")
     assert message.endswith(f"(got {value!r})")
     assert "\n" not in message
+
+
+@given(combinable(any_of(StepConfig)))
+def test_every_step_has_a_name_made_of_its_levers(step: StepConfig):
+    pulled = Case(step=step).id.removeprefix("simple-b32-s128-t1").removeprefix("-")
+    levers = [lever for lever in step_levers() if f"-{lever}-" in f"-{pulled}-"]
+    if "bf16-matmul" in levers:
+        levers = [lever for lever in levers if lever != "bf16"]
+    assert named_step("+".join(levers) or "eager") == step
+
+
+@pytest.mark.parametrize("name", ["", "magic", "eager+onednn", "onednn+", "thp", "onednn+glibc", "v50", "uniform"])
+def test_what_is_no_step_is_refused(name: str):
+    with pytest.raises(OptionError, match=r"no step is named .* of bf16, bf16-matmul, onednn, chunked, "):
+        named_step(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("onednn+bf16", "onednn is for fp32 products; precision bf16 takes oneDNN as it is"),
+        ("bf16-matmul+onednn", "onednn is for fp32 products"),
+        ("chunked+bf16", "torch's chunked loss knows no autocast"),
+        ("chunked+compile:model", "torch's chunked loss is not compiled"),
+    ],
+)
+def test_levers_that_do_not_go_together_are_refused_with_the_reason(name: str, message: str):
+    with pytest.raises(OptionError, match=message) as caught:
+        named_step(name)
+    assert "\n" not in str(caught.value)
+    assert "got" not in str(caught.value)
+
+
+def test_a_step_has_one_value_of_each_lever():
+    with pytest.raises(OptionError, match="has two values of loss: leave out one"):
+        named_step("chunked+deduplicated")
+
+
+def test_huge_pages_are_glibcs():
+    with pytest.raises(OptionError, match="runtime: huge pages are asked for through glibc: mimalloc"):
+        Case.of({"huge_pages": "thp", "allocator": "mimalloc"})
+
+
+def test_every_option_has_a_help():
+    for group in (Workload, StepConfig, Runtime):
+        for name, info in group.model_fields.items():
+            assert info.description, name

@@ -198,7 +198,7 @@ class TestSlowdowns:
         monkeypatch.setitem(sys.modules, module["__name__"], SimpleNamespace(**module))
         exec(compile(source, slower.EDITED, "exec"), module)
         module |= {"time": SimpleNamespace(perf_counter_ns=clock_ns), "train_step": train_step}
-        training = module["Training"](None, None, iter([None]), None)
+        training = module["Training"](None, None, None, iter([None]), None)
         assert training.step() == "loss"
         assert now_ns == pytest.approx(110_000, abs=10)
 

@@ -266,7 +266,7 @@ def test_an_interrupted_sweep_keeps_what_it_has(sweep, pytester):
         ("--ntp-threads=two", "expected positive integers*'two'*"),
         ("--ntp-threads=1,100000", "threads: 100000 asked for, but this process may use*"),
         ("--ntp-batch-sizes=8,-1", "expected positive integers*'8,-1'*"),
-        ("--ntp-steps=magic", "ntp-steps: no step is named 'magic'; known: eager*"),
+        ("--ntp-steps=magic", "no step is named 'magic': write 'eager' or levers*onednn*"),
         ("--ntp-precisions=fp7", "precision: Input should be 'fp32'*'fp7'*"),
         ("--ntp-model=nonsense", "model: a model is 'simple'*'nonsense'*"),
         ("--ntp-data=nonsense", "data: data is 'uniform'*'nonsense'*"),

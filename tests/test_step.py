@@ -8,10 +8,11 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntp.case import PHASES, StepConfig, Workload
-from ntp.errors import DataError
+from ntp.case import PHASES, StepConfig, Workload, named_step
+from ntp.errors import DataError, StepError
+from ntp.losses import next_token_loss
 from ntp.model import SimpleNextTokenModel
-from ntp.step import Training, make_optimizer, next_token_loss, train_step
+from ntp.step import Training, make_optimizer, train_step
 
 SMALL = Workload(vocab_size=11, embed_dim=4, hidden_dim=8, batch_size=3, seq_len=5)
 
@@ -82,7 +83,7 @@ def test_gradients_do_not_add_up_over_steps():
     tokens = next(training.batches)
     gradients = []
     for _ in range(2):
-        train_step(training.model, torch.optim.SGD(training.model.parameters(), lr=0.0), tokens)
+        train_step(training.method, torch.optim.SGD(training.model.parameters(), lr=0.0), tokens)
         gradients.append(training.model.output_head.weight.grad.clone())
     assert gradients[0].any()
     assert torch.equal(*gradients)
@@ -93,7 +94,7 @@ def test_the_loss_is_detached_and_of_before_the_update():
     tokens = next(training.batches)
     with torch.no_grad():
         before = next_token_loss(training.model(tokens[:, :-1]), tokens[:, 1:])
-    loss = train_step(training.model, training.optimizer, tokens, nullcontext)
+    loss = train_step(training.method, training.optimizer, tokens, nullcontext)
     assert loss.shape == ()
     assert not loss.requires_grad
     assert torch.equal(loss, before)
@@ -102,7 +103,7 @@ def test_the_loss_is_detached_and_of_before_the_update():
 def test_it_learns_a_batch_by_heart():
     training = Training.start(SMALL.model_copy(update={"embed_dim": 64, "hidden_dim": 64}), StepConfig())
     tokens = torch.arange(6).repeat(3, 1)  # each id has one successor
-    losses = [train_step(training.model, training.optimizer, tokens).item() for _ in range(150)]
+    losses = [train_step(training.method, training.optimizer, tokens).item() for _ in range(150)]
     assert losses[-1] < 0.1 < losses[0]
 
 
@@ -143,3 +144,72 @@ def test_training_starts_in_training_mode(tmp_path):
 def test_what_is_wrong_is_found_before_any_step(tmp_path):
     with pytest.raises(DataError, match="not found"):
         Training.start(SMALL.model_copy(update={"data": f"file:{tmp_path / 'none'}"}), StepConfig())
+
+
+def losses_of(name: str, steps: int, workload: Workload = SMALL) -> list[float]:
+    training = start(name, workload)
+    return [training.step().item() for _ in range(steps)]
+
+
+def start(name: str, workload: Workload = SMALL) -> Training:
+    """A training of a named step, or the reason to skip a test of it: not every machine has every lever."""
+    try:
+        return Training.start(workload, named_step(name))
+    except StepError as error:
+        pytest.skip(str(error))
+
+
+def gradients_of(training: Training) -> list[torch.Tensor]:
+    training.step()
+    return [parameter.grad for parameter in training.model.parameters()]
+
+
+EXACT = ["onednn", "deduplicated", "chunked", "onednn+chunked+foreach", "onednn+deduplicated+fused"]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_what_calls_itself_exact_has_the_losses_and_gradients_of_the_plain_step(name: str):
+    workload = Workload(batch_size=8, seq_len=32, vocab_size=200, embed_dim=48, hidden_dim=64)
+    assert named_step(name).exact
+    assert losses_of(name, 8, workload) == pytest.approx(losses_of("eager", 8, workload), abs=2e-5)
+    for found, expected in zip(
+        gradients_of(start(name, workload)), gradients_of(start("eager", workload)), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bf16", "bf16-matmul", "bf16+deduplicated"])
+def test_what_rounds_to_bf16_says_so_and_is_off_by_no_more_than_that(name: str):
+    workload = Workload(batch_size=8, seq_len=32, vocab_size=200, embed_dim=48, hidden_dim=64)
+    assert not named_step(name).exact
+    found, expected = gradients_of(start(name, workload)), gradients_of(start("eager", workload))
+    assert losses_of(name, 8, workload) == pytest.approx(losses_of("eager", 8, workload), rel=2**-8)
+    for each, exact in zip(found, expected, strict=True):
+        # bf16 has 8 bits: 2^-9 a number, and some of them one after the other.
+        assert (each - exact).norm() <= 0.03 * exact.norm()
+
+
+def test_global_settings_are_as_before_after_a_step():
+    before = torch.get_float32_matmul_precision()
+    start("onednn+deduplicated").step()
+    assert torch.get_float32_matmul_precision() == before
+    start("bf16").step()
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_model_that_looks_around_is_refused_before_any_step(tmp_path):
+    path = tmp_path / "around.py"
+    path.write_text(
+        "import torch\n"
+        "class Mean(torch.nn.Embedding):\n"
+        "    def forward(self, ids): return super().forward(ids).cumsum(1)\n"
+        "def make(vocab_size): return Mean(vocab_size, vocab_size)\n"
+    )
+    with pytest.raises(StepError, match="not context-free"):
+        Training.start(SMALL.model_copy(update={"model": f"{path}:make"}), named_step("deduplicated"))
+
+
+def test_without_a_compiler_there_is_nothing_to_compile_with(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(StepError, match="compile needs a C\\+\\+ compiler, and there is no no-such-compiler"):
+        Training.start(SMALL, named_step("compile:model"))

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ntp import checkpoint as checkpoints
-from ntp.case import StepConfig, Workload
-from ntp.errors import CheckpointError, ModelError
+from ntp.case import StepConfig, Workload, named_step
+from ntp.errors import CheckpointError, ModelError, StepError
 from ntp.train import StepRecord, TrainingRun, thread_count
 
 GOLDEN = "6.9229 6.9222 6.9219 6.9241 6.9204 6.9230 6.9176 6.9225 6.9193 6.9180"
@@ -38,6 +38,14 @@ def test_golden_losses(threads: int):
     assert len(records) == 100
     assert [record.step for record in records if record.logged] == list(range(10, 101, 10))
     assert " ".join(f"{record.loss:.4f}" for record in records if record.logged) == GOLDEN
+
+
+def test_the_fastest_exact_step_has_the_golden_losses():
+    try:
+        run = TrainingRun(Workload(), named_step("onednn+deduplicated+fused"))
+    except StepError as error:
+        pytest.skip(str(error))
+    assert " ".join(f"{record.loss:.4f}" for record in run.run() if record.logged) == GOLDEN
 
 
 def test_the_thread_count_is_restored():

@@ -14,22 +14,23 @@ from typing import NamedTuple
 
 EDITED = "ntp/step.py"
 
-_FORWARD = "logits = logits_of(model(inputs))  # (B, T, V)"
+_FORWARD = "predicted = method.path.predict(inputs)  # the (B, T, V) logits, or what this path has instead"
 _STEP = """
         with phase("data"):
             tokens = next(self.batches)  # (B, T+1)
-        return train_step(self.model, self.optimizer, tokens, phase)
+        return train_step(self.method, self.optimizer, tokens, phase)
 """
 _BUSY_STEP = """
         start_ns = time.perf_counter_ns()
         with phase("data"):
             tokens = next(self.batches)  # (B, T+1)
-        loss = train_step(self.model, self.optimizer, tokens, phase)
+        loss = train_step(self.method, self.optimizer, tokens, phase)
         end_ns = time.perf_counter_ns()
         while time.perf_counter_ns() < end_ns + {share} * (end_ns - start_ns):
             pass
         return loss
 """
+_DROPOUT = "predicted = nn.functional.dropout(predicted, 0.1)"
 _IMPORT = "import torch\n"
 
 
@@ -42,9 +43,9 @@ class Slowdown(NamedTuple):
     """By how much it slows the step, where that is known beforehand."""
 
 
-def _after(line: str, more: str) -> tuple[str, str]:
-    """A line of ``train_step``, within one of its phases, and the same with another after it."""
-    return line, f"{line}\n        {more}"
+def _after(line: str, more: str, depth: int = 2) -> tuple[str, str]:
+    """A line of ``train_step``, within one of its phases and so deep, and the same with another after it."""
+    return line, f"{line}\n{'    ' * depth}{more}"
 
 
 def _busy(percent: int) -> Slowdown:
@@ -54,9 +55,9 @@ def _busy(percent: int) -> Slowdown:
 
 SLOWDOWNS = {
     "zero_grad": Slowdown("clears the gradients twice", (_after("optimizer.zero_grad()", "optimizer.zero_grad()"),)),
-    "item": Slowdown("reads the loss in every step", (_after("optimizer.step()", "loss.item()"),)),
-    "clone": Slowdown("copies the logits", (_after(_FORWARD, "logits = logits.clone()"),)),
-    "dropout": Slowdown("drops out 10% of the logits", (_after(_FORWARD, "logits = F.dropout(logits, 0.1)"),)),
+    "item": Slowdown("reads the loss in every step", (_after("method.update(optimizer)", "loss.item()"),)),
+    "clone": Slowdown("copies the logits", (_after(_FORWARD, "predicted = predicted.clone()", 4),)),
+    "dropout": Slowdown("drops out 10% of the logits", (_after(_FORWARD, _DROPOUT, 4),)),
     **{f"busy-{percent}": _busy(percent) for percent in (1, 2, 3, 5, 10)},
 }
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ntp.case import Case
-from ntp.cli_options import WORKLOAD, ModelOption, fraction, names, seconds
+from ntp.cli_options import DEFAULT_MODEL, ModelOption, fraction, names, seconds
 from ntp.console import sigterm_as_exit, status_line, tell
 from ntp.errors import OptionError, RecordError
 from ntp.exit_status import OF_VERDICT, REGRESSION, TOOL_FAILED
@@ -41,7 +41,7 @@ def guard(
             show_default="a small step and a large, on 1 thread and on all",
         ),
     ] = "",
-    model: ModelOption = WORKLOAD.model,
+    model: ModelOption = DEFAULT_MODEL,
     threshold: Annotated[
         float, typer.Option(metavar="SHARE", parser=fraction, help="What counts as slower.", show_default="1%")
     ] = 0.01,
@@ -121,7 +121,7 @@ def _guard_plan(ids: Sequence[str], model: str, threshold: float, budget_s: floa
     from ntp.judge.guard import plan_of
     from ntp.measure.cpus import available_cpus, check_threads
 
-    if ids and model != WORKLOAD.model:
+    if ids and model != DEFAULT_MODEL:
         raise OptionError(f"--model {model} is for the default cases, --cases names its own: give one of the two")
     cases = [Case.parse(each) for each in ids] or default_cases(model, (1, available_cpus().max_threads))
     for case in cases:

@@ -2,48 +2,20 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ntp.case import Case
-from ntp.cli_options import (
-    RUNTIME,
-    STEP,
-    WORKLOAD,
-    AffinityOption,
-    AllocatorOption,
-    BatchSizeOption,
-    DataOption,
-    EmbedDimOption,
-    HiddenDimOption,
-    ModelOption,
-    OptimizerOption,
-    SeedOption,
-    SeqLenOption,
-    VocabSizeOption,
-    WaitPolicyOption,
-    WorkerThreadsOption,
-)
+from ntp.case import Case, Runtime, StepConfig, Workload
+from ntp.cli_options import takes_case
 from ntp.console import tell_if_terminal, write
 from ntp.errors import WorkerFailed
 
 
+@takes_case(Workload, StepConfig, Runtime)
 def profile(
+    options: dict[str, Any],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the profile goes.")] = Path("reports/profile"),
-    model: ModelOption = WORKLOAD.model,
-    vocab_size: VocabSizeOption = WORKLOAD.vocab_size,
-    embed_dim: EmbedDimOption = WORKLOAD.embed_dim,
-    hidden_dim: HiddenDimOption = WORKLOAD.hidden_dim,
-    batch_size: BatchSizeOption = WORKLOAD.batch_size,
-    seq_len: SeqLenOption = WORKLOAD.seq_len,
-    data: DataOption = WORKLOAD.data,
-    seed: SeedOption = WORKLOAD.seed,
-    optimizer: OptimizerOption = STEP.optimizer,
-    threads: WorkerThreadsOption = None,
-    allocator: AllocatorOption = RUNTIME.allocator,
-    wait_policy: WaitPolicyOption = RUNTIME.wait_policy,
-    affinity: AffinityOption = RUNTIME.affinity,
 ) -> None:
     """Explain one case: what bounds its step, and what to try.
 
@@ -63,7 +35,7 @@ def profile(
     from ntp.measure.runfile import document_of, text_of
     from ntp.report.profile import markdown, pictures, terminal
 
-    case = Case.of({**locals(), "threads": threads or available_cpus().max_threads})
+    case = Case.of({**options, "threads": options["threads"] or available_cpus().max_threads})
     check_threads(case.runtime.threads)
     run = None
     for run in campaign(case, out, command=("ntp", *sys.argv[1:]), progress=tell_if_terminal):

@@ -2,26 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ntp.case import Case
-from ntp.cli_options import (
-    STEP,
-    WORKLOAD,
-    BatchSizeOption,
-    DataOption,
-    EmbedDimOption,
-    HiddenDimOption,
-    JsonOption,
-    ModelOption,
-    OptimizerOption,
-    SeedOption,
-    SeqLenOption,
-    ThreadsOption,
-    VocabSizeOption,
-)
+from ntp.case import Case, StepConfig, Workload
+from ntp.cli_options import JsonOption, ThreadsOption, takes_case
 from ntp.cli_text import step_line, summary_text
 from ntp.console import progress_bar, tell, write
 from ntp.exit_status import INTERRUPTED
@@ -30,16 +16,9 @@ if TYPE_CHECKING:
     from ntp.train import TrainingRun
 
 
+@takes_case(Workload, StepConfig)
 def train(
-    model: ModelOption = WORKLOAD.model,
-    vocab_size: VocabSizeOption = WORKLOAD.vocab_size,
-    embed_dim: EmbedDimOption = WORKLOAD.embed_dim,
-    hidden_dim: HiddenDimOption = WORKLOAD.hidden_dim,
-    batch_size: BatchSizeOption = WORKLOAD.batch_size,
-    seq_len: SeqLenOption = WORKLOAD.seq_len,
-    data: DataOption = WORKLOAD.data,
-    seed: SeedOption = WORKLOAD.seed,
-    optimizer: OptimizerOption = STEP.optimizer,
+    options: dict[str, Any],
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps in all, those before a resume included.")] = 100,
     log_every: Annotated[int, typer.Option(min=1, metavar="N", help="Steps between two lines.")] = 10,
     checkpoint: Annotated[
@@ -64,7 +43,7 @@ def train(
 
       ntp train --model examples/gpt2.py:tiny --steps 20 --json
     """
-    case = Case.of({**locals(), "threads": 1})  # --threads is torch's own business here, none of the quiet runtime's
+    case = Case.of(options)  # --threads is torch's own business here, none of the quiet runtime's
     from ntp.train import TrainingRun, thread_count
 
     with thread_count(threads):

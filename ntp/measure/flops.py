@@ -51,14 +51,27 @@ def _operator_name(operator: object) -> str:
 
 
 def _formulas_torch_lacks() -> dict[Any, Callable[..., int]]:
-    """The fused attention of CPUs: torch counts its CUDA sisters alone, and attention would be free of charge here."""
+    """The fused attention of CPUs: torch counts its CUDA sisters alone, and attention would be free of charge here.
+    And the chunked loss, which computes its gradients with itself.
+    """
     import torch
+    from torch import nn
 
     formulas: dict[str, Callable[..., int]] = {
         "_scaled_dot_product_flash_attention_for_cpu": _attention_forward_flops,
         "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward_flops,
     }
-    return {getattr(torch.ops.aten, name): formula for name, formula in formulas.items()}
+    known: dict[Any, Callable[..., int]] = {getattr(torch.ops.aten, name): each for name, each in formulas.items()}
+    if hasattr(nn, "LinearCrossEntropyOptions"):  # newer torch alone has the operator
+        import torch.nn.modules.linear_cross_entropy  # which makes the operator known
+
+        known[torch.ops.torch_nn._linear_cross_entropy_batch_chunked] = _chunked_loss_flops
+    return known
+
+
+def _chunked_loss_flops(hidden: tuple[int, ...], weight: tuple[int, ...], *_: object, **__: object) -> int:
+    """The logits, and the gradients of hidden states and weight: three products of ``(M, E)`` and ``(V, E)``."""
+    return 3 * 2 * hidden[0] * hidden[1] * weight[0]
 
 
 def _attention_forward_flops(

@@ -52,13 +52,15 @@ class WorkerStarter:
     def __init__(self) -> None:
         self._servers: dict[Runtime, ForkServer] = {}
         self._forks: Counter[Runtime] = Counter()
+        self._retired: ForkServer | None = None
 
     def __call__(self, case: Case, directory: Path) -> PipeWorker:
         """A worker of the case that imports what lies in ``directory``."""
         if sys.platform != "linux":
             return PipeWorker(case, directory=directory)
         if self._forks[case.runtime] == FORKS:
-            self._servers.pop(case.runtime).stop()
+            # Its last fork may be the other half of a pair, and still at work: it ends when the next is renewed.
+            self._retire(self._servers.pop(case.runtime))
             del self._forks[case.runtime]
         if case.runtime not in self._servers:
             self._servers[case.runtime] = ForkServer(case.runtime)
@@ -69,8 +71,14 @@ class WorkerStarter:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self._retire(None)
         for server in self._servers.values():
             server.stop()
+
+    def _retire(self, server: ForkServer | None) -> None:
+        if self._retired is not None:
+            self._retired.stop()
+        self._retired = server
 
 
 def count(worker: Worker) -> tuple[Counts, Software]:
@@ -92,23 +100,40 @@ def count(worker: Worker) -> tuple[Counts, Software]:
     return counts, loaded.software
 
 
-def measure_pair(case_id: str, workers: dict[SideName, Worker], seed: int, steps_s: float = STEPS_S) -> Pair:
+class Outpaced(Exception):
+    """The head was much slower than the base in the warm-up. It is no error."""
+
+    def __init__(self, ratio: float) -> None:
+        super().__init__(f"{ratio:.2f} times as long")
+        self.ratio = ratio
+
+
+def measure_pair(
+    case_id: str,
+    workers: dict[SideName, Worker],
+    seed: int,
+    steps_s: float = STEPS_S,
+    drop_above: float = math.inf,
+) -> Pair:
     """Load and warm up a fresh worker of each side, then let them run in turn, in an order drawn from ``seed``.
 
     Both run the same number of steps in each turn. Which of the two goes first is drawn anew for each pair of turns.
 
     Raises:
         SideFailed: one of them died, hung or refused.
+        Outpaced: the head took more than ``drop_above`` times as long as the base in the warm-up.
     """
     order = random.Random(seed)
     sides: list[SideName] = ["base", "head"]
-    pace_s = []
+    pace_s: dict[SideName, float] = {}
     with ThreadPoolExecutor(len(sides)) as pool:  # importing torch takes seconds, and no quiet
         list(pool.map(lambda side: _of(side, workers[side].load), order.sample(sides, 2)))
     for side in order.sample(sides, 2):
         warm_up = _of(side, partial(workers[side].warm_up, WARM_UP_WINDOW))
-        pace_s.append(statistics.median(warm_up.step_time_ns[len(warm_up.step_time_ns) // 2 :]) / 1e9)
-    step_s = statistics.mean(pace_s)
+        pace_s[side] = statistics.median(warm_up.step_time_ns[len(warm_up.step_time_ns) // 2 :]) / 1e9
+    if pace_s["head"] > drop_above * pace_s["base"]:
+        raise Outpaced(pace_s["head"] / pace_s["base"])
+    step_s = statistics.mean(pace_s.values())
     turns, steps = turns_of(step_s, steps_s)
     blocks = []
     for _ in range(turns):

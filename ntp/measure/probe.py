@@ -9,9 +9,9 @@ Shapes: M, K, N of a product (M, K) x (K, N) -> (M, N).
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ntp.case import Frozen
 from ntp.measure.peaks import Dtype, Product, Route, Shape, Skipped, Stream
@@ -101,28 +101,17 @@ def _through_onednn(a: "Tensor", b: "Tensor", _out: "Tensor") -> "Tensor":
     return product
 
 
-@contextmanager
-def medium_precision() -> Iterator[None]:
-    """Permit torch to compute fp32 products by way of bf16, and forbid it again as it was."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def gemm_routes() -> Iterator[GemmRoute | Skipped]:
     """Every route of every dtype: one that works here, or why it does not."""
     import torch
 
+    from ntp.products import medium_precision, onednn_says
+
     onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-    bf16 = onednn and _says_yes("_is_mkldnn_bf16_supported")
+    bf16 = onednn and onednn_says("_is_mkldnn_bf16_supported")
     blas = parse_torch_config(torch.__config__.show()).blas or "unknown"
     # With Arm's Compute Library, torch.mm itself goes through oneDNN.
-    library = "onednn" if onednn and _says_yes("_is_mkldnn_acl_supported") else blas.lower()
+    library = "onednn" if onednn and onednn_says("_is_mkldnn_acl_supported") else blas.lower()
     no_onednn, no_bf16 = "torch was built without oneDNN", "this CPU has no bf16 arithmetic that oneDNN uses"
     yield _tried(GemmRoute("fp32", "default", library, _through_torch))
     wanted = (
@@ -133,14 +122,6 @@ def gemm_routes() -> Iterator[GemmRoute | Skipped]:
     for possible, route in wanted:
         reason = no_bf16 if onednn else no_onednn
         yield _tried(route) if possible else Skipped(dtype=route.dtype, route=route.route, reason=reason)
-
-
-def _says_yes(question: str) -> bool:
-    """Whether one of oneDNN's operators for questions exists in this torch and answers yes."""
-    import torch
-
-    operator: Any = getattr(torch.ops.mkldnn, question, None)
-    return operator is not None and bool(operator())
 
 
 def _tried(route: GemmRoute) -> GemmRoute | Skipped:

@@ -33,6 +33,8 @@ class WarmUp(Frozen):
     """From the first step's start to the last one's end. More than the sum of the steps where a part is timed."""
     steady: bool
     """Whether the step time had settled, or the cap was hit first."""
+    compiling_step_ns: tuple[int, ...] = ()
+    """The steps before all these, in which torch.compile did its work, where there was any."""
 
 
 class Harness(Frozen):

@@ -1,10 +1,15 @@
 """A runtime as what a process needs to be started with: environment variables and a CPU mask.
 
 All of it must be in place before torch is imported: the C library reads its allocator settings when the process starts,
-the OpenMP runtime its wait policy when it is loaded.
+the OpenMP runtime its wait policy when it is loaded. What torch itself is told follows after
+(:mod:`ntp.measure.worker`).
 """
 
+import os
+from ctypes.util import find_library
+
 from ntp.case import Runtime
+from ntp.errors import OptionError
 
 _GIB = 2**30
 _MIB = 2**20
@@ -16,13 +21,20 @@ _GLIBC_TUNED = {
     "MALLOC_TRIM_THRESHOLD_": str(64 * _GIB),
     "MALLOC_TOP_PAD_": str(64 * _MIB),
 }
-_PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-_ACTIVE = {"OMP_WAIT_POLICY": "ACTIVE"}
+_HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+_WAIT_POLICIES = {
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"},
+    "active": {"OMP_WAIT_POLICY": "ACTIVE"},
+    "unset": {},
+}
+_PRELOADED = {"jemalloc": "libjemalloc2", "tcmalloc": "libtcmalloc-minimal4", "mimalloc": "libmimalloc3"}
+"""Allocators that take glibc's place where they are preloaded, and the Debian packages that have them."""
 
 CONTROLLED = frozenset(
     {
         *_GLIBC_TUNED,
-        *_PASSIVE,
+        *_HUGE_PAGES,
+        *_WAIT_POLICIES["passive"],
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
@@ -37,10 +49,37 @@ CONTROLLED = frozenset(
 
 
 def environment_variables(runtime: Runtime) -> dict[str, str]:
-    """The variables that put ``runtime`` into effect, to be laid over an environment cleared of :data:`CONTROLLED`."""
+    """The variables that put ``runtime`` into effect, to be laid over an environment cleared of :data:`CONTROLLED`.
+
+    Raises:
+        OptionError: the allocator is not installed.
+    """
     threads = str(runtime.threads)
-    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    variables |= _PASSIVE if runtime.wait_policy == "passive" else _ACTIVE
+    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_WAIT_POLICIES[runtime.wait_policy]}
     if runtime.allocator == "glibc-tuned":
         variables |= _GLIBC_TUNED
+    if runtime.huge_pages == "thp":
+        variables |= _HUGE_PAGES
+    if runtime.allocator in _PRELOADED:
+        # Whatever is preloaded already comes after: the first allocator is the one that counts.
+        others = os.environ.get("LD_PRELOAD", "")
+        variables["LD_PRELOAD"] = " ".join(filter(None, (allocator_library(runtime.allocator), others)))
     return variables
+
+
+def allocator_library(name: str) -> str:
+    """The file name of the shared library of an allocator.
+
+    Raises:
+        OptionError: it is not installed.
+    """
+    found = find_library(name) or find_library(f"{name}_minimal")
+    if found is None:
+        raise OptionError(f"allocator {name} is not installed: on Debian, apt install {_PRELOADED[name]}")
+    return found
+
+
+def installed_allocators() -> tuple[str, ...]:
+    """The allocators that a runtime can name on this machine."""
+    preloaded = (name for name in _PRELOADED if find_library(name) or find_library(f"{name}_minimal"))
+    return ("glibc-tuned", "glibc", *preloaded)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ntp.case import Case, Frozen
-from ntp.errors import NtpError
+from ntp.errors import NtpError, OptionError
 from ntp.measure.memory import page_faults, peak_rss_bytes, reset_peak_rss
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.measure.phases import PhaseClock, phase_pass
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 PART_PHASES = {"forward": ("forward",), "backward": ("loss", "backward"), "optimizer": ("optimizer",)}
 """The phases of :func:`ntp.step.train_step` that make up each part of a step that a case can name."""
+
+COMPILING_STEPS = 3
+"""torch.compile works in the first step, in the second for the sizes that were others there, and then it has done."""
 
 
 def stepper(training: "Training", part: str, clock_ns: Callable[[], int] = time.perf_counter_ns) -> Callable[[], int]:
@@ -75,6 +78,7 @@ class CaseHolder:
     def __init__(self) -> None:
         self._training: Training
         self._threads: int
+        self._compiles = False
         self._run_step: Callable[[], int]
 
     def load(self, case: dict[str, Any], cpus: list[int] | None) -> Loaded:
@@ -89,9 +93,11 @@ class CaseHolder:
 
         # After the import, which two workers that share a CPU would otherwise share it for, too.
         take_cpus(cpus)
-        self._threads = wanted.runtime.threads
+        self._threads, self._compiles = wanted.runtime.threads, wanted.step.compile != "off"
         torch.set_num_threads(self._threads)
-        torch.set_num_interop_threads(1)
+        torch.set_num_interop_threads(wanted.runtime.interop_threads)
+        if wanted.runtime.denormals == "flushed" and not torch.set_flush_denormal(True):
+            raise OptionError("denormals flushed: this CPU cannot; leave them kept")
         self._training = Training.start(wanted.workload, wanted.step)
         self._run_step = stepper(self._training, wanted.workload.part)
         # What was built so far lives as long as the process: the collector need not look at it during a step.
@@ -105,8 +111,10 @@ class CaseHolder:
         )
 
     def warm_up(self, min_window: int) -> WarmUp:
-        """Run steps until their time is steady."""
-        return warm_up(self._run_step, time.perf_counter_ns, min_window)
+        """Run steps until their time is steady. What is to be compiled is, before that."""
+        compiling = tuple(self._run_step() for _ in range(COMPILING_STEPS if self._compiles else 0))
+        warm = warm_up(self._run_step, time.perf_counter_ns, min_window)
+        return warm.model_copy(update={"compiling_step_ns": compiling})
 
     def run(self, steps: int) -> Ran:
         """Run and time exactly ``steps`` steps."""

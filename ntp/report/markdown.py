@@ -7,7 +7,18 @@ from ntp.measure.environment import Git, Machine, Software
 from ntp.measure.records import Failure, Run
 from ntp.report.facts import hardware_facts, software_facts
 from ntp.report.markup import code, fenced, prose, table
-from ntp.report.sentences import WHY_PHASES, answer, failure_message, grouped, machine_lines, time_line, why_shares
+from ntp.report.sentences import (
+    GROWTH_HEADERS,
+    GROWTH_NOTE,
+    WHY_PHASES,
+    answer,
+    failure_message,
+    grouped,
+    growth_rows,
+    machine_lines,
+    time_line,
+    why_shares,
+)
 from ntp.report.tables import Tables, surroundings, tables_of
 from ntp.report.units import UNKNOWN, duration, durations, ratio, share, significant, size
 
@@ -38,6 +49,7 @@ def markdown(run: Run) -> str:
         "\n\n".join(f"**{line}**" for line in answer(run, tables, code)),
         _steps(tables),
         _why(tables),
+        _growths(tables),
         _parts(tables),
         _failures(run.failures),
         _warnings(tables),
@@ -92,6 +104,13 @@ def _why(tables: Tables) -> str:
         for row in tables.why
     ]
     return f"## Why\n\n{table(headers, rows)}"
+
+
+def _growths(tables: Tables) -> str:
+    rows = [(code(case_id), *cells) for case_id, *cells in growth_rows(tables)]
+    if not rows:
+        return ""
+    return f"## Growth\n\n{table(GROWTH_HEADERS, rows)}\n\n{GROWTH_NOTE}"
 
 
 def _parts(tables: Tables) -> str:

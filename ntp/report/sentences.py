@@ -53,6 +53,27 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(listed[:NAMED]) + more
 
 
+GROWTH_HEADERS = ("from case", "size", "from", "to", "time", "grows as", "at the end")
+GROWTH_NOTE = """\
+Grows as: the exponent of the power law that fits best, in its 95% interval, which is wide where there is no power law.
+At the end: the exponent between the two largest sizes."""
+
+
+def growth_rows(tables: Tables) -> Iterator[tuple[str, ...]]:
+    """A row for each series of cases that differ in one size alone."""
+    for each in tables.growths:
+        value, low, high = each.exponent
+        yield (
+            each.smallest.id,
+            each.what,
+            f"{each.sizes[0]:,}",
+            f"{each.sizes[-1]:,}",
+            f"{duration(each.times_ns[0])} to {duration(each.times_ns[-1])}",
+            f"size^{value:.2f} ({low:.2f} to {high:.2f})",
+            f"size^{each.last_exponent:.2f}",
+        )
+
+
 WHY_PHASES = ("forward", "loss", "backward", "optimizer")
 """The phases that have a column of their own; the rest are short."""
 

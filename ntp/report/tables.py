@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from ntp.case import PHASES, Case, Runtime, StepConfig, Workload
 from ntp.judge.bottleneck import step_point
+from ntp.judge.growth import Growth, growths
 from ntp.judge.statistics import Interval, median_interval, quantile
 from ntp.measure.environment import Git, Machine, Software
 from ntp.measure.peaks import MachinePeaks
@@ -91,6 +92,8 @@ class Tables(NamedTuple):
     parts: tuple[PartRow, ...]
     fastest: tuple[Fastest, ...]
     """One for each model and its sizes: tokens of different models do not compare."""
+    growths: tuple[Growth, ...]
+    """How the step time grows, where the run has cases of enough sizes."""
     warnings: tuple[tuple[str, MeasurementWarning], ...]
     """Case ids and what casts doubt on them."""
     time: HarnessTime
@@ -108,6 +111,7 @@ def tables_of(run: Run) -> Tables:
         why=tuple(_why_row(each, run.peaks) for each in whole if _was_observed(each)),
         parts=tuple(_part_row(measurement, medians_ns) for measurement in parts),
         fastest=_fastest(steps),
+        growths=growths((row.case, row.step_time_ns.value) for row in steps),
         warnings=tuple(
             (measurement.case.id, warning) for measurement in run.measurements for warning in warnings_of(measurement)
         ),

@@ -8,11 +8,13 @@ from tabulate import SEPARATING_LINE, tabulate
 from ntp.judge.statistics import Interval
 from ntp.measure.records import Run
 from ntp.report.sentences import (
+    GROWTH_HEADERS,
     NAMED,
     WHY_PHASES,
     answer,
     failure_message,
     grouped,
+    growth_rows,
     machine_lines,
     time_line,
     why_shares,
@@ -34,6 +36,7 @@ def terminal(run: Run) -> str:
         "\n".join(wrapped(line) for line in answer(run, tables, lambda case_id: shorten(case_id, _ID_WIDTH))),
         _steps(tables),
         _why(tables),
+        _growths(tables),
         _parts(tables),
         _failures(run),
         _warnings(tables),
@@ -73,6 +76,11 @@ def id_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _alignment(headers: Sequence[str]) -> list[str]:
     return ["left"] + ["right"] * (len(headers) - 1)
+
+
+def _growths(tables: Tables) -> str:
+    rows = list(growth_rows(tables))
+    return id_table(GROWTH_HEADERS, rows) if rows else ""
 
 
 def _plus_minus(interval: Interval) -> str:

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ntp.case import PHASES, StepConfig, Workload
+from ntp.case import PHASES, StepConfig, Workload, named_step
+from ntp.losses import FullLoss
 from ntp.measure.flops import flop_pass
 from ntp.measure.peaks import closed_form_flops
-from ntp.step import Training
+from ntp.step import Method, Training
 
 GPT2 = str(Path(__file__).parents[2] / "examples/gpt2.py") + ":tiny"
 
@@ -70,7 +71,7 @@ class Attention(nn.Module):
 def test_the_fused_attention_of_cpus_counts():
     workload = Workload(vocab_size=11, batch_size=2, seq_len=8)
     training = Training.start(workload, StepConfig())
-    training.model = Attention(heads=3, size=4)
+    training.method = Method(FullLoss(Attention(heads=3, size=4)))
     count = flop_pass(training)
     flops = {operator.name: operator.flops for operator in count.operators}
     product = 2 * 2 * 3 * 8 * 8 * 4  # 2 B heads T T size
@@ -96,3 +97,19 @@ def test_counting_trains_like_any_other_step():
     flop_pass(counted)
     plain.step()
     assert torch.equal(counted.step(), plain.step())
+
+
+@pytest.mark.parametrize("name", ["deduplicated", "chunked"])
+def test_other_losses_count_what_they_compute(name):
+    """The chunked loss computes what the full one does, its products with the loss; distinct tokens are fewer."""
+    workload = Workload(batch_size=4, seq_len=8, vocab_size=10, embed_dim=8, hidden_dim=16)
+    if name == "chunked" and not hasattr(nn, "LinearCrossEntropyOptions"):
+        pytest.skip("this torch has no linear_cross_entropy")
+    training = Training.start(workload, named_step(name))
+    ids = next(training.batches)[:, :-1]
+    training = Training.start(workload, named_step(name))
+    rows = len(ids.unique()) if name == "deduplicated" else ids.numel()
+    count = flop_pass(training)
+    assert count.total_flops == closed_form_flops(workload) * rows // ids.numel()
+    by_phase = {phase.name: phase.flops for phase in count.phases}
+    assert (by_phase["loss"] > 0) == (name == "chunked")

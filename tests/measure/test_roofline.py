@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 from ntp.errors import OptionError, WorkerFailed
 from ntp.measure.environment import Cache, Counters, Machine, Software
 from ntp.measure.peaks import FP32_ERROR, MachinePeaks, Skipped
-from ntp.measure.probe import (
-    Answer,
-    GemmRoute,
-    Request,
-    gemm_routes,
-    measure_streams,
-    medium_precision,
-)
+from ntp.measure.probe import Answer, GemmRoute, Request, gemm_routes, measure_streams
 from ntp.measure.roofline import (
     cache_dir,
     measure_peaks,
@@ -27,6 +20,7 @@ from ntp.measure.roofline import (
     steering_variables,
     stream_array_bytes,
 )
+from ntp.products import medium_precision
 
 MIB = 2**20
 SHAPE = (8, 16, 32)

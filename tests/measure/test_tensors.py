@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ntp.case import PHASES, StepConfig, Workload
+from ntp.losses import FullLoss
 from ntp.measure.observations import LiveBytes
 from ntp.measure.tensors import MAX_POINTS, denormals, held_storages, tensor_pass, thinned_out
-from ntp.step import Training, make_optimizer
+from ntp.step import Method, Training, make_optimizer
 
 GPT2 = str(Path(__file__).parents[2] / "examples/gpt2.py") + ":tiny"
 N, V, E, H = 8 * 64, 200, 32, 64
@@ -25,7 +26,7 @@ PARAMETERS = V * E + (E * H + H) + (H * E + E) + E * V
 def trained(workload, model=None):
     training = Training.start(workload, StepConfig())
     if model is not None:
-        training.model = model
+        training.model, training.method = model, Method(FullLoss(model))
         training.optimizer = make_optimizer(model.parameters(), StepConfig())
     training.step()
     return training
@@ -233,4 +234,6 @@ def test_a_training_that_has_not_begun_holds_its_parameters_alone():
 
 
 def test_without_a_number_there_is_no_denormal_one():
-    assert denormals(Training(nn.Identity(), torch.optim.SGD([torch.zeros(1)]), iter(()), torch.Generator())).share == 0
+    model, optimizer = nn.Identity(), torch.optim.SGD([torch.zeros(1)])
+    training = Training(model, Method(FullLoss(model)), optimizer, iter(()), torch.Generator())
+    assert denormals(training).share == 0

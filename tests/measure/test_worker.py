@@ -78,7 +78,7 @@ def answers(*requests):
 
 
 def test_answers_are_records_one_a_line():
-    ok = {"step_time_ns": [1, 2], "wall_time_ns": 3, "steady": False}
+    ok = {"step_time_ns": [1, 2], "wall_time_ns": 3, "steady": False, "compiling_step_ns": []}
     assert answers({"do": "warm_up"}, {"do": "warm_up"}) == [{"ok": ok}, {"ok": ok}]
 
 
@@ -89,11 +89,19 @@ def test_what_a_request_holds_besides_its_name_are_the_arguments():
 
 def test_the_window_of_a_warm_up_is_the_one_that_was_asked_for(monkeypatch):
     asked = []
-    monkeypatch.setattr(worker, "warm_up", lambda run_step, _, min_window: asked.append((run_step(), min_window)))
+
+    def warm_up(run_step, _, min_window):
+        asked.append((run_step(), min_window))
+        return WarmUp(step_time_ns=(1,), wall_time_ns=1, steady=True)
+
+    monkeypatch.setattr(worker, "warm_up", warm_up)
     holder = CaseHolder()
-    holder._run_step = lambda: 7
-    holder.warm_up(2)
+    holder._run_step = iter(range(7, 100)).__next__
+    assert holder.warm_up(2).compiling_step_ns == ()
     assert asked == [(7, 2)]
+    holder._compiles = True
+    assert holder.warm_up(3).compiling_step_ns == (8, 9, 10)
+    assert asked[1:] == [(11, 3)]
 
 
 @pytest.fixture
@@ -143,7 +151,7 @@ def test_where_nothing_can_be_pinned_nothing_is(monkeypatch):
     ],
 )
 def test_an_error_is_an_answer_too_and_the_next_request_is_answered(request_, error, last_words, capsys):
-    ok = {"step_time_ns": [1, 2], "wall_time_ns": 3, "steady": False}
+    ok = {"step_time_ns": [1, 2], "wall_time_ns": 3, "steady": False, "compiling_step_ns": []}
     assert answers(request_, {"do": "warm_up"}) == [{"error": error}, {"ok": ok}]
     told = capsys.readouterr().err
     assert ("Traceback" in told) == bool(last_words)

@@ -88,7 +88,7 @@ def test_the_time_adds_up(make_measurement: Make, make_run: MakeRun) -> None:
 
 def test_a_run_without_measurements_has_tables_without_rows(make_run: MakeRun) -> None:
     tables = tables_of(make_run(planned=3))
-    assert tables[:-1] == ((),) * 5
+    assert tables[:-1] == ((),) * 6
     assert set(tables.time) == {0}
     assert records_of(make_run(), tables) == []
 
