@@ -16,6 +16,7 @@ from ntp.commands.guard import guard
 from ntp.commands.profile import profile
 from ntp.commands.runs import baseline, compare, report
 from ntp.commands.train import predict, train
+from ntp.commands.tune import tune
 from ntp.console import one_line, tell
 from ntp.errors import NtpError, WorkerFailed
 from ntp.exit_status import BROKEN_PIPE, INTERRUPTED, TOOL_FAILED, USAGE
@@ -29,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (train, predict, profile, guard, report, compare, baseline, doctor):
+for command in (train, predict, profile, tune, guard, report, compare, baseline, doctor):
     app.command()(command)
 
 

@@ -1,0 +1,95 @@
+"""What a search for the fastest case saw, as one JSON file: every race, with every sample of it."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError
+
+from ntp.case import Case, Frozen
+from ntp.errors import RecordError
+from ntp.measure.environment import Machine, Software
+from ntp.measure.guard_records import Pair
+
+SCHEMA_VERSION = 1
+
+Purpose = Literal["search", "without", "final"]
+"""What a race is for: to find the fastest, to see what one lever of it is worth, or to hold it against the default."""
+
+Outcome = Literal["raced", "outpaced", "too large", "refused", "failed"]
+"""How it ended: with pairs; given up for being much slower, or for its memory; or without a measurement."""
+
+
+class Race(Frozen):
+    """A case against another, in pairs of fresh processes: the base is the other, the head the case."""
+
+    purpose: Purpose
+    case_id: str
+    against: str
+    outcome: Outcome
+    pairs: tuple[Pair, ...] = ()
+    pace: float | None = None
+    """Of one that was outpaced: its step time over that of the other, in the warm-up."""
+    peak_rss_bytes: int | None = None
+    message: str = ""
+    """Why it was refused, or how it failed."""
+    wall_time_s: float = 0.0
+
+
+class Lever(Frozen):
+    """A field of a case, and the values that were to be tried."""
+
+    field: str
+    values: tuple[str, ...] = Field(min_length=1)
+
+
+class Tuning(Frozen):
+    """A search: what it was asked, and what it saw."""
+
+    schema_version: int = SCHEMA_VERSION
+    started: str
+    """ISO 8601, UTC."""
+    wall_time_s: float
+    """Of all its sittings together."""
+    command: tuple[str, ...]
+    default: str
+    """Id of the case that the search starts from, and that the winner is held against."""
+    levers: tuple[Lever, ...]
+    budget_s: float = Field(gt=0)
+    memory_limit_bytes: int | None = Field(None, gt=0)
+    seed: int
+    machine: Machine | None = None
+    software: Software | None = None
+    races: tuple[Race, ...] = ()
+
+    @property
+    def task(self) -> tuple[object, ...]:
+        """What two searches must have in common for one to go on where the other stopped."""
+        machine = self.machine and self.machine.fingerprint
+        return self.default, self.levers, self.memory_limit_bytes, machine
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a search.
+
+        Raises:
+            RecordError: the file is missing, damaged, foreign, or of another version.
+        """
+        try:
+            tuning = cls.model_validate_json(path.read_text(encoding="utf-8"))
+            for case_id in (tuning.default, *(race.case_id for race in tuning.races)):
+                Case.parse(case_id)
+        except OSError as error:
+            raise RecordError(f"{path} cannot be read ({error.strerror}): give what --json wrote") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise RecordError(
+                f"{path} is no search's record: {where}: {first['msg']}; give what --json wrote"
+            ) from error
+        except ValueError as error:
+            raise RecordError(f"{path} is no text ({error}): give what --json wrote") from error
+        if tuning.schema_version != SCHEMA_VERSION:
+            raise RecordError(
+                f"{path} has schema version {tuning.schema_version}, this ntp reads {SCHEMA_VERSION}: upgrade ntp"
+            )
+        return tuning
