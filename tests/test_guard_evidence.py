@@ -622,6 +622,10 @@ class TestThePage:
         assert table["`ablation.json.gz`"][0] == str(3 * 2 * len(recordings.ARMS))
         assert table["`ablation.json.gz`"][3] == f"`{'c' * 12}`"
 
+    def test_runs_that_all_failed_have_no_row(self, recorded):
+        failed = recorded._replace(runs={"quiet": [{"status": 5, "wall_time_s": 1.0, "stderr": "", "record": None}]})
+        assert "`runs-quiet.json.gz`" not in rows(page.files(failed))
+
     def test_the_charts(self, recorded, drawn):
         charts = pictures.charts(recorded, drawn)
         assert set(charts) == {"identical-quiet.svg", "identical-neighbour.svg", "power.svg"}

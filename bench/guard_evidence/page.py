@@ -86,6 +86,8 @@ def files(recorded: Recorded) -> str:
     ]
     for name, runs in recorded.runs.items():
         records = [run["record"] for run in runs if run["record"]]
+        if not records:  # all of them failed before they kept anything
+            continue
         pairs = sum(len(cell["pairs"]) for record in records for cell in record["cells"])
         took_s = sum(run["wall_time_s"] for run in runs)
         first = records[0]

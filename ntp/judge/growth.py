@@ -18,7 +18,7 @@ class Growth(NamedTuple):
     """Cases of a run that differ in one size alone."""
 
     what: str
-    """The size: tokens (batch size times sequence length), or a field of the workload or runtime."""
+    """The size: tokens (batch size times sequence length), vocabulary, embedding or hidden layer."""
     smallest: Case
     sizes: tuple[int, ...]
     """Ascending."""
