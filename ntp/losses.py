@@ -2,7 +2,7 @@
 
 Each is a :class:`LossPath`: from the inputs to what the model predicts, from there and the targets to the loss.
 
-Shapes: B batch size, T sequence length, N distinct tokens of a batch, E embedding size, V vocabulary size.
+Shapes: B batch size, T sequence length, N distinct tokens of a batch, padded, E embedding size, V vocabulary size.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,9 @@ from torch.func import functional_call
 from ntp.case import Workload
 from ntp.errors import StepError
 from ntp.model import logits_of, model_errors
+
+ROWS = 32
+"""Of how many rows a multiple is computed where only the distinct tokens are."""
 
 _CHECKED_SEED = 0
 _SHAKE = 0.02
@@ -171,13 +174,16 @@ class DeduplicatedLoss:
 def distinct(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The distinct of ``(M,)`` int64 ids that are not negative: ids in ascending order, how often each, and its row.
 
-    As ``torch.unique(ids, return_inverse=True, return_counts=True)``, which sorts; this counts.
+    As ``torch.unique(ids, return_inverse=True, return_counts=True)``, which sorts; this counts. After the distinct ids
+    come zeros that count for nothing, up to the next multiple of :data:`ROWS`: a batch has a few tokens more than the
+    last, or less, and every new size would want new memory and a new kernel of oneDNN.
     """
     counts = torch.bincount(ids)  # (largest id + 1,)
-    there = counts.nonzero().squeeze(1)  # (N,)
+    there = counts.nonzero().squeeze(1)
     row_of = torch.empty_like(counts)
     row_of[there] = torch.arange(there.numel())
-    return there, counts[there], row_of[ids]
+    padding = (0, -there.numel() % ROWS)
+    return F.pad(there, padding), F.pad(counts[there], padding), row_of[ids]  # (N,), (N,), (M,)
 
 
 def weighted_cross_entropy(predicted: Distinct, targets: Tensor) -> Tensor:

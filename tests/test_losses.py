@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ntp.case import Workload
 from ntp.errors import StepError
 from ntp.losses import (
+    ROWS,
     ChunkedLoss,
     DeduplicatedLoss,
     FullLoss,
@@ -67,11 +68,16 @@ def test_loss_and_gradients_are_those_of_the_full_path(kind, tokens):
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=60))
-def test_distinct_is_unique(ids):
+def test_distinct_is_unique_and_padded(ids):
     ids = torch.tensor(ids)
     there, rows, counts = torch.unique(ids, return_inverse=True, return_counts=True)
-    for found, expected in zip(distinct(ids), (there, counts, rows), strict=True):
-        assert torch.equal(found, expected)
+    padded_ids, padded_counts, found_rows = distinct(ids)
+    assert torch.equal(found_rows, rows)
+    for found, expected in ((padded_ids, there), (padded_counts, counts)):
+        assert len(found) % ROWS == 0
+        assert len(found) - len(expected) < ROWS
+        assert torch.equal(found[: len(expected)], expected)
+        assert not found[len(expected) :].any()
 
 
 def test_the_weighted_loss_has_the_gradient_that_differences_have():

@@ -1,0 +1,73 @@
+"""How fast a training step can be on this CPU: record it, and make the report of it.
+
+Run as ``python bench/fastest COMMAND`` in the repository, on a machine where nothing else runs.
+"""
+
+import json
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import page
+import recordings
+import typer
+from comparisons import COMPARISONS
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+Folder = Annotated[Path, typer.Option(help="Where the recordings are kept.", show_default="reports/fastest")]
+Again = Annotated[bool, typer.Option("--again", help="Overwrite what was recorded before.")]
+
+
+def _tell(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _fresh(path: Path, again: bool) -> Path:
+    if path.exists() and not again:
+        raise typer.BadParameter(f"{path} is there already: give --again to replace it")
+    return path
+
+
+@app.command()
+def pairs(
+    number: Annotated[int, typer.Argument(min=2, help="Pairs of each comparison.")] = 7,
+    only: Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(COMPARISONS)}; with commas.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the order of turns.")] = 0,
+    again: Again = False,
+    folder: Folder = recordings.FOLDER,
+) -> None:
+    """Race the fastest steps against the plain loop, torch.compile and JAX. An interruption keeps what is there."""
+    import measuring
+
+    names = [name.strip() for name in only.split(",") if name.strip()] or list(COMPARISONS)
+    if unknown := set(names) - set(COMPARISONS):
+        raise typer.BadParameter(f"no comparison is called {', '.join(sorted(unknown))}")
+    measuring.record_pairs(_fresh(folder / "pairs.json.gz", again), names, number, seed, _tell)
+
+
+@app.command()
+def compiling(
+    number: Annotated[int, typer.Argument(min=2, help="Pairs of each case.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the order of turns.")] = 0,
+    again: Again = False,
+    folder: Folder = recordings.FOLDER,
+) -> None:
+    """Race compiled steps against eager ones, each compiled anew, nothing kept from before."""
+    import measuring
+
+    measuring.record_compiling(_fresh(folder / "compiling.json.gz", again), number, seed, _tell)
+
+
+@app.command()
+def tables(folder: Folder = recordings.FOLDER) -> None:
+    """Make README.md and its chart from what was recorded."""
+    recorded = recordings.load(folder)
+    for name, text in page.files(recorded).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    _tell(f"{folder / 'README.md'}: {json.dumps(page.headline(recorded))}")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    app()

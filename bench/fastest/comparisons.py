@@ -1,0 +1,66 @@
+"""What is compared with what, and what was hoped for."""
+
+from typing import NamedTuple
+
+from ntp.case import Case
+
+GPT2 = {"model": "examples/gpt2.py:tiny", "batch_size": 8, "seq_len": 64}
+LONG = {"batch_size": 128, "seq_len": 1024}
+EXACT = {"matmul": "onednn", "loss": "deduplicated", "optimizer": "fused"}
+BF16 = {"precision": "bf16", "loss": "deduplicated", "optimizer": "fused"}
+JAX = "jax"
+PLAIN_RUNTIME: dict[str, str] = {"allocator": "glibc", "wait_policy": "unset", "affinity": "free"}
+"""The fields of a runtime that leave everything as an ordinary Python process finds it."""
+
+
+class Comparison(NamedTuple):
+    """Two ways to train on one workload. The ratio wanted is that of the base's time over the head's."""
+
+    what: str
+    base: Case
+    head: Case
+    target: float | None = None
+    """How many times as fast the head was hoped to be."""
+    peer: str = ""
+    """Another framework in the place of the base, with the base's workload."""
+
+
+def _of(threads: int = 2, **fields: object) -> Case:
+    return Case.of({"threads": threads, **fields})
+
+
+def _plain(**fields: object) -> Case:
+    """The loop as one would write it, in the environment that one finds."""
+    return _of(**PLAIN_RUNTIME, **fields)
+
+
+COMPARISONS = {
+    "exact": Comparison("the best exact fp32 step against the plain loop", _plain(), _of(**EXACT), 10),
+    "bf16": Comparison("the best step with bf16 products against the plain loop", _plain(), _of(**BF16), 15),
+    "long": Comparison("B=128, T=1024: deduplicated against the plain loop", _plain(**LONG), _of(**LONG, **EXACT), 250),
+    "growth": Comparison(
+        "the best exact step at B=32, T=128 against B=128, T=1024", _of(**LONG, **EXACT), _of(**EXACT)
+    ),
+    "onednn": Comparison("matmul=onednn alone", _of(), _of(matmul="onednn"), 1.8),
+    "onednn-gpt2": Comparison("matmul=onednn alone, a small GPT-2", _of(**GPT2), _of(**GPT2, matmul="onednn"), 1.3),
+    "jax": Comparison("the best exact step against JAX's jitted step", _of(), _of(**EXACT), 7, peer=JAX),
+    "compile": Comparison(
+        "the best exact step against torch.compile of the plain step", _plain(compile="step"), _of(**EXACT), 8
+    ),
+    "quiet": Comparison("the quiet runtime alone", _plain(), _of()),
+    "deduplicated": Comparison("loss=deduplicated alone", _of(), _of(loss="deduplicated")),
+    "chunked": Comparison("loss=chunked alone", _of(), _of(loss="chunked")),
+    "fused": Comparison("optimizer=fused alone", _of(), _of(optimizer="fused")),
+}
+
+COMPILED = tuple(
+    Comparison(
+        f"{'GPT-2' if model else 'simple'}, {threads} thread{'s' if threads > 1 else ''}, {precision}, compile={kind}",
+        _of(threads, precision=precision, **model),
+        _of(threads, precision=precision, compile=kind, **model),
+    )
+    for model in ({}, GPT2)
+    for threads in (1, 2)
+    for precision in ("fp32", "bf16")
+    for kind in ("model", "step")
+)

@@ -1,0 +1,133 @@
+"""The recordings: each runs for a quarter of an hour or more, and keeps what it has after every pair."""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from comparisons import COMPARISONS, COMPILED, Comparison
+from recordings import Raced, Recording, Side, write
+
+from ntp.errors import WorkerFailed
+from ntp.measure.driver import PipeWorker
+from ntp.measure.guard_records import SideName
+from ntp.measure.launch import new_process
+from ntp.measure.pairs import SideFailed, measure_pair
+from ntp.measure.records import WarmUp
+from ntp.measure.software import read_git
+from ntp.measure.system import read_machine
+
+Tell = Callable[[str], None]
+ROOT = Path(__file__).parents[2]
+PEERS = {"jax": (sys.executable, str(ROOT / "bench/peers/jax_step.py"))}
+NO_CACHES = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+
+
+class Racer(PipeWorker):
+    """A worker that remembers its warm-up, and what its runs used."""
+
+    warm: WarmUp
+    faults = 0
+    steps = 0
+    peak_rss_bytes = 0
+
+    def warm_up(self, *arguments: Any) -> WarmUp:
+        """As any worker."""
+        self.warm = super().warm_up(*arguments)
+        return self.warm
+
+    def run(self, steps: int, expected_s: float = 0.0) -> Any:
+        """As any worker."""
+        ran = super().run(steps, expected_s)
+        self.faults += ran.minor_page_faults
+        self.steps += steps
+        self.peak_rss_bytes = max(self.peak_rss_bytes, ran.peak_rss_bytes)
+        return ran
+
+    def used(self, observe: bool) -> Side:
+        """What was used. Memory is followed and operations are counted last, if at all: that is no timed step."""
+        return Side(
+            peak_rss_bytes=self.peak_rss_bytes,
+            minor_page_faults_per_step=self.faults / max(1, self.steps),
+            compiling_step_ns=self.warm.compiling_step_ns,
+            peak_tensor_bytes=self.memory().peak_bytes if observe else None,
+            flops=self.flops().total_flops if observe else None,
+        )
+
+
+def _racers(comparison: Comparison, stack: ExitStack) -> dict[SideName, Racer]:
+    launch = partial(new_process, command=PEERS[comparison.peer]) if comparison.peer else new_process
+    return {
+        "base": stack.enter_context(Racer(comparison.base, directory=ROOT, launch=launch, timeout_s=900)),
+        "head": stack.enter_context(Racer(comparison.head, directory=ROOT, timeout_s=900)),
+    }
+
+
+def _race(raced: Raced, comparison: Comparison, seed: int) -> Raced:
+    """One more pair, in new interpreters. What a side used is observed in the first."""
+    try:
+        with ExitStack() as stack:
+            racers = _racers(comparison, stack)
+            pair = measure_pair(comparison.head.id, racers, seed)  # type: ignore[arg-type]
+            first = not raced.pairs
+            compiled = {side: racer.case.step.compile != "off" for side, racer in racers.items()}
+            sides = {
+                side: racer.used(first and not compiled[side] and not (comparison.peer and side == "base"))
+                for side, racer in racers.items()
+            }
+    except (SideFailed, WorkerFailed) as error:
+        return raced.model_copy(update={"failure": str(error)})
+    return raced.model_copy(update={"pairs": (*raced.pairs, pair), "sides": (*raced.sides, sides)})
+
+
+def _record(path: Path, comparisons: Mapping[str, Comparison], number: int, seed: int, tell: Tell) -> None:
+    """So many pairs of each comparison, the comparisons in turn."""
+    started_s = time.perf_counter()
+    races = {
+        name: Raced(name=name, base=each.base.id, head=each.head.id, peer=each.peer)
+        for name, each in comparisons.items()
+    }
+    for turn in range(number):
+        for name, comparison in comparisons.items():
+            if races[name].failure:
+                continue
+            races[name] = _race(races[name], comparison, seed + turn)
+            recording = Recording(
+                started=datetime.now(UTC).isoformat(timespec="seconds"),
+                wall_time_s=round(time.perf_counter() - started_s, 1),
+                command=("python", "bench/fastest", *sys.argv[1:]),
+                commit=read_git().commit or "",
+                machine=read_machine(),
+                races=tuple(races.values()),
+            )
+            write(path, recording)
+            tell(f"{path.name}: {name}, pair {turn + 1} of {number} {races[name].failure}")
+
+
+def record_pairs(path: Path, names: Sequence[str], number: int, seed: int, tell: Tell) -> None:
+    """Record the comparisons of these names."""
+    _record(path, {name: COMPARISONS[name] for name in names}, number, seed, tell)
+
+
+def record_compiling(path: Path, number: int, seed: int, tell: Tell) -> None:
+    """Record compiled against eager steps. No cache of torch.compile is used."""
+    with _no_caches():
+        _record(path, {each.what: each for each in COMPILED}, number, seed, tell)
+
+
+@contextmanager
+def _no_caches() -> Iterator[None]:
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(NO_CACHES, TORCHINDUCTOR_CACHE_DIR=folder)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)

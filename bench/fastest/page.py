@@ -1,0 +1,193 @@
+"""The report as Markdown, and its chart: pure functions of what was recorded."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+
+import altair as alt
+import vl_convert
+from comparisons import COMPARISONS, COMPILED
+from recordings import Raced, Recorded, Recording
+
+from ntp.judge.tuning import mean_ratio
+from ntp.measure.guard_records import SideName
+from ntp.report.markup import code, prose, table
+from ntp.report.units import UNKNOWN, duration, significant, size
+
+NOT_RECORDED = "not recorded"
+
+
+def files(recorded: Recorded) -> Mapping[str, str]:
+    """All files of the report, by name."""
+    return {"README.md": markdown(recorded), "fastest.svg": chart(recorded)}
+
+
+def headline(recorded: Recorded) -> str:
+    """The answer in a sentence."""
+    found = _speed_ups(recorded)
+    if "exact" not in found:
+        return f"{NOT_RECORDED.capitalize()}."
+    exact = f"The fastest exact step is {_times(found['exact'])} times as fast as the plain loop"
+    bf16 = f"; with bf16 products {_times(found['bf16'])} times" if "bf16" in found else ""
+    return f"{exact}{bf16}."
+
+
+def markdown(recorded: Recorded) -> str:
+    """The whole report."""
+    sections = [
+        "# How fast a training step can be",
+        f"**{headline(recorded)}**",
+        "![times as fast as the plain loop](fastest.svg)" if recorded.pairs else "",
+        "## Against the plain loop, torch.compile and JAX",
+        _comparisons(recorded.pairs),
+        _ON_COMPARISONS,
+        "## Memory and page faults",
+        _used(recorded.pairs),
+        _ON_USED,
+        "## torch.compile",
+        _compiling(recorded.compiling),
+        _ON_COMPILING,
+        "## The recordings",
+        _files(recorded),
+    ]
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _speed_ups(recorded: Recorded) -> dict[str, tuple[float, float, float]]:
+    """How many times as fast each head is, with its interval."""
+    races = recorded.pairs.races if recorded.pairs else ()
+    ratios = {race.name: mean_ratio(race.pairs) for race in races}
+    return {name: (1 / ratio.value, 1 / ratio.high, 1 / ratio.low) for name, ratio in ratios.items() if ratio}
+
+
+def _times(found: tuple[float, float, float]) -> str:
+    return f"{significant(found[0])} ({significant(found[1])} to {significant(found[2])})"
+
+
+def _comparisons(recording: Recording | None) -> str:
+    if recording is None:
+        return NOT_RECORDED.capitalize() + "."
+    found = _speed_ups(Recorded(recording, None))
+    rows = []
+    for race in recording.races:
+        comparison = COMPARISONS[race.name]
+        base = f"{race.peer}: {race.base}" if race.peer else race.base
+        got = _times(found[race.name]) if race.name in found else prose(race.failure or NOT_RECORDED)
+        target = UNKNOWN if comparison.target is None else f"{comparison.target:g}"
+        rows.append((prose(comparison.what), code(base), code(race.head), got, target, str(len(race.pairs))))
+    return table(("what", "base", "head", "times as fast", "hoped for", "pairs"), rows)
+
+
+_ON_COMPARISONS = """\
+Times as fast: the base's step time over the head's, in pairs of fresh processes that ran in turn, with the 95% interval
+of t over pairs. The plain loop runs as an ordinary Python process does: glibc's allocator and OpenMP as they come, no
+CPU of its own for a thread (`glibc-unset-free`). All run on two threads."""
+
+
+def _used(recording: Recording | None) -> str:
+    if recording is None:
+        return NOT_RECORDED.capitalize() + "."
+    rows: dict[str, tuple[str, ...]] = {}
+    for race in recording.races:
+        for side, case_id in _sides(race):
+            observed = [each[side] for each in race.sides]
+            if observed and case_id not in rows and observed[0].peak_tensor_bytes is not None:
+                faults = statistics.median(each.minor_page_faults_per_step for each in observed)
+                rss = statistics.median(each.peak_rss_bytes for each in observed)
+                flops = UNKNOWN if observed[0].flops is None else significant(observed[0].flops / 1e9)
+                rows[case_id] = (
+                    code(case_id), size(observed[0].peak_tensor_bytes), size(rss), significant(faults), flops,
+                    duration(_median_ns(race, side)), _rate(observed[0].flops, _median_ns(race, side)),
+                )  # fmt: skip
+    headers = ("case", "peak tensors", "peak RSS", "page faults a step", "GFLOP a step", "step time", "GFLOP/s")
+    return table(headers, list(rows.values()))
+
+
+_ON_USED = """\
+Each case as it was seen first. Step times are medians over the steps of one comparison: they are there to reckon with,
+and compare only within it."""
+
+
+def _sides(race: Raced) -> Sequence[tuple[SideName, str]]:
+    return (("head", race.head),) if race.peer else (("base", race.base), ("head", race.head))
+
+
+def _median_ns(race: Raced, side: SideName) -> float:
+    return statistics.median(time_ns for pair in race.pairs for time_ns in pair.samples(side))
+
+
+def _rate(flops: int | None, time_ns: float) -> str:
+    return UNKNOWN if not flops else significant(flops / time_ns)
+
+
+def _compiling(recording: Recording | None) -> str:
+    if recording is None:
+        return NOT_RECORDED.capitalize() + "."
+    known = {each.what for each in COMPILED}
+    rows = []
+    for race in (each for each in recording.races if each.name in known):
+        ratio = mean_ratio(race.pairs)
+        if ratio is None:
+            rows.append((prose(race.name), *[prose(race.failure or NOT_RECORDED)] * 3))
+            continue
+        times = (1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
+        extra_ns = statistics.median(_compile_ns(race, i) for i in range(len(race.pairs)))
+        rows.append((prose(race.name), duration(extra_ns), _times(times), _break_even(race, extra_ns)))
+    return table(("case", "compile time", "times as fast as eager", "pays after"), rows)
+
+
+def _compile_ns(race: Raced, pair: int) -> float:
+    """What the compiling steps took beyond as many steps."""
+    steps = race.sides[pair]["head"].compiling_step_ns
+    usual_ns = statistics.median(race.pairs[pair].samples("head"))
+    return max(0.0, sum(steps) - len(steps) * usual_ns)
+
+
+def _break_even(race: Raced, extra_ns: float) -> str:
+    gain_ns = _median_ns(race, "base") - _median_ns(race, "head")
+    return "never" if gain_ns <= 0 else f"{extra_ns / gain_ns:,.0f} steps"
+
+
+_ON_COMPILING = """\
+Compile time: what the first three steps take beyond three steps, without any of torch.compile's caches. Pays after: so
+many steps save the compile time; never, where a compiled step is no faster. `model` compiles the model with its loss,
+`step` the optimizer's update as well."""
+
+
+def _files(recorded: Recorded) -> str:
+    rows = [
+        (
+            code(f"{name}.json.gz"),
+            str(sum(len(race.pairs) for race in recording.races)),
+            prose(recording.started[:16].replace("T", " ")),
+            duration(recording.wall_time_s * 1e9),
+            code(recording.commit[:12]),
+            prose(f"{recording.machine.cpu_model}, {recording.machine.logical_cpus} CPUs"),
+            code(" ".join(recording.command)),
+        )
+        for name, recording in recorded._asdict().items()
+        if recording is not None
+    ]
+    return table(("file", "pairs", "UTC, at the end", "took", "commit", "machine", "command"), rows)
+
+
+_SHOWN = {
+    "quiet": "quiet runtime", "exact": "exact: onednn+deduplicated+fused", "bf16": "bf16+deduplicated+fused",
+}  # fmt: skip
+
+
+def chart(recorded: Recorded) -> str:
+    """Times as fast as the plain loop, as SVG."""
+    found = _speed_ups(recorded)
+    rows = [
+        {"step": label, "times": found[name][0], "low": found[name][1], "high": found[name][2]}
+        for name, label in _SHOWN.items()
+        if name in found
+    ]
+    base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("step:N", sort=None, title=None))
+    bars = base.mark_bar(color="#4c78a8").encode(x=alt.X("times:Q", title="times as fast as the plain loop"))
+    whiskers = base.mark_rule(color="black").encode(x="low:Q", x2="high:Q")
+    texts = base.mark_text(align="left", dx=6).encode(x="high:Q", text=alt.Text("times:Q", format=".1f"))
+    spec = (bars + whiskers + texts).properties(width=420, height=alt.Step(34))
+    svg: str = vl_convert.vegalite_to_svg(json.loads(spec.to_json()))
+    return svg
