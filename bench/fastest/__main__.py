@@ -11,7 +11,7 @@ from typing import Annotated
 import page
 import recordings
 import typer
-from comparisons import COMPARISONS
+from comparisons import COMPARISONS, SPACES
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -57,6 +57,24 @@ def compiling(
     import measuring
 
     measuring.record_compiling(_fresh(folder / "compiling.json.gz", again), number, seed, _tell)
+
+
+@app.command()
+def search(
+    workload: Annotated[str, typer.Argument(metavar="|".join(SPACES), help="What is trained.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs of each case.")] = 2,
+    finals: Annotated[int, typer.Option(min=2, help="Pairs of the search's winner and the best of all.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the order of cases and turns.")] = 0,
+    again: Again = False,
+    folder: Folder = recordings.FOLDER,
+) -> None:
+    """Measure every case of a space, and let ntp tune search the same space with a fifth of the pairs."""
+    import searching
+
+    if workload not in SPACES:
+        raise typer.BadParameter(f"no workload is called {workload!r}: take {' or '.join(SPACES)}")
+    path = _fresh(folder / f"search-{workload}.json.gz", again)
+    searching.record_search(path, workload, rounds, finals, seed, _tell)
 
 
 @app.command()

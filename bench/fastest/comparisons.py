@@ -53,6 +53,12 @@ COMPARISONS = {
     "fused": Comparison("optimizer=fused alone", _of(), _of(optimizer="fused")),
 }
 
+SPACES = {"simple": _of(batch_size=8, seq_len=64), "gpt2": _of(**GPT2)}
+"""The workloads of which every case is measured, to see what a search finds of them."""
+
+LEVERS = ("loss", "matmul", "precision", "optimizer", "threads", "allocator")
+"""Those that are varied then: with all others there would be thousands of cases."""
+
 COMPILED = tuple(
     Comparison(
         f"{'GPT-2' if model else 'simple'}, {threads} thread{'s' if threads > 1 else ''}, {precision}, compile={kind}",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comparisons import COMPARISONS, COMPILED, Comparison
-from recordings import Raced, Recording, Side, write
+from recordings import Raced, Recording, Side, recording_command, write
 
 from ntp.errors import WorkerFailed
 from ntp.measure.driver import PipeWorker
@@ -88,7 +88,7 @@ def _race(raced: Raced, comparison: Comparison, seed: int) -> Raced:
 
 def _record(path: Path, comparisons: Mapping[str, Comparison], number: int, seed: int, tell: Tell) -> None:
     """So many pairs of each comparison, the comparisons in turn."""
-    started_s = time.perf_counter()
+    started, started_s = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     races = {
         name: Raced(name=name, base=each.base.id, head=each.head.id, peer=each.peer)
         for name, each in comparisons.items()
@@ -99,9 +99,9 @@ def _record(path: Path, comparisons: Mapping[str, Comparison], number: int, seed
                 continue
             races[name] = _race(races[name], comparison, seed + turn)
             recording = Recording(
-                started=datetime.now(UTC).isoformat(timespec="seconds"),
+                started=started,
                 wall_time_s=round(time.perf_counter() - started_s, 1),
-                command=("python", "bench/fastest", *sys.argv[1:]),
+                command=recording_command(),
                 commit=read_git().commit or "",
                 machine=read_machine(),
                 races=tuple(races.values()),

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 
 import altair as alt
 import vl_convert
-from comparisons import COMPARISONS, COMPILED
-from recordings import Raced, Recorded, Recording
+from comparisons import COMPARISONS, COMPILED, LEVERS
+from recordings import Raced, Recorded, Recording, Searched
 
-from ntp.judge.tuning import mean_ratio
+from ntp.judge.tuning import incumbent, mean_ratio
 from ntp.measure.guard_records import SideName
 from ntp.report.markup import code, prose, table
 from ntp.report.units import UNKNOWN, duration, significant, size
 
 NOT_RECORDED = "not recorded"
+
+_RANKED = 5
+"""Of all cases, those that a table shows."""
 
 
 def files(recorded: Recorded) -> Mapping[str, str]:
@@ -24,7 +27,7 @@ def files(recorded: Recorded) -> Mapping[str, str]:
 
 def headline(recorded: Recorded) -> str:
     """The answer in a sentence."""
-    found = _speed_ups(recorded)
+    found = _speed_ups(recorded.pairs)
     if "exact" not in found:
         return f"{NOT_RECORDED.capitalize()}."
     exact = f"The fastest exact step is {_times(found['exact'])} times as fast as the plain loop"
@@ -47,15 +50,18 @@ def markdown(recorded: Recorded) -> str:
         "## torch.compile",
         _compiling(recorded.compiling),
         _ON_COMPILING,
+        "## The search",
+        *(_search(name, searched) for name, searched in recorded.searches.items()),
+        _ON_SEARCH,
         "## The recordings",
         _files(recorded),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _speed_ups(recorded: Recorded) -> dict[str, tuple[float, float, float]]:
+def _speed_ups(recording: Recording | None) -> dict[str, tuple[float, float, float]]:
     """How many times as fast each head is, with its interval."""
-    races = recorded.pairs.races if recorded.pairs else ()
+    races = recording.races if recording else ()
     ratios = {race.name: mean_ratio(race.pairs) for race in races}
     return {name: (1 / ratio.value, 1 / ratio.high, 1 / ratio.low) for name, ratio in ratios.items() if ratio}
 
@@ -67,7 +73,7 @@ def _times(found: tuple[float, float, float]) -> str:
 def _comparisons(recording: Recording | None) -> str:
     if recording is None:
         return NOT_RECORDED.capitalize() + "."
-    found = _speed_ups(Recorded(recording, None))
+    found = _speed_ups(recording)
     rows = []
     for race in recording.races:
         comparison = COMPARISONS[race.name]
@@ -154,21 +160,52 @@ many steps save the compile time; never, where a compiled step is no faster. `mo
 `step` the optimizer's update as well."""
 
 
+def _search(name: str, searched: Searched) -> str:
+    """What was found of one workload, by measuring everything and by searching."""
+    pairs = sum(len(each.pairs) for each in searched.cases)
+    cases = sum(bool(each.pairs) for each in searched.cases)
+    place = {case_id: at for at, (case_id, _) in enumerate(searched.ranking, 1)}
+    lines = [f"`{name}`: {cases} cases could be measured, with {pairs} pairs; the fastest is {code(searched.best)}."]
+    if searched.tuning is not None:
+        found = incumbent(searched.tuning)
+        used = sum(len(race.pairs) for race in searched.tuning.races)
+        lines.append(
+            f"The search used {used} pairs ({used / pairs:.0%}) and found {code(found)}, number {place[found]} of them."
+        )
+    if searched.final is not None and (ratio := mean_ratio(searched.final.pairs)):
+        lines.append(
+            f"Raced against the fastest in {len(searched.final.pairs)} pairs more, it takes {ratio.value - 1:+.1%} of "
+            f"its time ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})."
+        )
+    rows = [(code(case_id), f"{significant(1 / ratio)}x") for case_id, ratio in searched.ranking[:_RANKED]]
+    return " ".join(lines) + "\n\n" + table((f"{name}: the first of {len(place)}", "speed against the default"), rows)
+
+
+_ON_SEARCH = f"""\
+Every case that the levers {", ".join(map(code, LEVERS))} make was raced against the default, each in as many pairs;
+then `ntp tune`'s search was let loose on the same levers until it had used a fifth as many pairs. The first of so many
+cases owes something to luck: what was found is held against it in pairs of their own."""
+
+
 def _files(recorded: Recorded) -> str:
+    files: dict[str, Recording | Searched | None] = {
+        "pairs": recorded.pairs,
+        "compiling": recorded.compiling,
+        **{f"search-{name}": searched for name, searched in recorded.searches.items()},
+    }
     rows = [
         (
             code(f"{name}.json.gz"),
-            str(sum(len(race.pairs) for race in recording.races)),
             prose(recording.started[:16].replace("T", " ")),
             duration(recording.wall_time_s * 1e9),
             code(recording.commit[:12]),
             prose(f"{recording.machine.cpu_model}, {recording.machine.logical_cpus} CPUs"),
             code(" ".join(recording.command)),
         )
-        for name, recording in recorded._asdict().items()
+        for name, recording in files.items()
         if recording is not None
     ]
-    return table(("file", "pairs", "UTC, at the end", "took", "commit", "machine", "command"), rows)
+    return table(("file", "UTC", "took", "commit", "machine", "command"), rows)
 
 
 _SHOWN = {
@@ -178,7 +215,7 @@ _SHOWN = {
 
 def chart(recorded: Recorded) -> str:
     """Times as fast as the plain loop, as SVG."""
-    found = _speed_ups(recorded)
+    found = _speed_ups(recorded.pairs)
     rows = [
         {"step": label, "times": found[name][0], "low": found[name][1], "high": found[name][2]}
         for name, label in _SHOWN.items()

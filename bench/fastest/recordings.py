@@ -1,14 +1,20 @@
-"""What was recorded, as compressed JSON: races between two ways to train, with all their samples."""
+"""What was recorded, as compressed JSON: races between two ways to train, and searches, with all their samples."""
 
 import gzip
-import json
+import math
 import os
+import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import NamedTuple, TypeVar
+
+from comparisons import SPACES
 
 from ntp.case import Frozen
-from ntp.measure.environment import Machine, Software
+from ntp.judge.tuning import log_ratio
+from ntp.measure.environment import Machine
 from ntp.measure.guard_records import Pair
+from ntp.measure.tuning_records import Lever, Tuning
 
 FOLDER = Path(__file__).parents[2] / "reports/fastest"
 
@@ -44,8 +50,35 @@ class Recording(Frozen):
     command: tuple[str, ...]
     commit: str
     machine: Machine
-    software: Software | None = None
     races: tuple[Raced, ...] = ()
+
+
+class Searched(Frozen):
+    """Every case of a space against the default, and the search of ``ntp tune`` in the same space."""
+
+    started: str
+    wall_time_s: float
+    command: tuple[str, ...]
+    commit: str
+    machine: Machine
+    default: str
+    levers: tuple[Lever, ...]
+    cases: tuple[Raced, ...]
+    tuning: Tuning | None = None
+    """As far as it came with the pairs that it was allowed."""
+    final: Raced | None = None
+    """The search's winner against the best of all. None where they are one."""
+
+    @property
+    def ranking(self) -> tuple[tuple[str, float], ...]:
+        """All cases that could be measured and their ratio to the default, the fastest first."""
+        ratios = {each.head: math.exp(fmean(map(log_ratio, each.pairs))) for each in self.cases if each.pairs}
+        return tuple(sorted({self.default: 1.0, **ratios}.items(), key=lambda item: item[1]))
+
+    @property
+    def best(self) -> str:
+        """The fastest case of all."""
+        return self.ranking[0][0]
 
 
 class Recorded(NamedTuple):
@@ -53,9 +86,16 @@ class Recorded(NamedTuple):
 
     pairs: Recording | None
     compiling: Recording | None
+    searches: dict[str, Searched]
+    """By the workload's name."""
 
 
-def write(path: Path, recording: Recording) -> None:
+def recording_command() -> tuple[str, ...]:
+    """What was typed."""
+    return ("python", "bench/fastest", *sys.argv[1:])
+
+
+def write(path: Path, recording: Recording | Searched) -> None:
     """Write a compressed file whole or not at all. The same recording gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}-part")
@@ -64,12 +104,16 @@ def write(path: Path, recording: Recording) -> None:
 
 
 def load(folder: Path = FOLDER) -> Recorded:
-    """Read all that the folder holds. What was not recorded is None."""
-    return Recorded(*(_read(folder / f"{name}.json.gz") for name in Recorded._fields))
+    """Read all that the folder holds. What was not recorded is None, or left out."""
+    pairs, compiling = (_read(folder / f"{name}.json.gz", Recording) for name in ("pairs", "compiling"))
+    searches = {name: _read(folder / f"search-{name}.json.gz", Searched) for name in SPACES}
+    return Recorded(pairs, compiling, {name: each for name, each in searches.items() if each})
 
 
-def _read(path: Path) -> Recording | None:
+Document = TypeVar("Document", bound=Frozen)
+
+
+def _read(path: Path, kind: type[Document]) -> Document | None:
     if not path.exists():
         return None
-    document: Any = json.loads(gzip.decompress(path.read_bytes()))
-    return Recording.model_validate(document)
+    return kind.model_validate_json(gzip.decompress(path.read_bytes()))
