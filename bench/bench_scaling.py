@@ -1,4 +1,4 @@
-"""How the cost of a step grows with its tokens and with its vocabulary, and the growth that fits, in the report.
+"""How the cost of a step grows with tokens and vocabulary, with the growth that fits; and what threads are worth.
 
 It takes long and runs only if it is named: ``pytest --benchmark-only bench/bench_scaling.py``.
 """
@@ -15,4 +15,9 @@ def bench_tokens(measure, case):
 
 @pytest.mark.ntp_case(largest=True, vocab_size=[1000, 5000, 10_000, 50_000], loss=LOSSES)
 def bench_vocabulary(measure, case):
+    measure(case)
+
+
+@pytest.mark.ntp_case(batch_size=[32], seq_len=[128], loss=LOSSES)
+def bench_threads(measure, case):
     measure(case)

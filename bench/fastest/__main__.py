@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 from typing import Annotated
 
-import page
-import recordings
+import findings
+import races
 import typer
 from comparisons import COMPARISONS, SPACES
 
@@ -35,15 +35,15 @@ def pairs(
     only: Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(COMPARISONS)}; with commas.")] = "",
     seed: Annotated[int, typer.Option(help="Of the order of turns.")] = 0,
     again: Again = False,
-    folder: Folder = recordings.FOLDER,
+    folder: Folder = races.FOLDER,
 ) -> None:
     """Race the fastest steps against the plain loop, torch.compile and JAX. An interruption keeps what is there."""
-    import measuring
+    import racing
 
     names = [name.strip() for name in only.split(",") if name.strip()] or list(COMPARISONS)
     if unknown := set(names) - set(COMPARISONS):
         raise typer.BadParameter(f"no comparison is called {', '.join(sorted(unknown))}")
-    measuring.record_pairs(_fresh(folder / "pairs.json.gz", again), names, number, seed, _tell)
+    racing.record_pairs(_fresh(folder / "pairs.json.gz", again), names, number, seed, _tell)
 
 
 @app.command()
@@ -51,12 +51,20 @@ def compiling(
     number: Annotated[int, typer.Argument(min=2, help="Pairs of each case.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the order of turns.")] = 0,
     again: Again = False,
-    folder: Folder = recordings.FOLDER,
+    folder: Folder = races.FOLDER,
 ) -> None:
     """Race compiled steps against eager ones, each compiled anew, nothing kept from before."""
-    import measuring
+    import racing
 
-    measuring.record_compiling(_fresh(folder / "compiling.json.gz", again), number, seed, _tell)
+    racing.record_compiling(_fresh(folder / "compiling.json.gz", again), number, seed, _tell)
+
+
+@app.command()
+def peaks(again: Again = False, folder: Folder = races.FOLDER) -> None:
+    """Measure this machine's peak, to see how much of it a step reaches. Takes a quarter of a minute."""
+    import racing
+
+    racing.record_peaks(_fresh(folder / "peaks.json.gz", again), _tell)
 
 
 @app.command()
@@ -66,7 +74,7 @@ def search(
     finals: Annotated[int, typer.Option(min=2, help="Pairs of the search's winner and the best of all.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the order of cases and turns.")] = 0,
     again: Again = False,
-    folder: Folder = recordings.FOLDER,
+    folder: Folder = races.FOLDER,
 ) -> None:
     """Measure every case of a space, and let ntp tune search the same space with a fifth of the pairs."""
     import searching
@@ -78,12 +86,12 @@ def search(
 
 
 @app.command()
-def tables(folder: Folder = recordings.FOLDER) -> None:
+def tables(folder: Folder = races.FOLDER) -> None:
     """Make README.md and its chart from what was recorded."""
-    recorded = recordings.load(folder)
-    for name, text in page.files(recorded).items():
+    recorded = races.load(folder)
+    for name, text in findings.files(recorded).items():
         (folder / name).write_text(text, encoding="utf-8")
-    _tell(f"{folder / 'README.md'}: {json.dumps(page.headline(recorded))}")
+    _tell(f"{folder / 'README.md'}: {json.dumps(findings.headline(recorded))}")
 
 
 if __name__ == "__main__":

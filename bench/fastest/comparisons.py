@@ -9,6 +9,7 @@ LONG = {"batch_size": 128, "seq_len": 1024}
 EXACT = {"matmul": "onednn", "loss": "deduplicated", "optimizer": "fused"}
 BF16 = {"precision": "bf16", "loss": "deduplicated", "optimizer": "fused"}
 JAX = "jax"
+THREADS = 2
 PLAIN_RUNTIME: dict[str, str] = {"allocator": "glibc", "wait_policy": "unset", "affinity": "free"}
 """The fields of a runtime that leave everything as an ordinary Python process finds it."""
 
@@ -25,7 +26,7 @@ class Comparison(NamedTuple):
     """Another framework in the place of the base, with the base's workload."""
 
 
-def _of(threads: int = 2, **fields: object) -> Case:
+def _of(threads: int = THREADS, **fields: object) -> Case:
     return Case.of({"threads": threads, **fields})
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comparisons import LEVERS, SPACES
-from recordings import Raced, Searched, recording_command, write
+from races import Raced, Searched, recording_command, write
 
-from ntp.campaign.tune import RACE_STEPS_S, machine_levers, tune
+from ntp.campaign.levers import machine_levers
+from ntp.campaign.tune import RACE_BLOCK_S, RACE_STEPS_S, tune
 from ntp.case import Case
 from ntp.errors import NtpError, OptionError
 from ntp.judge.tuning import incumbent, with_values
@@ -23,7 +24,7 @@ from ntp.measure.system import read_machine
 from ntp.measure.tuning_records import Lever, Tuning
 
 if TYPE_CHECKING:
-    from measuring import Tell
+    from racing import Tell
 
     from ntp.measure.protocol import Worker
 
@@ -111,4 +112,4 @@ def _pair(start: WorkerStarter, raced: Raced, seed: int, steps_s: float) -> Pair
         workers: dict[SideName, Worker] = {
             side: stack.enter_context(start(case, Path.cwd())) for side, case in sides.items()
         }
-        return measure_pair(raced.head, workers, seed, steps_s)
+        return measure_pair(raced.head, workers, seed, steps_s, RACE_BLOCK_S)

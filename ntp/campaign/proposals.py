@@ -23,8 +23,8 @@ _SLOWEST = 100.0
 """What stands for a case that cannot be run: a ratio to the default that no case that can has."""
 
 
-def one_by_one(best: Case, levers: Sequence[Lever]) -> Iterator[tuple[str, Case]]:
-    """The cases that differ from the best in one lever, by its name. Those that make no sense are left out."""
+def one_by_one(best: Case, levers: Sequence[Lever]) -> Iterator[Case]:
+    """The cases that differ from the best in one lever. Those that make no sense are left out."""
     for lever in levers:
         for value in lever.values:
             try:
@@ -32,7 +32,7 @@ def one_by_one(best: Case, levers: Sequence[Lever]) -> Iterator[tuple[str, Case]
             except OptionError:
                 continue
             if case != best:
-                yield lever.field, case
+                yield case
 
 
 class Proposals:

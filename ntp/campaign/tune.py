@@ -13,16 +13,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
+from ntp.campaign.levers import COMPILE
 from ntp.campaign.proposals import Proposals, one_by_one
-from ntp.case import GROUPS, Case
+from ntp.case import Case
 from ntp.errors import NtpError, OptionError, WorkerFailed
 from ntp.judge.tuning import incumbent, levers_of, log_ratio, standings, wants_another_pair, with_values
-from ntp.measure.cpus import available_cpus
 from ntp.measure.driver import Refused
 from ntp.measure.pairs import Outpaced, SideFailed, StartWorker, WorkerStarter, measure_pair
-from ntp.measure.runtime import installed_allocators
 from ntp.measure.system import read_machine
 from ntp.measure.tuning_records import Lever, Purpose, Race, Tuning
 
@@ -30,8 +29,11 @@ if TYPE_CHECKING:
     from ntp.measure.guard_records import SideName
     from ntp.measure.protocol import Worker
 
-RACE_STEPS_S = 1.5
-"""Seconds of timed steps in a pair of the search: half of a guard's, for more pairs are to be had."""
+RACE_STEPS_S = 2.0
+"""Seconds of timed steps in a pair of the search: less than a guard's, for more pairs are to be had."""
+
+RACE_BLOCK_S = 0.125
+"""Seconds of a turn: longer than a guard's, for candidates are not alike."""
 
 DROP_ABOVE = 1.3
 """A candidate whose warm-up was slower than that, against the other's, is not raced any further."""
@@ -40,41 +42,6 @@ FINAL_PAIRS, WITHOUT_PAIRS = 5, 3
 
 _FIRST_PAIR_S = 5.0
 """What a pair costs, before one is known."""
-
-_ORDER = ("loss", "matmul", "precision", "threads", "optimizer", "allocator", "wait_policy", "affinity", "huge_pages")
-"""The levers in the order in which they are tried: those that change what the others are worth come first."""
-
-_COMPILE = "compile"
-"""The last: a candidate costs a minute."""
-
-
-def levers(
-    max_threads: int, allocators: Sequence[str], *, exact: bool, threads: int | None = None
-) -> tuple[Lever, ...]:
-    """All that can be varied on a machine.
-
-    Args:
-        max_threads: of torch. Tried are the powers of two up to it, and itself.
-        allocators: those that are installed.
-        exact: only steps that compute what the plain fp32 step does.
-        threads: the only number of threads, if not all are to be tried.
-    """
-    counts = sorted({2**n for n in range(max_threads.bit_length()) if 2**n <= max_threads} | {max_threads})
-    values = {"threads": [threads] if threads else counts, "allocator": allocators}
-    if exact:
-        values["precision"] = ["fp32"]
-    found = []
-    for field in (*_ORDER, _COMPILE):
-        info = next(group.model_fields[field] for group in GROUPS.values() if field in group.model_fields)
-        texts = tuple(map(str, values.get(field, get_args(info.annotation))))
-        if len(texts) > 1:
-            found.append(Lever(field=field, values=texts))
-    return tuple(found)
-
-
-def machine_levers(*, exact: bool, threads: int | None = None) -> tuple[Lever, ...]:
-    """All that can be varied on this machine."""
-    return levers(available_cpus().max_threads, installed_allocators(), exact=exact, threads=threads)
 
 
 class _Search:
@@ -151,7 +118,7 @@ class _Search:
                 side: stack.enter_context(self._start(each, Path.cwd())) for side, each in cases.items()
             }
             drop_above = DROP_ABOVE if race.purpose == "search" else math.inf
-            pair = measure_pair(case.id, workers, seed, RACE_STEPS_S, drop_above)
+            pair = measure_pair(case.id, workers, seed, RACE_STEPS_S, RACE_BLOCK_S, drop_above)
             peak_rss_bytes = max(workers["head"].run(1).peak_rss_bytes, race.peak_rss_bytes or 0)
         self._pair_s.append(self._clock_s() - started_s)
         limit = self.tuning.memory_limit_bytes
@@ -225,15 +192,15 @@ def _candidates(search: _Search) -> Iterator[Case]:
     }
     default = Case.parse(search.tuning.default)
     by_field = {lever.field: lever for lever in search.tuning.levers}
-    for lever in (each for field, each in by_field.items() if field != _COMPILE):
-        for _, case in one_by_one(Case.parse(incumbent(search.tuning)), [lever]):
+    for lever in (each for field, each in by_field.items() if field != COMPILE):
+        for case in one_by_one(Case.parse(incumbent(search.tuning)), [lever]):
             if not _has_time(search):
                 return
             if case not in tried:
                 tried.add(case)
                 yield case
-    if _COMPILE in by_field:
-        for _, case in one_by_one(Case.parse(incumbent(search.tuning)), [by_field[_COMPILE]]):
+    if COMPILE in by_field:
+        for case in one_by_one(Case.parse(incumbent(search.tuning)), [by_field[COMPILE]]):
             if case not in tried and _has_time(search, of_compiling=True):
                 tried.add(case)
                 yield case
@@ -261,7 +228,7 @@ def _settled(search: _Search) -> list[Lever]:
     """The levers for the sampler: compiling is left as it has won or lost, for each try would cost a minute."""
     best = Case.parse(incumbent(search.tuning))
     return [
-        lever.model_copy(update={"values": (best.step.compile,)}) if lever.field == _COMPILE else lever
+        lever.model_copy(update={"values": (best.step.compile,)}) if lever.field == COMPILE else lever
         for lever in search.tuning.levers
     ]
 

@@ -74,7 +74,7 @@ def tune(
 
       ntp tune --budget 10min --memory-limit 2GiB
     """
-    from ntp.campaign.tune import machine_levers
+    from ntp.campaign.levers import machine_levers
     from ntp.campaign.tune import tune as campaign
     from ntp.judge.tuning import winner
     from ntp.measure.cpus import available_cpus, check_threads

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from ntp.case import Frozen
-from ntp.errors import RecordError
 from ntp.measure.environment import Machine, Software
+from ntp.measure.records import read_versioned
 
 SCHEMA_VERSION = 1
 
@@ -171,28 +171,4 @@ class GuardRecord(Frozen):
         Raises:
             RecordError: the file is missing, damaged, foreign, or of another version.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-            version = _Header.model_validate_json(text).schema_version
-            if version == SCHEMA_VERSION:
-                document = json.loads(text)
-                document.pop("verdict", None)
-                # Through JSON: strict as the file is, with its lists as tuples.
-                return cls.model_validate_json(json.dumps(document))
-        except OSError as error:
-            raise RecordError(f"{path} cannot be read ({error.strerror}): give what --json wrote") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise RecordError(
-                f"{path} is no guard's record: {where}: {first['msg']}; give what --json wrote"
-            ) from error
-        except ValueError as error:
-            raise RecordError(f"{path} is no text ({error}): give what --json wrote") from error
-        raise RecordError(f"{path} has schema version {version}, this ntp reads {SCHEMA_VERSION}: upgrade ntp")
-
-
-class _Header(BaseModel):
-    """What a record of any version has."""
-
-    schema_version: int
+        return read_versioned(path, cls, "guard's record", SCHEMA_VERSION, without=("verdict",))

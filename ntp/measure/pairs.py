@@ -24,7 +24,8 @@ STEPS_S = 3.0
 
 BLOCK_S = 0.05
 """Seconds of steps of one side before the other has its turn: short against what disturbs a machine. A longer step is a
-turn of its own."""
+turn of its own. The first step of a turn meets caches that the other side has filled: that is no matter where both
+sides are alike, but where one is several times as fast it is slowed down more, and turns should be longer."""
 
 MIN_BLOCKS = 8
 """Turns of each side, at least, however long a step takes: the median of fewer tells little."""
@@ -113,6 +114,7 @@ def measure_pair(
     workers: dict[SideName, Worker],
     seed: int,
     steps_s: float = STEPS_S,
+    block_s: float = BLOCK_S,
     drop_above: float = math.inf,
 ) -> Pair:
     """Load and warm up a fresh worker of each side, then let them run in turn, in an order drawn from ``seed``.
@@ -134,7 +136,7 @@ def measure_pair(
     if pace_s["head"] > drop_above * pace_s["base"]:
         raise Outpaced(pace_s["head"] / pace_s["base"])
     step_s = statistics.mean(pace_s.values())
-    turns, steps = turns_of(step_s, steps_s)
+    turns, steps = turns_of(step_s, steps_s, block_s)
     blocks = []
     for _ in range(turns):
         for side in order.sample(sides, 2):
@@ -159,7 +161,7 @@ def _of(side: SideName, ask: Callable[[], Answer]) -> Answer:
         raise SideFailed(side, error) from error
 
 
-def turns_of(step_s: float, steps_s: float = STEPS_S) -> tuple[int, int]:
+def turns_of(step_s: float, steps_s: float = STEPS_S, block_s: float = BLOCK_S) -> tuple[int, int]:
     """How many turns each side has, and of how many steps, to fill ``steps_s`` seconds with both sides' steps."""
-    steps = max(1, round(BLOCK_S / step_s))
+    steps = max(1, round(block_s / step_s))
     return max(MIN_BLOCKS, math.ceil(steps_s / (2 * steps * step_s))), steps

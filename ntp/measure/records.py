@@ -11,9 +11,9 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from pydantic import Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError, model_validator
 
 from ntp.case import Case, Frozen
 from ntp.errors import RecordError
@@ -197,6 +197,46 @@ def _reason(error: Exception) -> str:
         return repr(error)
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+class _Header(BaseModel):
+    """What a file of any version has."""
+
+    schema_version: int
+
+
+Record = TypeVar("Record", bound=Frozen)
+
+
+def read_versioned(path: Path, kind: type[Record], what: str, version: int, *, without: Sequence[str] = ()) -> Record:
+    """Read a record that is a JSON file of its own, as ``--json`` writes it.
+
+    Args:
+        path: the file.
+        kind: of record.
+        what: it is called, as in "no guard's record".
+        version: the only one that is read.
+        without: keys of the file that are no part of the record.
+
+    Raises:
+        RecordError: the file is missing, damaged, foreign, or of another version.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = _Header.model_validate_json(text).schema_version
+        if found == version:
+            document = {name: value for name, value in json.loads(text).items() if name not in without}
+            # Through JSON: strict as the file is, with its lists as tuples.
+            return kind.model_validate_json(json.dumps(document))
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror}): give what --json wrote") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise RecordError(f"{path} is no {what}: {where}: {first['msg']}; give what --json wrote") from error
+    except ValueError as error:
+        raise RecordError(f"{path} is no text ({error}): give what --json wrote") from error
+    raise RecordError(f"{path} has schema version {found}, this ntp reads {version}: upgrade ntp")
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from ntp.case import Case, Frozen
-from ntp.errors import RecordError
 from ntp.measure.environment import Machine, Software
 from ntp.measure.guard_records import Pair
+from ntp.measure.records import read_versioned
 
 SCHEMA_VERSION = 1
 
@@ -73,23 +73,9 @@ class Tuning(Frozen):
 
         Raises:
             RecordError: the file is missing, damaged, foreign, or of another version.
+            OptionError: it names a case that makes no sense.
         """
-        try:
-            tuning = cls.model_validate_json(path.read_text(encoding="utf-8"))
-            for case_id in (tuning.default, *(race.case_id for race in tuning.races)):
-                Case.parse(case_id)
-        except OSError as error:
-            raise RecordError(f"{path} cannot be read ({error.strerror}): give what --json wrote") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise RecordError(
-                f"{path} is no search's record: {where}: {first['msg']}; give what --json wrote"
-            ) from error
-        except ValueError as error:
-            raise RecordError(f"{path} is no text ({error}): give what --json wrote") from error
-        if tuning.schema_version != SCHEMA_VERSION:
-            raise RecordError(
-                f"{path} has schema version {tuning.schema_version}, this ntp reads {SCHEMA_VERSION}: upgrade ntp"
-            )
+        tuning = read_versioned(path, cls, "search's record", SCHEMA_VERSION)
+        for case_id in (tuning.default, *(race.case_id for race in tuning.races)):
+            Case.parse(case_id)
         return tuning

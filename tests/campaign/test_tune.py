@@ -6,11 +6,12 @@ import random
 
 import pytest
 
+from ntp.campaign.levers import levers
 from ntp.campaign.proposals import Proposals, one_by_one
-from ntp.campaign.tune import COMPILING_S, DROP_ABOVE, FINAL_PAIRS, levers, tune
+from ntp.campaign.tune import COMPILING_S, DROP_ABOVE, FINAL_PAIRS, tune
 from ntp.case import Case
 from ntp.errors import OptionError, WorkerFailed
-from ntp.judge.tuning import incumbent, standings, winner, with_values
+from ntp.judge.tuning import incumbent, levers_of, standings, winner, with_values
 from ntp.measure.driver import Refused
 from ntp.measure.environment import Machine, Process, Software
 from ntp.measure.protocol import Loaded, Ran
@@ -239,7 +240,7 @@ class TestProposals:
         best = with_values(DEFAULT, {"matmul": "onednn"})
         values = {"precision": ("fp32", "bf16", "bf16-matmul"), "loss": ("full", "chunked"), "threads": ("1", "2")}
         found = list(one_by_one(best, [Lever(field=field, values=texts) for field, texts in values.items()]))
-        assert [field for field, _ in found] == ["loss", "threads"]
+        assert [next(iter(levers_of(case, best))) for case in found] == ["loss", "threads"]
 
     def test_none_is_proposed_twice_and_at_last_none_at_all(self):
         proposals, tried = Proposals(DEFAULT, LEVERS[:2], seed=0), {DEFAULT}

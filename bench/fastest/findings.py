@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import altair as alt
 import vl_convert
-from comparisons import COMPARISONS, COMPILED, LEVERS
-from recordings import Raced, Recorded, Recording, Searched
+from comparisons import COMPARISONS, COMPILED, LEVERS, THREADS
+from races import Raced, Recorded, Recording, Searched
 
+from ntp.case import Case
 from ntp.judge.tuning import incumbent, mean_ratio
 from ntp.measure.guard_records import SideName
 from ntp.report.markup import code, prose, table
-from ntp.report.units import UNKNOWN, duration, significant, size
+from ntp.report.units import UNKNOWN, duration, share, significant, size
 
 NOT_RECORDED = "not recorded"
 
@@ -22,7 +23,8 @@ _RANKED = 5
 
 def files(recorded: Recorded) -> Mapping[str, str]:
     """All files of the report, by name."""
-    return {"README.md": markdown(recorded), "fastest.svg": chart(recorded)}
+    charts = {"fastest.svg": chart(recorded)} if recorded.pairs else {}
+    return {"README.md": markdown(recorded), **charts}
 
 
 def headline(recorded: Recorded) -> str:
@@ -44,6 +46,9 @@ def markdown(recorded: Recorded) -> str:
         "## Against the plain loop, torch.compile and JAX",
         _comparisons(recorded.pairs),
         _ON_COMPARISONS,
+        "## What limits it",
+        _limits(recorded),
+        _ON_LIMITS,
         "## Memory and page faults",
         _used(recorded.pairs),
         _ON_USED,
@@ -90,6 +95,40 @@ of t over pairs. The plain loop runs as an ordinary Python process does: glibc's
 CPU of its own for a thread (`glibc-unset-free`). All run on two threads."""
 
 
+def _limits(recorded: Recorded) -> str:
+    """How much of this machine's peak a step reaches, and how fast it would be with all of it."""
+    peaks = recorded.peaks and recorded.peaks.at(THREADS)
+    if recorded.pairs is None or peaks is None:
+        return NOT_RECORDED.capitalize() + "."
+    rows = []
+    for race in (each for each in recorded.pairs.races if each.name in _LIMITED and each.pairs):
+        flops = race.sides[0]["head"].flops
+        precision = Case.parse(race.head).step.precision
+        peak = peaks.peak_flops_per_s("fp32" if precision == "fp32" else "bf16")
+        if flops and peak:
+            head_ns, least_ns = _median_ns(race, "head"), flops / peak * 1e9
+            rows.append(
+                (
+                    code(race.head),
+                    significant(flops / 1e9),
+                    significant(flops / head_ns),
+                    significant(peak / 1e9),
+                    share(least_ns / head_ns),
+                    significant(_median_ns(race, "base") / least_ns),
+                )
+            )
+    headers = ("case", "GFLOP a step", "GFLOP/s", "peak GFLOP/s", "of peak", "times as fast, at the peak")
+    return table(headers, rows)
+
+
+_LIMITED = ("exact", "bf16", "long")
+
+_ON_LIMITS = """\
+The matrix products that are left of a step after deduplication, counted, over the step's median time; the peak is the
+best product of its precision that `python bench/fastest peaks` could get out of this machine, whichever library it is
+from. At the peak: what the ratio to the plain loop would be if a step were nothing but these products at that rate."""
+
+
 def _used(recording: Recording | None) -> str:
     if recording is None:
         return NOT_RECORDED.capitalize() + "."
@@ -103,9 +142,9 @@ def _used(recording: Recording | None) -> str:
                 flops = UNKNOWN if observed[0].flops is None else significant(observed[0].flops / 1e9)
                 rows[case_id] = (
                     code(case_id), size(observed[0].peak_tensor_bytes), size(rss), significant(faults), flops,
-                    duration(_median_ns(race, side)), _rate(observed[0].flops, _median_ns(race, side)),
+                    duration(_median_ns(race, side)),
                 )  # fmt: skip
-    headers = ("case", "peak tensors", "peak RSS", "page faults a step", "GFLOP a step", "step time", "GFLOP/s")
+    headers = ("case", "peak tensors", "peak RSS", "page faults a step", "GFLOP a step", "step time")
     return table(headers, list(rows.values()))
 
 
@@ -120,10 +159,6 @@ def _sides(race: Raced) -> Sequence[tuple[SideName, str]]:
 
 def _median_ns(race: Raced, side: SideName) -> float:
     return statistics.median(time_ns for pair in race.pairs for time_ns in pair.samples(side))
-
-
-def _rate(flops: int | None, time_ns: float) -> str:
-    return UNKNOWN if not flops else significant(flops / time_ns)
 
 
 def _compiling(recording: Recording | None) -> str:

@@ -14,6 +14,7 @@ from ntp.case import Frozen
 from ntp.judge.tuning import log_ratio
 from ntp.measure.environment import Machine
 from ntp.measure.guard_records import Pair
+from ntp.measure.peaks import MachinePeaks
 from ntp.measure.tuning_records import Lever, Tuning
 
 FOLDER = Path(__file__).parents[2] / "reports/fastest"
@@ -88,6 +89,7 @@ class Recorded(NamedTuple):
     compiling: Recording | None
     searches: dict[str, Searched]
     """By the workload's name."""
+    peaks: MachinePeaks | None = None
 
 
 def recording_command() -> tuple[str, ...]:
@@ -95,7 +97,7 @@ def recording_command() -> tuple[str, ...]:
     return ("python", "bench/fastest", *sys.argv[1:])
 
 
-def write(path: Path, recording: Recording | Searched) -> None:
+def write(path: Path, recording: Frozen) -> None:
     """Write a compressed file whole or not at all. The same recording gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}-part")
@@ -107,7 +109,8 @@ def load(folder: Path = FOLDER) -> Recorded:
     """Read all that the folder holds. What was not recorded is None, or left out."""
     pairs, compiling = (_read(folder / f"{name}.json.gz", Recording) for name in ("pairs", "compiling"))
     searches = {name: _read(folder / f"search-{name}.json.gz", Searched) for name in SPACES}
-    return Recorded(pairs, compiling, {name: each for name, each in searches.items() if each})
+    peaks = _read(folder / "peaks.json.gz", MachinePeaks)
+    return Recorded(pairs, compiling, {name: each for name, each in searches.items() if each}, peaks)
 
 
 Document = TypeVar("Document", bound=Frozen)

@@ -12,20 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from comparisons import COMPARISONS, COMPILED, Comparison
-from recordings import Raced, Recording, Side, recording_command, write
+from races import Raced, Recording, Side, recording_command, write
 
 from ntp.errors import WorkerFailed
 from ntp.measure.driver import PipeWorker
 from ntp.measure.guard_records import SideName
 from ntp.measure.launch import new_process
 from ntp.measure.pairs import SideFailed, measure_pair
+from ntp.measure.peaks import gemm_shapes
 from ntp.measure.records import WarmUp
+from ntp.measure.roofline import measure_peaks
 from ntp.measure.software import read_git
 from ntp.measure.system import read_machine
 
 Tell = Callable[[str], None]
 ROOT = Path(__file__).parents[2]
 PEERS = {"jax": (sys.executable, str(ROOT / "bench/peers/jax_step.py"))}
+STEPS_S, BLOCK_S = 6.0, 0.5
+"""Of a pair: long turns, since the sides are far from alike (:data:`ntp.measure.pairs.BLOCK_S`)."""
+
 NO_CACHES = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
 
 
@@ -74,7 +79,7 @@ def _race(raced: Raced, comparison: Comparison, seed: int) -> Raced:
     try:
         with ExitStack() as stack:
             racers = _racers(comparison, stack)
-            pair = measure_pair(comparison.head.id, racers, seed)  # type: ignore[arg-type]
+            pair = measure_pair(comparison.head.id, racers, seed, STEPS_S, BLOCK_S)  # type: ignore[arg-type]
             first = not raced.pairs
             compiled = {side: racer.case.step.compile != "off" for side, racer in racers.items()}
             sides = {
@@ -119,6 +124,12 @@ def record_compiling(path: Path, number: int, seed: int, tell: Tell) -> None:
     """Record compiled against eager steps. No cache of torch.compile is used."""
     with _no_caches():
         _record(path, {each.what: each for each in COMPILED}, number, seed, tell)
+
+
+def record_peaks(path: Path, tell: Tell) -> None:
+    """Record what this machine can do at most."""
+    shapes = gemm_shapes(COMPARISONS["exact"].head.workload)
+    write(path, measure_peaks([1, 2], shapes, refresh=True, progress=tell))
 
 
 @contextmanager
