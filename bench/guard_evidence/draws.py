@@ -13,6 +13,12 @@ COMPARED = (*CONDITIONS, "busy-2")
 _COMPARED_SHARE = 4
 """One in so many of the suites is enough for that: there are ten statistics."""
 
+LENGTHS = (1, 2, 3)
+"""Of a pair, in those that were recorded."""
+
+_LENGTHS_SHARE = 5
+"""One in so many of the suites is enough to compare them."""
+
 NORMAL = {"as few": True, "ever new": False}
 """Simulated pairs: drawn again and again from as few as were recorded, or each of them new."""
 
@@ -41,6 +47,10 @@ def draw(recorded: Recorded, number: int) -> dict[str, Any]:
             name: suites.drawn_by_statistic(pool, SUMMARIES, -(-number // _COMPARED_SHARE))
             for name, pool in compared.items()
         },
+        "longer": {
+            name: {str(times): suites.drawn_longer(pool, times, -(-number // _LENGTHS_SHARE)) for times in LENGTHS}
+            for name, pool in compared.items()
+        },
     }
 
 
@@ -51,6 +61,7 @@ def first(drawn: Any, number: int) -> Any:
         **{key: _cut(drawn[key], number) for key in ("resampled", "in order", "beside", "before")},
         "normal": _cut(drawn["normal"], -(-number // _NORMAL_SHARE)),
         "statistics": _cut(drawn["statistics"], -(-number // _COMPARED_SHARE)),
+        "longer": _cut(drawn["longer"], -(-number // _LENGTHS_SHARE)),
     }
 
 

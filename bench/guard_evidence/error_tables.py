@@ -33,7 +33,8 @@ def headline(recorded: Recorded, drawn: Drawn) -> str:
     alarms = clopper_pearson(letters.count("r"), len(letters))
     identical = (
         f"Of {len(letters):,} guards of identical code, {letters.count('r')} raised a false alarm (at most "
-        f"{alarms.high:.1%}) and {share(letters, 'p').value:.0%} passed. The median took "
+        f"{alarms.high:.1%}), {share(letters, 'p').value:.0%} passed and {share(letters, 'u').value:.0%} were left "
+        f"undecided. The median took "
         f"{statistics.median(ends['pairs']):.0f} pairs and {seconds(statistics.median(ends['elapsed_s']))}."
     )
     found = [

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 
+from draws import COMPARED, LENGTHS
 from error_tables import Drawn
 from recordings import CELLS, CONDITIONS, Recorded
 from spread import SUMMARIES, deviation, levels, pairs_for_a_pass
-from suites import THRESHOLD, summed_up, usual_plan
+from suites import THRESHOLD, joined, summed_up, usual_plan
 from wording import CONDITION, NOT_RECORDED, missing, shares
 
 from ntp.judge.guard import STATISTICS, TAIL, TYPICAL
@@ -92,3 +93,36 @@ The standard deviation of the log-ratio of a pair of identical code, by cell; ab
 a mean of zero, pass at {THRESHOLD:.0%}, by cell (never: not within the plan); and how resampled guards end that guard
 this statistic alone. *Turns*: the log-ratio of each turn and the one beside it, by their median steps, then the median
 of those, or another centre; the others compare the two processes."""
+
+
+def lengths(recorded: Recorded, drawn: Drawn) -> str:
+    """Table: how guards end whose pairs are longer."""
+    if CONDITIONS[0] not in recorded.pools:
+        return NOT_RECORDED.capitalize() + "."
+    rows = []
+    for times in LENGTHS:
+        ends = {name: drawn["longer"].get(name, {}).get(str(times), "") for name in COMPARED}
+        rows.append(
+            (
+                f"{times} x",
+                *(_spread(recorded.pools[CONDITIONS[0]].pairs[cell], times) for cell in CELLS),
+                *(shares(ends[name], "p") for name in CONDITIONS),
+                shares(ends["busy-2"], "r"),
+            )
+        )
+    passed = [f"passed, {CONDITION[name]}" for name in CONDITIONS]
+    return table(("pair", *map(code, CELLS), *passed, "+2% found"), rows)
+
+
+def _spread(pairs: Sequence[Pair], times: int) -> str:
+    """The standard deviation of the log-ratio of the pairs, each joined with those after it."""
+    if len(pairs) < 2 * times:
+        return UNKNOWN
+    groups = [pairs[start : start + times] for start in range(0, len(pairs) - times + 1, times)]
+    return f"{deviation([STATISTICS[TYPICAL](joined(group)) for group in groups]).value:.2%}"
+
+
+ON_LENGTHS = """\
+Pairs two and three times as long, put together from recorded ones that took their turns one after the other: the
+standard deviation of their log-ratio, quiet, and how resampled guards end that are made of them, in the same time. A
+longer pair is less noisy, but fewer of them fit into a budget."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from recordings import CELLS, Pool
 
-from ntp.judge.guard import STATISTICS, plan_of
+from ntp.judge.guard import STATISTICS, log_ratios, plan_of
 from ntp.judge.statistics import Interval
 from ntp.judge.verdict import CellPairs, SuiteVerdict, Verdict, judge
 from ntp.measure.guard_records import Guarded, Pair, Plan
@@ -170,6 +170,38 @@ def drawn_by_statistic(pool: Pool, summaries: Mapping[str, Summary], suites: int
         outcomes = (run(plan, resampled(ratios, plan, pool.name, i), pool.pair_s) for i in range(suites))
         ends[name] = "".join(LETTERS[each.verdict] for each in outcomes)
     return ends
+
+
+def drawn_longer(pool: Pool, times: int, suites: int) -> str:
+    """How suites end whose pairs have so many times as many turns: those of recorded pairs, one after the other.
+
+    A longer pair takes the time of a recorded one, and that of the steps of the others. It is a little better than one
+    measured so long would be: what differs from process to process is averaged as well.
+    """
+    plan = usual_plan()
+    steps_s = {cell: _steps_s(pairs) for cell, pairs in pool.pairs.items()}
+    pair_s = {cell: pool.pair_s[cell] + (times - 1) * steps_s[cell] for cell in pool.pairs}
+    ends = ""
+    for number in range(suites):
+        draw = random.Random(f"longer {pool.name} {times} {number}")
+        ratios = {
+            cell: [
+                log_ratios(joined(draw.choices(pool.pairs[cell], k=times)), plan.guarded) for _ in range(plan.max_pairs)
+            ]
+            for cell in plan.cells
+        }
+        ends += LETTERS[run(plan, ratios, pair_s).verdict]
+    return ends
+
+
+def joined(pairs: Sequence[Pair]) -> Pair:
+    """The turns of these pairs as if they were of one."""
+    return pairs[0].model_copy(update={"blocks": tuple(block for pair in pairs for block in pair.blocks)})
+
+
+def _steps_s(pairs: Sequence[Pair]) -> float:
+    """The seconds of timed steps in a pair, on average."""
+    return math.fsum(sum(block.step_time_ns) for pair in pairs for block in pair.blocks) / 1e9 / len(pairs)
 
 
 def _ends(outcomes: Sequence[Outcome], ratios: LogRatios) -> dict[str, Any]:
