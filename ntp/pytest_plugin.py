@@ -192,10 +192,10 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the run once more, now that its length is known, and judge it."""
+    """Write the run once more, now that its length is known, with its web page, and judge it."""
     sweep = session.config.stash.get(_SWEEP, None)
     if sweep and (sweep.measured or sweep.failures):
-        sweep.write()
+        sweep.write(page=True)
     if sweep:
         sweep.judge(session)
 
@@ -211,7 +211,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         # Line by line: where the terminal knows no "±", pytest escapes all that it is given at once, line breaks too.
         for line in text.terminal(sweep.run()[1]).split("\n"):
             terminalreporter.write_line(line)
-        terminalreporter.write_line(f"Written: run.json, report.md, report.csv in {os.path.relpath(sweep.report_dir)}")
+        folder = os.path.relpath(sweep.report_dir)
+        terminalreporter.write_line(f"Written: run.json, report.html, report.md, report.csv in {folder}")
     if sweep and sweep.verdict_text:
         terminalreporter.section("ntp baseline")
         for line in sweep.verdict_text.splitlines():

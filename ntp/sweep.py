@@ -191,8 +191,12 @@ class Sweep:
         document = json.loads(safe_dumps(document))
         return document, Run.from_document(document)
 
-    def write(self) -> None:
-        """Write run.json and the reports made from it. Ends the session when they cannot be written."""
+    def write(self, *, page: bool = False) -> None:
+        """Write run.json and the reports made from it. Ends the session when they cannot be written.
+
+        Args:
+            page: the web page, too, which takes a second or two to draw.
+        """
         from ntp.report import text  # here, so that a pytest without benchmarks need not wait for it
 
         document, run = self.run()
@@ -200,6 +204,10 @@ class Sweep:
             write_whole(self.report_dir / "run.json", json.dumps(document, indent=1) + "\n")
             write_whole(self.report_dir / "report.md", text.markdown(run))
             write_whole(self.report_dir / "report.csv", text.csv(run))
+            if page:
+                from ntp.report import html
+
+                write_whole(self.report_dir / "report.html", html.page(run))
         except RecordError as error:
             pytest.exit(f"ntp: {error}", returncode=5)
 

@@ -235,8 +235,10 @@ def test_report_refuses_in_one_line(tmp_path, capsys):
 
 def test_doctor_says_what_the_machine_is(run, make_peaks, monkeypatch):
     monkeypatch.setattr("ntp.measure.roofline.measure_peaks", lambda *_, **__: make_peaks(fp32=123))
+    monkeypatch.setattr("ntp.commands.doctor._spread", lambda: 0.021)
     result = run("doctor")
     assert (result.status, result.err) == (0, "")
+    assert result.out.startswith("Step times vary by 2.1% here")
     assert "Machine fingerprint" in result.out
     assert "torch" in result.out
     assert "123 GFLOP/s" in result.out
@@ -247,8 +249,10 @@ def test_doctor_without_peaks_says_so_and_tells_the_rest(run, monkeypatch):
         raise WorkerFailed("the probe was killed")
 
     monkeypatch.setattr("ntp.measure.roofline.measure_peaks", fail)
+    monkeypatch.setattr("ntp.commands.doctor._spread", fail)
     result = run("doctor")
-    assert (result.status, result.err) == (0, "ntp: no peaks: the probe was killed\n")
+    told = "ntp: no step could be timed: the probe was killed\nntp: no peaks: the probe was killed\n"
+    assert (result.status, result.err) == (0, told)
     assert "Machine fingerprint" in result.out
 
 
@@ -360,13 +364,50 @@ def test_a_profile_that_cannot_be_written_is_refused_before_it_starts(run, tmp_p
     )
 
 
-def test_compare_shows_two_runs(make_measurement, make_run, tmp_path, capsys):
-    paths = []
-    for threads in (1, 2):
-        run = make_run(make_measurement(f"simple-b8-s64-t{threads}"))
-        paths.append(tmp_path / f"{threads}.json")
-        paths[-1].write_text(text_of(document_of(run)))
-    assert cli.main(["compare", str(paths[0]), str(paths[0])]) == 0
-    assert "1.000 to 1.000 times as long" in capsys.readouterr().out
-    assert cli.main(["compare", str(paths[0]), str(paths[1])]) == exit_status.NOT_COMPARABLE
-    assert "no case in common" in capsys.readouterr().out
+@pytest.fixture
+def stored(make_measurement, make_run, tmp_path):
+    """A function that writes a run of these cases, and gives its path."""
+
+    def store(name, *case_ids):
+        path = tmp_path / f"{name}.json"
+        path.write_text(text_of(document_of(make_run(*map(make_measurement, case_ids)))))
+        return path
+
+    return store
+
+
+def test_compare_shows_runs(stored, run):
+    one, two, other = (
+        stored(name, case_id)
+        for name, case_id in (("a", "simple-b8-s64-t1"), ("b", "simple-b8-s64-t2"), ("c", "simple-b32-s64-t1"))
+    )
+    same = run("compare", one, one)
+    assert same.status == 0
+    assert "In 1 case, 2: a takes 1.000 times as long a token as 1: a." in same.out
+    assert run("compare", one, two, one, "--format", "csv").out.count("\n") == 4
+    assert run("compare", one, two).out.startswith("threads: 1 -> 2.\n")
+    nothing = run("compare", one, other)
+    assert nothing.status == exit_status.NOT_COMPARABLE
+    assert "no case in common" in nothing.out
+
+
+def test_compare_shows_a_run_within_itself(stored, run):
+    path = stored("run", "simple-b8-s64-t1", "simple-b8-s64-t2")
+    assert run("compare", path, "--by", "threads").out.startswith("threads: 1 -> 2.\nIn 1 case, threads 2 takes ")
+
+
+@pytest.mark.parametrize(
+    ("runs", "options", "said"),
+    [
+        (1, (), "one run alone"),
+        (1, ("--by", "colour"), "no such field"),
+        (2, ("--by", "threads"), "2 were given"),
+        (3, ("--gate",), "3 were given"),
+        (2, ("--gate", "--format", "csv"), "terminal or markdown"),
+    ],
+)
+def test_compare_refuses_what_makes_no_sense(stored, run, runs, options, said):
+    result = run("compare", *[stored("run", "simple-b8-s64-t1")] * runs, *options)
+    assert (result.status, result.out) == (exit_status.USAGE, "")
+    assert said in result.err
+    assert result.err.count("\n") == 1

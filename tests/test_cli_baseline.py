@@ -128,7 +128,7 @@ class TestGate:
         assert "9.000 times as long" in out
 
     def test_nothing_in_common_is_not_comparable(self, call, measured, stored):
-        other = measured(1, case="simple-b8-s64-t2")
+        other = measured(1, case="simple-b32-s64-t1")
         for options in ((), ("--gate",)):
             assert call("compare", stored(measured(1)), stored(other), *options)[0] == exit_status.NOT_COMPARABLE
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ntp.judge.compare import compare
+from ntp.judge.compare import Column, compare
 from ntp.measure.records import Run
 from ntp.report import comparison, profile, text
 
@@ -38,5 +38,5 @@ def test_a_profile_and_its_pictures(path):
 
 
 def test_two_sweeps_of_identical_code():
-    base, head = (Run.load(REPORTS / name / "run.json") for name in ("sweep", "repeatability"))
-    assert (REPORTS / "repeatability/comparison.md").read_text() == comparison.markdown(compare(base, head))
+    columns = [Column(name, Run.load(REPORTS / name / "run.json").measurements) for name in ("sweep", "repeatability")]
+    assert (REPORTS / "repeatability/comparison.md").read_text() == comparison.markdown(compare(columns))

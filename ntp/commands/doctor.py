@@ -63,13 +63,34 @@ def _examine(refresh: bool) -> None:
 
     tell_if_terminal("looking at the machine for a second, and at torch")
     environment = examine()
+    tell_if_terminal("timing a small training step for two seconds")
+    try:
+        spread = _spread()
+    except WorkerFailed as exc:
+        tell(f"no step could be timed: {one_line(str(exc))}")
+        spread = None
     threads = dict.fromkeys((1, available_cpus().max_threads))
     try:
         peaks = measure_peaks(list(threads), refresh=refresh, software=environment.software, progress=tell_if_terminal)
     except WorkerFailed as exc:
         tell(f"no peaks: {one_line(str(exc))}")
         peaks = None
-    sys.stdout.write(render(environment, warnings_about(environment), peaks))
+    sys.stdout.write(render(environment, warnings_about(environment), peaks, spread))
+
+
+def _spread() -> float:
+    """By how much a small step varies: its 95th percentile over its median, less one.
+
+    Raises:
+        WorkerFailed: it cannot be run.
+    """
+    from ntp.judge.statistics import quantile
+    from ntp.measure.driver import PipeWorker, Sampling, measure
+
+    case = Case.of({"batch_size": 8, "seq_len": 64, "threads": 1})
+    with PipeWorker(case) as worker:
+        samples = measure(case, worker, Sampling(time_s=2.0)).samples_ns
+    return quantile(samples, 0.95) / quantile(samples, 0.5) - 1
 
 
 def _calibrate(wanted: Sequence[str], runs: int | None) -> None:

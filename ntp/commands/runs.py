@@ -23,6 +23,7 @@ class ReportFormat(StrEnum):
     MARKDOWN = "markdown"
     CSV = "csv"
     JSON = "json"
+    HTML = "html"
 
 
 def report(
@@ -36,11 +37,20 @@ def report(
       ntp report reports/latest/run.json
 
       ntp report reports/latest/run.json --format csv > run.csv
+
+      ntp report reports/latest/run.json --format html > run.html
     """
     from ntp.measure.records import Run
+
+    loaded = Run.load(run)
+    if format_ is ReportFormat.HTML:  # here, so that text need not wait for the charts
+        from ntp.report.html import page
+
+        sys.stdout.write(page(loaded))
+        return
     from ntp.report.text import FORMATS
 
-    sys.stdout.write(FORMATS[format_.value](Run.load(run)))
+    sys.stdout.write(FORMATS[format_.value](loaded))
 
 
 class ComparisonFormat(StrEnum):
@@ -48,13 +58,18 @@ class ComparisonFormat(StrEnum):
 
     TERMINAL = "terminal"
     MARKDOWN = "markdown"
+    CSV = "csv"
+    HTML = "html"
 
 
 def compare(
-    base: Annotated[Path, typer.Argument(metavar="BASE.json", help="The run to compare with.")],
-    head: Annotated[Path, typer.Argument(metavar="HEAD.json", help="The run that is compared.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="The others are held to the first.")],
+    by: Annotated[
+        str,
+        typer.Option(metavar="FIELD", help="One run within itself: by threads, precision, allocator, loss ...."),
+    ] = "",
     format_: Annotated[ComparisonFormat, typer.Option("--format", help="How to write it.")] = ComparisonFormat.TERMINAL,
-    gate: Annotated[bool, typer.Option("--gate", help="Judge the head, and let the exit status say so.")] = False,
+    gate: Annotated[bool, typer.Option("--gate", help="Judge the second of two; the exit status says how.")] = False,
     threshold: Annotated[
         float | None,
         typer.Option(metavar="SHARE", parser=fraction, help="With --gate: what counts as slower.", show_default="5%"),
@@ -68,12 +83,13 @@ def compare(
         ),
     ] = "",
 ) -> None:
-    """Show two runs side by side: two machines, two configurations, two days. Judges only with --gate.
+    """Show runs side by side: machines, configurations, days. Judges only with --gate.
 
-    The gate is for those who cannot run the base again (ntp guard can tell far
-    less): operations, operators and bytes of a step exactly, times where both
-    runs are of this machine and software and ntp doctor --calibrate has
-    measured the noise between runs.
+    Cases that differ only in what was varied from run to run, the allocator
+    say, stand in one row. The gate is for those who cannot run the base again
+    (ntp guard can tell far less): operations, operators and bytes of a step
+    exactly, times where both runs are of this machine and software and ntp
+    doctor --calibrate has measured the noise between runs.
 
     Exit status 0, or 4 if the runs have no case in common. With --gate: 0 pass
     or improvement, 1 regression, 2 wrong usage, 3 inconclusive, 4 not
@@ -83,23 +99,53 @@ def compare(
 
       ntp compare reports/monday/run.json reports/latest/run.json
 
+      ntp compare reports/latest/run.json --by threads
+
+      ntp compare A.json B.json C.json --format html > comparison.html
+
       ntp compare --gate --threshold 10% reports/baselines/BASE.json reports/latest/run.json
     """
     from ntp.measure.records import Run
 
     if not gate and (threshold is not None or allow):
         raise OptionError("--threshold and --allow are the gate's: give --gate with them")
-    runs = Run.load(base), Run.load(head)
-    raise typer.Exit(_gate(*runs, format_, threshold, names(allow)) if gate else _show(*runs, format_))
+    if by and (gate or len(runs) > 1):
+        raise OptionError(f"--by compares one run within itself, without --gate: {len(runs)} were given")
+    if len(runs) < 2 and not by:
+        raise OptionError("one run alone compares with nothing: name another, or what to compare it --by")
+    loaded = [Run.load(path) for path in runs]
+    if gate:
+        if len(loaded) != 2:
+            raise OptionError(f"--gate judges one run by another: {len(loaded)} were given")
+        raise typer.Exit(_gate(loaded[0], loaded[1], format_, threshold, names(allow)))
+    raise typer.Exit(_show(runs, loaded, by, format_))
 
 
-def _show(base: "Run", head: "Run", format_: ComparisonFormat) -> int:
+def _show(paths: Sequence[Path], runs: Sequence["Run"], by: str, format_: ComparisonFormat) -> int:
+    from ntp.judge.compare import Column, columns_by
     from ntp.judge.compare import compare as compared
-    from ntp.report.comparison import FORMATS
 
-    comparison = compared(base, head)
-    sys.stdout.write(FORMATS[format_.value](comparison))
+    columns = columns_by(runs[0], by) if by else [
+        Column(name, run.measurements) for name, run in zip(column_names(paths), runs, strict=True)
+    ]  # fmt: skip
+    comparison = compared(columns, by)
+    if format_ is ComparisonFormat.HTML:
+        from ntp.report.html import comparison_page
+
+        sys.stdout.write(comparison_page(comparison, ("ntp", *sys.argv[1:])))
+    else:
+        from ntp.report.comparison import FORMATS
+
+        sys.stdout.write(FORMATS[format_.value](comparison))
     return 0 if comparison.rows else NOT_COMPARABLE
+
+
+def column_names(paths: Sequence[Path]) -> list[str]:
+    """What runs are called beside each other: by their folder, or by their file; numbered where that is not enough."""
+    short = [path.resolve().parent.name if path.stem == "run" else path.stem for path in paths]
+    if len(set(short)) == len(short):
+        return short
+    return [f"{number}: {name}" for number, name in enumerate(short, 1)]
 
 
 def _gate(base: "Run", head: "Run", format_: ComparisonFormat, threshold: float | None, allowed: Sequence[str]) -> int:
@@ -107,6 +153,8 @@ def _gate(base: "Run", head: "Run", format_: ComparisonFormat, threshold: float 
     from ntp.judge.baseline import THRESHOLD
     from ntp.report.baseline import FORMATS
 
+    if format_.value not in FORMATS:
+        raise OptionError(f"--gate writes {' or '.join(FORMATS)} (got {format_.value!r})")
     verdict = judged(base, head, threshold or THRESHOLD, allowed)
     sys.stdout.write(FORMATS[format_.value](verdict))
     return OF_VERDICT[verdict.verdict]

@@ -28,7 +28,7 @@ from ntp.report.drawing import (
     svg,
     tooltip,
 )
-from ntp.report.memory_charts import memory_timeline, peak_composition
+from ntp.report.memory_charts import memory_timeline, peak_composition, peak_compositions
 from ntp.report.placing import WIDTH, printable, shortened, text_width_px
 from ntp.report.roofline_chart import roofline
 from ntp.report.units import duration, share, significant
@@ -37,6 +37,7 @@ __all__ = [
     "memory_timeline",
     "operator_times",
     "peak_composition",
+    "peak_compositions",
     "phase_shares",
     "png",
     "roofline",

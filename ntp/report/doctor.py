@@ -12,12 +12,21 @@ from ntp.report.sentences import machine_lines
 from ntp.report.terminal import wrapped
 
 
-def doctor(environment: Environment, warnings: Sequence[MeasurementWarning], peaks: MachinePeaks | None = None) -> str:
-    """The advice first, then the machine's peaks and the environment as tables."""
+def doctor(
+    environment: Environment,
+    warnings: Sequence[MeasurementWarning],
+    peaks: MachinePeaks | None = None,
+    spread: float | None = None,
+) -> str:
+    """The answer first, then advice, then the machine's peaks and the environment as tables.
+
+    ``spread`` is by how much a small step varied here: its 95th percentile over its median, less one.
+    """
+    answer = "" if spread is None else f"Step times vary by {spread:.1%} here (one step in twenty, over the median). "
     if warnings:
-        answer = f"{len(warnings)} thing{'s' if len(warnings) > 1 else ''} here will disturb timings:"
+        answer += f"{len(warnings)} thing{'s' if len(warnings) > 1 else ''} here will disturb timings:"
     else:
-        answer = "Nothing seen here that would disturb timings."
+        answer += "Nothing seen here that would disturb timings."
     advice = [
         "\n".join((wrapped(f"- {each.kind}: {each.message}", "  "), wrapped(each.advice, "    ", first="  > ")))
         for each in warnings

@@ -18,6 +18,9 @@ INK, MUTED, FAINT = "#222222", "#666666", "#bbbbbb"
 BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
 VERMILLION, PURPLE, GREY = "#D55E00", "#CC79A7", "#999999"
 
+PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY)
+"""For what has no colour of its own, in this order."""
+
 PHASE_COLOURS = {
     "data": PURPLE,
     "zero_grad": SKY,
@@ -33,7 +36,7 @@ FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 """Fonts of equal widths: the first is built into vl-convert, the others are what browsers have."""
 
 
-_LOOK = alt.Config(
+LOOK = alt.Config(
     background="white",
     font=FONT,
     padding=10,
@@ -164,7 +167,7 @@ def finished(layers: Sequence[alt.Chart], plane: Plane, title: str, *notes: str,
         height=plane.y.length_px,
         title=heading,
         description=printable(". ".join(filter(None, (title, *notes, unseen)))) + ".",
-        config=_LOOK,
+        config=LOOK,
     )
 
 

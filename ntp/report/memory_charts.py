@@ -12,6 +12,7 @@ from ntp.report.drawing import (
     GREEN,
     GREY,
     INK,
+    LOOK,
     ORANGE,
     PHASE_COLOURS,
     PURPLE,
@@ -19,12 +20,13 @@ from ntp.report.drawing import (
     VERMILLION,
     Axis,
     Plane,
+    chart_of,
     finished,
     ink_on,
     raw_colour,
     tooltip,
 )
-from ntp.report.placing import WIDTH, Label, height_of, in_rows, shortened, text_width_px
+from ntp.report.placing import WIDTH, Label, height_of, in_rows, printable, shortened, text_width_px
 from ntp.report.units import share, size
 
 _MIB = 2**20
@@ -144,6 +146,43 @@ def _peak_mark(memory: MemoryProfile, plane: Plane) -> Iterator[alt.Chart]:
     (label,) = in_rows([Label(f"peak {size(memory.peak_bytes)}", plane.x.px(spot["x"]))])
     place = plane.spot(label.centre_px, plane.y.px(spot["y"]) + 12, text=label.text, colour=INK)
     yield from plane.texts([place], fontWeight="bold")
+
+
+def peak_compositions(rows: Sequence[tuple[str, MemoryProfile]]) -> alt.Chart:
+    """What the peak of each case (id, memory) consists of: one stacked bar a case."""
+    kinds = [kind for kind in _KIND_COLOURS if any(dict(memory.peak).get(kind) for _, memory in rows)]
+    bars = chart_of(
+        *(
+            {
+                "case": case_id,
+                "kind": _kind_name(kind),
+                "order": kinds.index(kind),
+                "MiB": count / _MIB,
+                "size": size(count),
+                "share": share(count / memory.peak_bytes),
+            }
+            for case_id, memory in rows
+            for kind, count in memory.peak
+            if count
+        )
+    ).mark_bar()
+    colour = alt.Color("kind:N").scale(domain=[*map(_kind_name, kinds)], range=[_KIND_COLOURS[kind] for kind in kinds])
+    most_id, most = max(rows, key=lambda row: row[1].peak_bytes)
+    title = f"Tensors take up to {size(most.peak_bytes)}, in {most_id}"
+    chart: alt.Chart = bars.encode(
+        alt.X("MiB:Q").title("tensor memory at the peak (MiB)"),
+        alt.Y("case:N").title(None).sort(None).axis(labelLimit=280),
+        colour.legend(orient="bottom", direction="horizontal", title=None, columns=4),
+        alt.Order("order:Q"),
+        tooltip=tooltip("case", "kind", "size", "share"),
+    ).properties(
+        width=WIDTH * 0.6,
+        height=alt.Step(24),
+        title=alt.TitleParams(shortened(title, size_px=14), anchor="start"),
+        description=printable(title) + ".",
+    )
+    chart.config = LOOK
+    return chart
 
 
 def peak_composition(memory: MemoryProfile) -> alt.LayerChart:

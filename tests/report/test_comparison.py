@@ -1,33 +1,56 @@
-"""Two runs side by side, as text."""
+"""Runs side by side, as text."""
+
+import csv as csv_format
 
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from ntp.judge.compare import compare
-from ntp.report.comparison import markdown, terminal
+from ntp.judge.compare import Column, compare
+from ntp.report.comparison import CSV_COLUMNS, csv, markdown, terminal
 
 
-def test_the_answer_comes_first(make_measurement, make_run):
-    base = make_run(make_measurement(step_time_ns=[10_000_000] * 20))
-    head = make_run(make_measurement(step_time_ns=[12_000_000] * 20), make_measurement("simple-b8-s64-t2"))
-    lines = terminal(compare(base, head)).splitlines()
-    assert lines[0] == "1 case in both runs: the head takes 1.200 to 1.200 times as long as the base."
-    assert any(line.split()[:4] == ["simple-b8-s64-t1", "10.0", "ms", "12.0"] and "+20.0%" in line for line in lines)
-    assert "- only in the head: simple-b8-s64-t2" in lines
+def of(*runs):
+    return compare([Column(name, tuple(run)) for name, run in zip(("base", "head", "third"), runs, strict=False)])
 
 
-def test_nothing_in_common_is_said(make_measurement, make_run):
-    text = terminal(compare(make_run(make_measurement()), make_run(make_measurement("simple-b8-s64-t2"))))
-    assert text.startswith("The two runs have no case in common")
+def test_the_answer_comes_first(make_measurement):
+    base = [make_measurement(step_time_ns=[10_000_000] * 20)]
+    head = [make_measurement(step_time_ns=[12_000_000] * 20), make_measurement("simple-b8-s64-t2")]
+    lines = terminal(of(base, head)).splitlines()
+    assert lines[0] == "In 1 case, head takes 1.200 times as long a token as base."
+    assert "simple-b8-s64-t1 10.0 ms * 12.0 ms 1.200 1.200 to 1.200" in [" ".join(line.split()) for line in lines]
+    assert "- in head, but not in all: simple-b8-s64-t2" in lines
+
+
+def test_what_is_compared_is_said(make_measurement):
+    runs = [[make_measurement(f"simple-b8-s64-t{threads}")] for threads in (1, 2, 4)]
+    lines = terminal(of(*runs)).splitlines()
+    assert lines[0] == "threads: 1 -> 2 -> 4."
+    assert any(line.startswith("Most often the fastest: ") for line in lines)
+
+
+def test_nothing_in_common_is_said(make_measurement):
+    text = terminal(of([make_measurement()], [make_measurement("simple-b32-s64-t1")]))
+    assert text.startswith("These runs have no case in common")
+
+
+def test_csv_has_a_row_for_each_case_and_column(make_measurement):
+    run = [make_measurement(step_time_ns=[10] * 20)]
+    rows = list(csv_format.DictReader(csv(of(run, run)).splitlines()))
+    assert [tuple(row) for row in rows] == [CSV_COLUMNS] * 2
+    assert [(row["column"], row["ratio"], row["best"]) for row in rows] == [
+        ("base", "", "True"),
+        ("head", "1.0", "False"),
+    ]
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=150))
-def test_lines_fit_and_tables_hold_whatever_a_case_is_called(make_measurement, make_run, name):
+def test_lines_fit_and_tables_hold_whatever_a_case_is_called(make_measurement, name):
     case = make_measurement().case
     workload = case.workload.model_copy(update={"model": f"{name}.py:make"})
-    run = make_run(make_measurement(case.model_copy(update={"workload": workload})))
-    comparison = compare(run, run)
+    run = [make_measurement(case.model_copy(update={"workload": workload}))]
+    comparison = of(run, run)
     assert max(map(len, terminal(comparison).splitlines())) <= 100
     table = MarkdownIt().enable("table").parse(markdown(comparison))
-    assert sum(token.type == "td_open" for token in table) == 7
+    assert sum(token.type == "td_open" for token in table) == 5

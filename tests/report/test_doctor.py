@@ -14,6 +14,11 @@ def test_nothing_wrong_is_said_first():
     assert doctor(NOTHING_KNOWN, ()).startswith("Nothing seen here that would disturb timings.\n")
 
 
+def test_how_much_timings_vary_is_the_answer():
+    text = doctor(NOTHING_KNOWN, (), spread=0.0214)
+    assert text.startswith("Step times vary by 2.1% here (one step in twenty, over the median). Nothing seen")
+
+
 def test_advice_comes_before_the_table():
     environment = NOTHING_KNOWN.model_copy(update={"machine": Machine(cpu_model="Example CPU", smt=False)})
     warning = MeasurementWarning(kind="throttled", message="held back", advice="raise the quota")

@@ -1,0 +1,226 @@
+"""Charts of a whole sweep: how its cases compare. Those of one case are in :mod:`ntp.report.charts`.
+
+They are interactive on a web page, and the same specs draw as SVG and PNG.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import altair as alt
+from altair.typing import ChartType
+
+from ntp.case import Case
+from ntp.judge.compare import Comparison
+from ntp.judge.statistics import quantile
+from ntp.measure.records import Measurement
+from ntp.report.drawing import BLUE, GREY, INK, LOOK, PALETTE, VERMILLION, chart_of
+from ntp.report.placing import WIDTH, printable, shortened
+from ntp.report.tables import StepRow
+from ntp.report.units import duration, ratio, share, significant
+
+_CELL_PX = (110, 46)
+"""Of the heat map: wide and high."""
+
+_SAMPLES_PX = 44
+"""Height of the samples of one case."""
+
+_SHOWN_RATIO = (0.8, 1.5)
+"""Of a sample to its case's median. What lies beyond is drawn at the edge."""
+
+
+def family(case: Case) -> str:
+    """What a case is besides its batch size, sequence length and threads: its id without them."""
+    return re.sub(r"-b\d+-s\d+-t\d+", "", case.id, count=1)
+
+
+def _threads(case: Case) -> str:
+    return f"{case.runtime.threads} thread{'s' if case.runtime.threads > 1 else ''}"
+
+
+def throughput(rows: Sequence[StepRow]) -> ChartType:
+    """A heat map of tokens/s over batch size and sequence length, one for each thread count and kind of case."""
+    rates = [row.tokens_per_s.value for row in rows]
+    middle = (min(rates) + max(rates)) / 2
+    cells = chart_of(*(_cell(row) for row in rows)).encode(
+        alt.X("length:O").title("sequence length").axis(labelAngle=0), alt.Y("batch:O").title("batch size").sort(None)
+    )
+    fill = alt.Color("rate:Q").scale(scheme="viridis").legend(title="tokens/s", format="~s")
+    tips = [alt.Tooltip(f"{name}:N") for name in ("case", "tokens/s", "interval", "step time")]
+    # Viridis is dark at its low end and light at its high one.
+    ink = alt.condition(f"datum.rate > {middle}", alt.value("black"), alt.value("white"))
+    layers = alt.layer(
+        cells.mark_rect(stroke="white").encode(fill, tooltip=tips), cells.mark_text().encode(text="label:N", color=ink)
+    ).properties(width=alt.Step(_CELL_PX[0]), height=alt.Step(_CELL_PX[1]))
+    several = len({family(row.case) for row in rows}) > 1
+    kinds = alt.Row("kind:N").title(None).sort(None) if several else alt.Undefined
+    best = max(rows, key=lambda row: row.tokens_per_s.value)
+    return _finished(
+        layers.facet(column=alt.Column("threads:N").title(None).sort(None), row=kinds),
+        f"Up to {significant(max(rates))} tokens/s, with {best.case.id}",
+    )
+
+
+def _cell(row: StepRow) -> dict[str, Any]:
+    rate, workload = row.tokens_per_s, row.case.workload
+    return {
+        "length": workload.seq_len,
+        "batch": workload.batch_size,
+        "threads": _threads(row.case),
+        "kind": family(row.case),
+        "rate": rate.value,
+        "label": significant(rate.value),
+        "case": row.case.id,
+        "tokens/s": significant(rate.value),
+        "interval": f"{significant(rate.low)} to {significant(rate.high)}",
+        "step time": duration(row.step_time_ns.value),
+    }
+
+
+def scaling(rows: Sequence[StepRow]) -> ChartType:
+    """Speed-up over one thread against the number of threads, with the line of perfect scaling."""
+    known = [row for row in rows if row.speed_up is not None]
+    most = max(row.case.runtime.threads for row in known)
+    points = chart_of(*(_speed_up(row) for row in known)).encode(
+        alt.X("threads:Q").title("threads").axis(tickMinStep=1, format="d").scale(domain=[1, most], nice=False),
+        alt.Y("speed-up:Q").title("times as fast as with one thread").scale(zero=False),
+        alt.Color("workload:N")
+        .title(None)
+        .sort(None)
+        .scale(range=list(PALETTE))
+        .legend(orient="bottom", columns=2, labelLimit=0),
+    )
+    tips = [alt.Tooltip(f"{name}:N") for name in ("case", "times", "efficiency")]
+    ideal = chart_of({"threads": 1, "speed-up": 1}, {"threads": most, "speed-up": most})
+    best = max(known, key=lambda row: row.speed_up or 0)
+    return _finished(
+        alt.layer(
+            ideal.mark_line(color=GREY, strokeDash=[5, 4]).encode(x="threads:Q", y="speed-up:Q"),
+            points.mark_line(),
+            points.mark_point(filled=True, size=70, opacity=1).encode(tooltip=tips),
+        ).properties(width=WIDTH * 0.7, height=260),
+        f"{_threads(best.case)} are up to {ratio(best.speed_up)} times as fast as one",
+        "Dashed: as many times as fast as there are threads",
+    )
+
+
+def _speed_up(row: StepRow) -> dict[str, Any]:
+    workload = row.case.workload
+    return {
+        "threads": row.case.runtime.threads,
+        "speed-up": row.speed_up,
+        "workload": f"{family(row.case)}, batch {workload.batch_size} x {workload.seq_len}",
+        "case": row.case.id,
+        "times": ratio(row.speed_up),
+        "efficiency": share(row.efficiency),
+    }
+
+
+def samples(measurements: Sequence[Measurement]) -> ChartType:
+    """Every sample of every case, in order, over its case's median: drift and two modes are seen at once."""
+    charts = [_samples(each) for each in measurements]
+    return _finished(
+        alt.vconcat(*charts, spacing=8), "Every timed step, in order", "Over the median of its case, the line at 1"
+    )
+
+
+def _samples(measurement: Measurement) -> ChartType:
+    middle_ns = max(1.0, quantile(measurement.step_time_ns, 0.5))
+    low, high = _SHOWN_RATIO
+    # As CSV: there are thousands, and each would repeat the names of its fields.
+    lines = (
+        f"{number},{min(max(sample / middle_ns, low), high):.3f}"
+        for number, sample in enumerate(measurement.step_time_ns, 1)
+    )
+    data = alt.InlineData(values="\n".join(["step,ratio", *lines]), format=alt.CsvDataFormat(type="csv"))
+    count = len(measurement.step_time_ns)
+    points = alt.Chart(data).encode(
+        alt.X("step:Q").title(None).scale(domain=[0, count + 1], nice=False).axis(grid=False, format=",d"),
+        alt.Y("ratio:Q").title(None).scale(domain=[low, high], nice=False).axis(values=[low, 1, high]),
+    )
+    middle = chart_of({"ratio": 1}).mark_rule(color=VERMILLION).encode(y="ratio:Q")
+    title = f"{measurement.case.id}: {count:,} steps of {duration(middle_ns)}"
+    layers = alt.layer(points.mark_point(filled=True, size=12, opacity=0.5, color=BLUE), middle)
+    return layers.properties(
+        width=WIDTH, height=_SAMPLES_PX, title=alt.TitleParams(shortened(title), fontSize=11, fontWeight="normal")
+    )
+
+
+def page_faults(rows: Sequence[StepRow]) -> ChartType:
+    """Minor page faults a step: memory that the allocator hands back and the kernel maps anew."""
+    most = max(row.minor_page_faults_per_step for row in rows)
+    bars = chart_of(
+        *(
+            {
+                "case": row.case.id,
+                "faults": row.minor_page_faults_per_step,
+                "text": significant(row.minor_page_faults_per_step),
+            }
+            for row in rows
+        )
+    ).encode(
+        alt.X("faults:Q").title("minor page faults a step").scale(domain=[0, max(1.0, most) * 1.12], nice=False),
+        alt.Y("case:N").title(None).sort(None).axis(labelLimit=280),
+    )
+    return _finished(
+        alt.layer(
+            bars.mark_bar(color=BLUE), bars.mark_text(align="left", dx=4, color=INK).encode(text="text:N")
+        ).properties(width=WIDTH * 0.6, height=alt.Step(20)),
+        f"Up to {significant(most)} page faults a step",
+    )
+
+
+def ratios(comparison: Comparison) -> ChartType:
+    """The ratio of every case to the first column, with its interval: a dot for each of the other columns."""
+    rows = [
+        {
+            "case": row.case.id,
+            "column": name,
+            "ratio": cell.ratio.value,
+            "low": cell.ratio.low,
+            "high": cell.ratio.high,
+            "text": f"{cell.ratio.value:.3f} ({cell.ratio.low:.3f} to {cell.ratio.high:.3f})",
+        }
+        for row in comparison.rows
+        for name, cell in zip(comparison.columns, row.cells, strict=True)
+        if cell.ratio
+    ]
+    first, *others = comparison.columns
+    ends = [min(1.0, *(row["low"] for row in rows)) * 0.97, max(1.0, *(row["high"] for row in rows)) * 1.03]
+    base = chart_of(*rows).encode(
+        alt.Y("case:N").title(None).sort(None).axis(labelLimit=280),
+        alt.YOffset("column:N").sort(None),
+        alt.Color("column:N").title(None).sort(None).scale(range=list(PALETTE)).legend(orient="bottom"),
+    )
+    one = chart_of({"ratio": 1}).mark_rule(color=INK, strokeDash=[4, 3]).encode(x="ratio:Q")
+    dots = base.mark_point(filled=True, size=60, opacity=1).encode(
+        alt.X("ratio:Q").title(f"time a token, over that of {first}").scale(type="log", domain=ends, nice=False),
+        tooltip=[alt.Tooltip(f"{name}:N") for name in ("case", "column", "text")],
+    )
+    bars = base.mark_rule(strokeWidth=2).encode(alt.X("low:Q"), alt.X2("high:Q"))
+    return _finished(
+        alt.layer(one, bars, dots).properties(width=WIDTH * 0.6, height=alt.Step(22 if len(others) == 1 else 14)),
+        f"{', '.join(others)} over {first}",
+        "Left of the dashed line: faster than it",
+    )
+
+
+def _finished(chart: ChartType, title: str, *notes: str) -> ChartType:
+    """With its title, which is its description too, and the look that all charts share."""
+    heading = alt.TitleParams(shortened(title, size_px=14), subtitle=list(notes), anchor="start")
+    described: Any = chart.properties(title=heading, description=printable(". ".join((title, *notes))) + ".")
+    described.config = LOOK
+    finished: ChartType = described
+    return finished
+
+
+def charts_of(rows: Sequence[StepRow], measurements: Iterable[Measurement]) -> Iterator[tuple[str, ChartType]]:
+    """The charts that the cases of a sweep have, by what they show. Those that would show nothing are left out."""
+    whole = [each for each in measurements if each.case.workload.part == "step"]
+    if rows:
+        yield "Tokens a second", throughput(rows)
+        if any(row.case.runtime.threads > 1 and row.speed_up is not None for row in rows):
+            yield "Thread scaling", scaling(rows)
+        yield "Step times", samples(whole)
+        if any(row.minor_page_faults_per_step for row in rows):
+            yield "Page faults", page_faults(rows)

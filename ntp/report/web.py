@@ -1,0 +1,51 @@
+"""What web pages are made of: a template, charts, cells with their values, and the library that draws."""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import jinja2
+import vl_convert
+
+
+class Figure(NamedTuple):
+    """A chart of a page."""
+
+    name: str
+    """Unique on the page."""
+    title: str
+    text: str
+    """What it shows, for those who do not see it."""
+    spec: dict[str, Any]
+
+
+class Cell(NamedTuple):
+    """What a table shows, and the value that it is sorted by."""
+
+    text: str
+    value: float | str
+
+
+def figure(name: str, title: str, chart: Any) -> Figure:
+    """A chart for a page."""
+    spec = chart.to_dict()
+    return Figure(name, title, spec["description"], spec)
+
+
+def render(template: str, **values: object) -> str:
+    """The page. It needs no network: the library that draws its charts is within.
+
+    Raises:
+        jinja2.UndefinedError: the template wants a value that is not given.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ntp.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    return environment.get_template(template).render(library=_library(), **values)
+
+
+@cache
+def _library() -> str:
+    """Vega, Vega-Lite and vegaEmbed in one script, which may stand in a page."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")

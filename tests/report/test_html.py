@@ -1,0 +1,174 @@
+"""Runs as web pages: what they say, and that a real browser shows them."""
+
+import json
+import re
+import shutil
+from html import unescape
+
+import pytest
+
+from ntp.judge.compare import Column, compare
+from ntp.measure.records import Failure
+from ntp.report.html import comparison_page, page
+from ntp.report.sweep_charts import charts_of, family
+from ntp.report.tables import tables_of
+from ntp.report.web import _library
+
+CASES = ("simple-b8-s64-t1", "simple-b32-s64-t1", "simple-b8-s64-t2", "simple-b32-s64-t2")
+
+
+def samples(ms):
+    return [ms * 1_000_000 + i * 10_000 for i in range(30)]
+
+
+@pytest.fixture(scope="module")
+def sweep(make_measurement, make_run, make_observations, make_peaks):
+    """Four cases and a part, with all that observers see."""
+    whole = [
+        make_measurement(case_id, samples(40 - 5 * number), minor_page_faults=600, observations=make_observations())
+        for number, case_id in enumerate(CASES)
+    ]
+    part = make_measurement("simple-b32-s64-t2-forward", [9_000_000] * 12)
+    return make_run(*whole, part, peaks=make_peaks(2))
+
+
+def test_the_answer_is_the_first_thing_said(sweep):
+    text = re.sub(r"<style>.*?</style>|<[^>]+>", " ", page(sweep), flags=re.DOTALL)
+    words = " ".join(unescape(text).split())
+    assert words.index("Fastest: simple-b32-s64-t2") < words.index("In pictures") < words.index("The machine")
+
+
+def test_the_same_run_gives_the_same_page(sweep):
+    assert page(sweep) == page(sweep)
+
+
+def test_nothing_is_fetched(sweep):
+    text = page(sweep)
+    assert len(text.encode()) < 3_000_000
+    assert text.count(_library()) == 1
+    text = text.replace(_library(), "")  # which has tags in its strings
+    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", text)
+
+
+def test_what_a_model_is_called_cannot_break_the_page(make_measurement, make_run):
+    case = make_measurement().case
+    workload = case.workload.model_copy(update={"model": "</script><b>&'\".py:make"})
+    run = make_run(make_measurement(case.model_copy(update={"workload": workload})))
+    text = page(run)
+    assert "<b>" not in text
+    # The library, the data and the charts of the page each end where they should.
+    assert text.count("<script") == text.count("</script>")
+
+
+def test_an_empty_run_and_one_that_failed(make_run):
+    assert "Nothing was measured." in page(make_run())
+    failed = page(make_run(failures=(Failure(case_id="simple-b8-s64-t1", message="it <died>", stderr_tail="a\nb"),)))
+    assert "it &lt;died&gt;" in failed
+    assert "<pre>a\nb</pre>" in failed
+
+
+def test_charts_are_drawn_of_what_there_is_alone(make_measurement, make_run):
+    run = make_run(make_measurement("simple-b8-s64-t1", minor_page_faults=0))
+    titles = [title for title, _ in charts_of(tables_of(run).steps, run.measurements)]
+    assert titles == ["Tokens a second", "Step times"]
+    assert list(charts_of((), ())) == []
+
+
+def test_every_chart_says_what_it_shows(sweep):
+    specs = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page(sweep))]
+    assert len(specs) >= 6
+    assert all(spec["description"].endswith(".") and len(spec["description"]) > 10 for spec in specs)
+
+
+def test_a_family_is_what_a_case_is_besides_its_sizes(make_measurement):
+    assert family(make_measurement("simple-b8-s64-t2-zipf:1-fused").case) == "simple-zipf:1-fused"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no chromium and chromedriver here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    browser.set_script_timeout(60)
+    yield browser
+    browser.quit()
+
+
+WIDTHS = (1280, 390)
+
+DRAWN = """
+const done = arguments[0];
+const wait = () => [...document.querySelectorAll("figure.at-once")].every((each) => each.querySelector("svg"))
+  ? done(true) : setTimeout(wait, 50);
+wait();
+"""
+
+
+def shown(browser, path, text, width):
+    path.write_text(text, encoding="utf-8")
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    browser.get(path.as_uri())
+    assert browser.execute_async_script(DRAWN)
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def case_ids(browser):
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#steps tbody')].filter(body => !body.hidden)"
+        ".map(body => body.querySelector('code').textContent)"
+    )
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_browser_shows_the_sweep(browser, sweep, tmp_path, width):
+    shown(browser, tmp_path / "report.html", page(sweep), width)
+    assert case_ids(browser) == list(CASES)
+    click = "[...document.querySelectorAll('#steps th button')].find(each => each.textContent == arguments[0]).click()"
+    browser.execute_script(click, "step time")
+    assert case_ids(browser) == list(CASES)  # the longest first
+    browser.execute_script(click, "step time")
+    assert case_ids(browser) == list(reversed(CASES))
+    browser.execute_script(click, "case")
+    browser.execute_script(
+        "const filter = document.getElementById('filter'); filter.value = 'B32 t2';"
+        "filter.dispatchEvent(new Event('input'))"
+    )
+    assert case_ids(browser) == ["simple-b32-s64-t2"]
+    browser.execute_script("document.querySelector('tbody:not([hidden]) button.open').click()")
+    browser.execute_async_script(
+        "const done = arguments[0]; const wait = () => document.querySelector('.opened:not([hidden]) svg')"
+        " ? done(true) : setTimeout(wait, 50); wait()"
+    )
+    opened = browser.execute_script("return document.querySelector('.opened:not([hidden])').textContent")
+    assert "Warm-up" in opened
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_browser_shows_a_comparison(browser, sweep, tmp_path, width):
+    comparison = compare([Column(name, sweep.measurements) for name in ("one", "two", "three")])
+    text = comparison_page(comparison, ("ntp", "compare"))
+    assert "In 5 cases, two takes 1.000 to 1.000 times as long a token as one." in text
+    shown(browser, tmp_path / "comparison.html", text, width)
+
+
+def test_a_comparison_of_nothing_is_a_page_too(make_measurement):
+    nothing = compare([Column("one", ()), Column("two", (make_measurement(),))])
+    assert "no case in common" in comparison_page(nothing, ("ntp",))
