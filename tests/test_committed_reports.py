@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from ntp.judge.compare import Column, compare
+from ntp.judge.tuning import winner
 from ntp.measure.records import Run
-from ntp.report import comparison, profile, text
+from ntp.measure.tuning_records import Tuning
+from ntp.report import comparison, profile, text, tuning
 
 REPORTS = Path(__file__).parent.parent / "reports"
 COMMITTED = [folder for folder in REPORTS.iterdir() if folder.name not in {"latest", "glibc", "gpt2", "profile"}]
@@ -40,3 +42,12 @@ def test_a_profile_and_its_pictures(path):
 def test_two_sweeps_of_identical_code():
     columns = [Column(name, Run.load(REPORTS / name / "run.json").measurements) for name in ("sweep", "repeatability")]
     assert (REPORTS / "repeatability/comparison.md").read_text() == comparison.markdown(compare(columns))
+
+
+@pytest.mark.parametrize("path", sorted(REPORTS.glob("tune-*/tune.json")), ids=lambda path: path.parent.name)
+def test_a_search(path):
+    search = Tuning.load(path)
+    found = winner(search)
+    # The CPUs are those of the machine that it was made on.
+    cpus = [int(cpu) for cpu in re.findall(r"taskset -c ([\d,]+)", path.with_suffix(".md").read_text())[0].split(",")]
+    assert path.with_suffix(".md").read_text() == tuning.markdown(search, found, cpus)

@@ -34,7 +34,7 @@ def pairs(
     number: Annotated[int, typer.Argument(min=2, help="Pairs of each comparison.")] = 7,
     only: Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(COMPARISONS)}; with commas.")] = "",
     seed: Annotated[int, typer.Option(help="Of the order of turns.")] = 0,
-    again: Again = False,
+    again: Annotated[bool, typer.Option("--again", help="Take these anew, where the file has some already.")] = False,
     folder: Folder = races.FOLDER,
 ) -> None:
     """Race the fastest steps against the plain loop, torch.compile and JAX. An interruption keeps what is there."""

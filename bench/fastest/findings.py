@@ -233,7 +233,7 @@ def _files(recorded: Recorded) -> str:
             code(f"{name}.json.gz"),
             prose(recording.started[:16].replace("T", " ")),
             duration(recording.wall_time_s * 1e9),
-            code(recording.commit[:12]),
+            ", ".join(code(commit[:12]) for commit in _commits(recording)),
             prose(f"{recording.machine.cpu_model}, {recording.machine.logical_cpus} CPUs"),
             code(" ".join(recording.command)),
         )
@@ -241,6 +241,11 @@ def _files(recorded: Recorded) -> str:
         if recording is not None
     ]
     return table(("file", "UTC", "took", "commit", "machine", "command"), rows)
+
+
+def _commits(recording: Recording | Searched) -> Sequence[str]:
+    races = recording.races if isinstance(recording, Recording) else ()
+    return list(dict.fromkeys((recording.commit, *(race.commit for race in races if race.commit))))
 
 
 _SHOWN = {

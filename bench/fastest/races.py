@@ -37,6 +37,8 @@ class Raced(Frozen):
     base: str
     head: str
     peer: str = ""
+    commit: str = ""
+    """Of the code that it was recorded with, where that is not the recording's."""
     pairs: tuple[Pair, ...] = ()
     sides: tuple[dict[str, Side], ...] = ()
     """For each pair, base and head."""
@@ -107,16 +109,17 @@ def write(path: Path, recording: Frozen) -> None:
 
 def load(folder: Path = FOLDER) -> Recorded:
     """Read all that the folder holds. What was not recorded is None, or left out."""
-    pairs, compiling = (_read(folder / f"{name}.json.gz", Recording) for name in ("pairs", "compiling"))
-    searches = {name: _read(folder / f"search-{name}.json.gz", Searched) for name in SPACES}
-    peaks = _read(folder / "peaks.json.gz", MachinePeaks)
+    pairs, compiling = (read(folder / f"{name}.json.gz", Recording) for name in ("pairs", "compiling"))
+    searches = {name: read(folder / f"search-{name}.json.gz", Searched) for name in SPACES}
+    peaks = read(folder / "peaks.json.gz", MachinePeaks)
     return Recorded(pairs, compiling, {name: each for name, each in searches.items() if each}, peaks)
 
 
 Document = TypeVar("Document", bound=Frozen)
 
 
-def _read(path: Path, kind: type[Document]) -> Document | None:
+def read(path: Path, kind: type[Document]) -> Document | None:
+    """A compressed file, if it is there."""
     if not path.exists():
         return None
     return kind.model_validate_json(gzip.decompress(path.read_bytes()))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comparisons import COMPARISONS, COMPILED, Comparison
-from races import Raced, Recording, Side, recording_command, write
+from races import Raced, Recording, Side, read, recording_command, write
 
 from ntp.errors import WorkerFailed
 from ntp.measure.driver import PipeWorker
@@ -91,33 +91,45 @@ def _race(raced: Raced, comparison: Comparison, seed: int) -> Raced:
     return raced.model_copy(update={"pairs": (*raced.pairs, pair), "sides": (*raced.sides, sides)})
 
 
-def _record(path: Path, comparisons: Mapping[str, Comparison], number: int, seed: int, tell: Tell) -> None:
-    """So many pairs of each comparison, the comparisons in turn."""
-    started, started_s = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    races = {
-        name: Raced(name=name, base=each.base.id, head=each.head.id, peer=each.peer)
-        for name, each in comparisons.items()
-    }
+def _record(
+    path: Path,
+    comparisons: Mapping[str, Comparison],
+    number: int,
+    seed: int,
+    tell: Tell,
+    known: Recording | None = None,
+) -> None:
+    """So many pairs of each comparison, the comparisons in turn. Races that are known already are kept beside them."""
+    recording = known or Recording(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        wall_time_s=0,
+        command=recording_command(),
+        commit=_commit(),
+        machine=read_machine(),
+    )
+    started_s = time.perf_counter() - recording.wall_time_s
+    races = {each.name: each for each in recording.races}
+    commit = "" if _commit() == recording.commit else _commit()
+    for name, each in comparisons.items():
+        races[name] = Raced(name=name, base=each.base.id, head=each.head.id, peer=each.peer, commit=commit)
     for turn in range(number):
         for name, comparison in comparisons.items():
             if races[name].failure:
                 continue
             races[name] = _race(races[name], comparison, seed + turn)
-            recording = Recording(
-                started=started,
-                wall_time_s=round(time.perf_counter() - started_s, 1),
-                command=recording_command(),
-                commit=read_git().commit or "",
-                machine=read_machine(),
-                races=tuple(races.values()),
-            )
+            wall_time_s = round(time.perf_counter() - started_s, 1)
+            recording = recording.model_copy(update={"wall_time_s": wall_time_s, "races": tuple(races.values())})
             write(path, recording)
             tell(f"{path.name}: {name}, pair {turn + 1} of {number} {races[name].failure}")
 
 
+def _commit() -> str:
+    return read_git().commit or ""
+
+
 def record_pairs(path: Path, names: Sequence[str], number: int, seed: int, tell: Tell) -> None:
-    """Record the comparisons of these names."""
-    _record(path, {name: COMPARISONS[name] for name in names}, number, seed, tell)
+    """Record the comparisons of these names. Others that the file has already are kept."""
+    _record(path, {name: COMPARISONS[name] for name in names}, number, seed, tell, read(path, Recording))
 
 
 def record_compiling(path: Path, number: int, seed: int, tell: Tell) -> None:

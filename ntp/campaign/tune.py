@@ -33,7 +33,7 @@ RACE_STEPS_S = 2.0
 """Seconds of timed steps in a pair of the search: less than a guard's, for more pairs are to be had."""
 
 RACE_BLOCK_S = 0.125
-"""Seconds of a turn: longer than a guard's, for candidates are not alike."""
+"""Seconds of a turn: longer than a guard's, and as long on either side, for candidates are not alike."""
 
 DROP_ABOVE = 1.3
 """A candidate whose warm-up was slower than that, against the other's, is not raced any further."""

@@ -25,7 +25,8 @@ STEPS_S = 3.0
 BLOCK_S = 0.05
 """Seconds of steps of one side before the other has its turn: short against what disturbs a machine. A longer step is a
 turn of its own. The first step of a turn meets caches that the other side has filled: that is no matter where both
-sides are alike, but where one is several times as fast it is slowed down more, and turns should be longer."""
+sides are alike. Where one is several times as fast, it is slowed down more: then turns should be longer, and as long on
+either side (:func:`unlike_turns`)."""
 
 MIN_BLOCKS = 8
 """Turns of each side, at least, however long a step takes: the median of fewer tells little."""
@@ -114,12 +115,13 @@ def measure_pair(
     workers: dict[SideName, Worker],
     seed: int,
     steps_s: float = STEPS_S,
-    block_s: float = BLOCK_S,
+    block_s: float | None = None,
     drop_above: float = math.inf,
 ) -> Pair:
     """Load and warm up a fresh worker of each side, then let them run in turn, in an order drawn from ``seed``.
 
-    Both run the same number of steps in each turn. Which of the two goes first is drawn anew for each pair of turns.
+    Both run the same number of steps in each turn, unless ``block_s`` says how many seconds of its own steps each side
+    runs. Which of the two goes first is drawn anew for each pair of turns.
 
     Raises:
         SideFailed: one of them died, hung or refused.
@@ -135,12 +137,18 @@ def measure_pair(
         pace_s[side] = statistics.median(warm_up.step_time_ns[len(warm_up.step_time_ns) // 2 :]) / 1e9
     if pace_s["head"] > drop_above * pace_s["base"]:
         raise Outpaced(pace_s["head"] / pace_s["base"])
-    step_s = statistics.mean(pace_s.values())
-    turns, steps = turns_of(step_s, steps_s, block_s)
+    if block_s is None:
+        step_s = statistics.mean(pace_s.values())
+        pace_s = dict.fromkeys(sides, step_s)
+        turns, alike = turns_of(step_s, steps_s)
+        steps = dict.fromkeys(sides, alike)
+    else:
+        turns, steps = unlike_turns(pace_s, steps_s, block_s)
     blocks = []
     for _ in range(turns):
         for side in order.sample(sides, 2):
-            ran = _of(side, partial(workers[side].run, steps, expected_s=steps * step_s))
+            expected_s = steps[side] * pace_s[side]
+            ran = _of(side, partial(workers[side].run, steps[side], expected_s=expected_s))
             blocks.append(Block(side=side, step_time_ns=ran.step_time_ns))
     return Pair(case_id=case_id, seed=seed, blocks=tuple(blocks))
 
@@ -161,7 +169,16 @@ def _of(side: SideName, ask: Callable[[], Answer]) -> Answer:
         raise SideFailed(side, error) from error
 
 
-def turns_of(step_s: float, steps_s: float = STEPS_S, block_s: float = BLOCK_S) -> tuple[int, int]:
+def turns_of(step_s: float, steps_s: float = STEPS_S) -> tuple[int, int]:
     """How many turns each side has, and of how many steps, to fill ``steps_s`` seconds with both sides' steps."""
-    steps = max(1, round(block_s / step_s))
+    steps = max(1, round(BLOCK_S / step_s))
     return max(MIN_BLOCKS, math.ceil(steps_s / (2 * steps * step_s))), steps
+
+
+def unlike_turns(
+    pace_s: dict[SideName, float], steps_s: float, block_s: float = BLOCK_S
+) -> tuple[int, dict[SideName, int]]:
+    """The same for sides whose steps take unlike times: a turn of either is ``block_s`` seconds, or one step."""
+    steps = {side: max(1, round(block_s / step_s)) for side, step_s in pace_s.items()}
+    round_s = sum(steps[side] * step_s for side, step_s in pace_s.items())
+    return max(MIN_BLOCKS, math.ceil(steps_s / round_s)), steps

@@ -22,6 +22,7 @@ from ntp.measure.pairs import (
     count,
     measure_pair,
     turns_of,
+    unlike_turns,
 )
 from ntp.measure.protocol import Loaded, Ran
 from ntp.measure.records import WarmUp
@@ -118,6 +119,22 @@ def test_a_block_is_as_long_as_whole_steps_allow(step_s):
 )
 def test_turns_of_some_paces(step_s, turns_and_steps):
     assert turns_of(step_s, 2.45) == turns_and_steps
+
+
+@given(STEP_S, STEP_S, st.floats(0.1, 60), st.floats(0.01, 1))
+def test_unlike_sides_have_as_many_turns_each_as_long(base_s, head_s, steps_s, block_s):
+    turns, steps = unlike_turns({"base": base_s, "head": head_s}, steps_s, block_s)
+    assert turns >= MIN_BLOCKS
+    assert turns * (steps["base"] * base_s + steps["head"] * head_s) >= steps_s * (1 - 1e-9)
+    for side, step_s in (("base", base_s), ("head", head_s)):
+        assert steps[side] == 1 or abs(steps[side] * step_s - block_s) <= step_s / 2 * (1 + 1e-9)
+
+
+def test_a_pair_of_unlike_sides():
+    workers = {side: Worker(side, step_ns=step_ns) for side, step_ns in (("base", 500_000_000), ("head", 10_000_000))}
+    pair = measure_pair("simple-b2-s4-t1", workers, 0, block_s=0.5)
+    assert {(len(base), len(head)) for base, head in pair.turns} == {(1, 50)}
+    assert [worker.expected_s for worker in workers.values()] == pytest.approx([0.5, 0.5])
 
 
 def test_sides_take_turns_many_times_while_a_machine_is_in_one_mood():
