@@ -62,12 +62,12 @@ LEVERS = ("loss", "matmul", "precision", "optimizer", "threads", "allocator")
 
 COMPILED = tuple(
     Comparison(
-        f"{'GPT-2' if model else 'simple'}, {threads} thread{'s' if threads > 1 else ''}, {precision}, compile={kind}",
+        f"{'GPT-2' if model else 'simple'}, {threads} thread{'s' if threads > 1 else ''}, {precision}",
         _of(threads, precision=precision, **model),
-        _of(threads, precision=precision, compile=kind, **model),
+        _of(threads, precision=precision, compile="step", **model),
     )
     for model in ({}, GPT2)
     for threads in (1, 2)
     for precision in ("fp32", "bf16")
-    for kind in ("model", "step")
 )
+"""What compiling the whole step is worth, and costs."""

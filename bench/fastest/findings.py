@@ -191,8 +191,8 @@ def _break_even(race: Raced, extra_ns: float) -> str:
 
 _ON_COMPILING = """\
 Compile time: what the first three steps take beyond three steps, without any of torch.compile's caches. Pays after: so
-many steps save the compile time; never, where a compiled step is no faster. `model` compiles the model with its loss,
-`step` the optimizer's update as well."""
+many steps save the compile time; never, where a compiled step is no faster. Compiled is the whole step: the model, its
+loss and the optimizer's update (`--compile step`)."""
 
 
 def _search(name: str, searched: Searched) -> str:
