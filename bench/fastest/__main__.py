@@ -76,7 +76,10 @@ def search(
     again: Again = False,
     folder: Folder = races.FOLDER,
 ) -> None:
-    """Measure every case of a space, and let ntp tune search the same space with a fifth of the pairs."""
+    """Measure every case of a space, and let ntp tune search the same space with a fifth of the pairs.
+
+    With --again, cases that were measured already are kept: the search alone is made anew.
+    """
     import searching
 
     if workload not in SPACES:

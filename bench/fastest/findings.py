@@ -244,8 +244,9 @@ def _files(recorded: Recorded) -> str:
 
 
 def _commits(recording: Recording | Searched) -> Sequence[str]:
-    races = recording.races if isinstance(recording, Recording) else ()
-    return list(dict.fromkeys((recording.commit, *(race.commit for race in races if race.commit))))
+    searched = isinstance(recording, Searched)
+    others = [recording.cases_commit] if searched else [race.commit for race in recording.races]
+    return list(dict.fromkeys(filter(None, (recording.commit, *others))))
 
 
 _SHOWN = {

@@ -67,6 +67,8 @@ class Searched(Frozen):
     default: str
     levers: tuple[Lever, ...]
     cases: tuple[Raced, ...]
+    cases_commit: str = ""
+    """Of the code that they were recorded with, where that is not the recording's."""
     tuning: Tuning | None = None
     """As far as it came with the pairs that it was allowed."""
     final: Raced | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comparisons import LEVERS, SPACES
-from races import Raced, Searched, recording_command, write
+from races import Raced, Searched, read, recording_command, write
 
 from ntp.campaign.levers import machine_levers
 from ntp.campaign.tune import RACE_BLOCK_S, RACE_STEPS_S, tune
@@ -46,7 +46,10 @@ def space(default: Case, levers: Sequence[Lever]) -> Iterator[Case]:
 
 
 def record_search(path: Path, name: str, rounds: int, finals: int, seed: int, tell: "Tell") -> None:
-    """So many pairs of every case, the cases in turn; then the search; then its winner against the best of all."""
+    """So many pairs of every case, the cases in turn; then the search; then its winner against the best of all.
+
+    What the file has of the cases already is kept: the search alone is made anew.
+    """
     started_s = time.perf_counter()
     default = SPACES[name]
     levers = tuple(lever for lever in machine_levers(exact=False) if lever.field in LEVERS)
@@ -61,6 +64,13 @@ def record_search(path: Path, name: str, rounds: int, finals: int, seed: int, te
         cases=tuple(Raced(name="", base=default.id, head=case.id) for case in space(default, levers)),
     )
 
+    known = read(path, Searched)
+    if known is not None and [each.head for each in known.cases] == [each.head for each in searched.cases]:
+        searched = searched.model_copy(
+            update={"cases": known.cases, "cases_commit": known.cases_commit or known.commit}
+        )
+        started_s -= known.wall_time_s
+
     def keep(**changes: object) -> Searched:
         wall_time_s = round(time.perf_counter() - started_s, 1)
         kept = searched.model_copy(update={**changes, "wall_time_s": wall_time_s})
@@ -72,6 +82,8 @@ def record_search(path: Path, name: str, rounds: int, finals: int, seed: int, te
             order = random.Random(f"{seed} {turn}").sample(range(len(searched.cases)), len(searched.cases))
             for at, i in enumerate(order):
                 cases = list(searched.cases)
+                if len(cases[i].pairs) > turn:
+                    continue
                 cases[i] = _one_more(start, cases[i], f"{seed} {turn} {i}", RACE_STEPS_S)
                 searched = keep(cases=tuple(cases))
                 tell(f"{path.name}: round {turn + 1} of {rounds}, case {at + 1} of {len(order)}")

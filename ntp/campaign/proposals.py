@@ -23,16 +23,25 @@ _SLOWEST = 100.0
 """What stands for a case that cannot be run: a ratio to the default that no case that can has."""
 
 
-def one_by_one(best: Case, levers: Sequence[Lever]) -> Iterator[Case]:
-    """The cases that differ from the best in one lever. Those that make no sense are left out."""
+def one_by_one(best: Case, default: Case, levers: Sequence[Lever]) -> Iterator[Case]:
+    """The cases that are one lever away from the best. Where that cannot be combined with another lever of the best,
+    the other one gives way: what has won first would keep out all that it does not go with.
+    """
     for lever in levers:
         for value in lever.values:
-            try:
-                case = with_values(best, {lever.field: value})
-            except OptionError:
-                continue
-            if case != best:
+            case = _with_value(best, default, lever.field, value)
+            if case is not None and case != best:
                 yield case
+
+
+def _with_value(best: Case, default: Case, field: str, value: str) -> Case | None:
+    others = ({other: usual} for other, (_, usual) in levers_of(best, default).items() if other != field)
+    for giving_way in ({}, *others):
+        try:
+            return with_values(best, {**giving_way, field: value})
+        except OptionError:
+            continue
+    return None
 
 
 class Proposals:

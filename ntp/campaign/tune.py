@@ -186,33 +186,42 @@ def tune(
 
 
 def _candidates(search: _Search) -> Iterator[Case]:
-    """What to try next, as long as there is time."""
-    tried = {Case.parse(search.tuning.default)} | {
-        Case.parse(race.case_id) for race in search.tuning.races if race.purpose == "search"
-    }
+    """What to try next, as long as there is time: whatever is one lever away from the best, as long as that gives a new
+    best, then compiling, then what the sampler proposes; and from a best that it found, one lever away again.
+    """
     default = Case.parse(search.tuning.default)
-    by_field = {lever.field: lever for lever in search.tuning.levers}
-    for lever in (each for field, each in by_field.items() if field != COMPILE):
-        for case in one_by_one(Case.parse(incumbent(search.tuning)), [lever]):
-            if not _has_time(search):
+    tried = {default} | {Case.parse(race.case_id) for race in search.tuning.races if race.purpose == "search"}
+    levers = [lever for lever in search.tuning.levers if lever.field != COMPILE]
+    of_compiling = [lever for lever in search.tuning.levers if lever.field == COMPILE]
+    settled, compiled, proposals, told = "", False, None, 0
+    while _has_time(search):
+        if settled != (best := incumbent(search.tuning)):
+            settled = best
+            yield from _one_lever_away(search, levers, tried)
+        elif not compiled:
+            compiled = True
+            if _has_time(search, of_compiling=True):
+                yield from _one_lever_away(search, of_compiling, tried)
+        else:
+            proposals = proposals or Proposals(default, _settled(search), search.tuning.seed)
+            told = _tell(proposals, search.tuning, told)
+            case = proposals.next(tried)
+            if case is None:
+                return
+            tried.add(case)
+            yield case
+
+
+def _one_lever_away(search: _Search, levers: Sequence[Lever], tried: set[Case]) -> Iterator[Case]:
+    """Each lever in turn, on top of what has won until then."""
+    default = Case.parse(search.tuning.default)
+    for lever in levers:
+        for case in one_by_one(Case.parse(incumbent(search.tuning)), default, [lever]):
+            if not _has_time(search, of_compiling=lever.field == COMPILE):
                 return
             if case not in tried:
                 tried.add(case)
                 yield case
-    if COMPILE in by_field:
-        for case in one_by_one(Case.parse(incumbent(search.tuning)), [by_field[COMPILE]]):
-            if case not in tried and _has_time(search, of_compiling=True):
-                tried.add(case)
-                yield case
-    proposals = Proposals(default, _settled(search), search.tuning.seed)
-    told = 0
-    while _has_time(search):
-        told = _tell(proposals, search.tuning, told)
-        case_or_none = proposals.next(tried)
-        if case_or_none is None:
-            return
-        tried.add(case_or_none)
-        yield case_or_none
 
 
 COMPILING_S = 60.0

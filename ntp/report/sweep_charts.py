@@ -186,7 +186,8 @@ def ratios(comparison: Comparison) -> ChartType:
         if cell.ratio
     ]
     first, *others = comparison.columns
-    ends = [min(1.0, *(row["low"] for row in rows)) * 0.97, max(1.0, *(row["high"] for row in rows)) * 1.03]
+    intervals = [cell.ratio for row in comparison.rows for cell in row.cells if cell.ratio]
+    ends = [min([1.0, *(each.low for each in intervals)]) * 0.97, max([1.0, *(each.high for each in intervals)]) * 1.03]
     base = chart_of(*rows).encode(
         alt.Y("case:N").title(None).sort(None).axis(labelLimit=280),
         alt.YOffset("column:N").sort(None),

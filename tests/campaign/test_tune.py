@@ -236,11 +236,18 @@ class TestLevers:
 
 
 class TestProposals:
-    def test_one_lever_at_a_time_without_what_makes_no_sense(self):
+    def test_one_lever_at_a_time_and_what_does_not_go_with_it_gives_way(self):
         best = with_values(DEFAULT, {"matmul": "onednn"})
         values = {"precision": ("fp32", "bf16", "bf16-matmul"), "loss": ("full", "chunked"), "threads": ("1", "2")}
-        found = list(one_by_one(best, [Lever(field=field, values=texts) for field, texts in values.items()]))
-        assert [next(iter(levers_of(case, best))) for case in found] == ["loss", "threads"]
+        levers = [Lever(field=field, values=texts) for field, texts in values.items()]
+        found = [set(levers_of(case, best)) for case in one_by_one(best, DEFAULT, levers)]
+        assert found == [{"precision", "matmul"}] * 2 + [{"loss"}, {"threads"}]
+        both = [Lever(field="loss", values=("chunked",)), Lever(field="matmul", values=("onednn",))]
+        best = with_values(DEFAULT, {"precision": "bf16", "optimizer": "fused"})
+        assert [set(levers_of(case, best)) for case in one_by_one(best, DEFAULT, both)] == [
+            {"precision", "loss"},
+            {"precision", "matmul"},
+        ]
 
     def test_none_is_proposed_twice_and_at_last_none_at_all(self):
         proposals, tried = Proposals(DEFAULT, LEVERS[:2], seed=0), {DEFAULT}
