@@ -8,8 +8,12 @@ from ntp.measure.cpus import available_cpus
 from ntp.measure.runtime import installed_allocators
 from ntp.measure.tuning_records import Lever
 
-ORDER = ("loss", "matmul", "precision", "threads", "optimizer", "allocator", "wait_policy", "affinity", "huge_pages")
-"""The levers in the order in which they are tried: those that change what the others are worth come first."""
+ORDER = ("loss", "matmul", "precision", "threads", "optimizer", "allocator", "affinity", "huge_pages")
+"""The levers in the order in which they are tried: those that change what the others are worth come first.
+
+Not OpenMP's wait policy: in a pair, threads of one side that spin while they wait take the CPUs from the other, and so
+make it look slow. It can be compared in a sweep, where each case is alone (``--ntp-wait-policy``).
+"""
 
 COMPILE = "compile"
 """The last: a candidate costs a minute."""

@@ -62,7 +62,7 @@ def tune(
 
     Tries how the step computes (loss, matrix library, precision, optimizer,
     torch.compile) together with how the machine is set up (threads, allocator,
-    OpenMP's waiting, affinity, huge pages). Each candidate runs in turn with
+    affinity, huge pages). Each candidate runs in turn with
     the best so far, in fresh processes, so that a noisy machine is noisy to
     both. Shows what each lever is worth, and what to write to have the same.
 

@@ -82,7 +82,10 @@ def scaling(rows: Sequence[StepRow]) -> ChartType:
     known = [row for row in rows if row.speed_up is not None]
     most = max(row.case.runtime.threads for row in known)
     points = chart_of(*(_speed_up(row) for row in known)).encode(
-        alt.X("threads:Q").title("threads").axis(tickMinStep=1, format="d").scale(domain=[1, most], nice=False),
+        alt.X("threads:Q")
+        .title("threads")
+        .axis(values=sorted({row.case.runtime.threads for row in known}))
+        .scale(domain=[1, most], nice=False),
         alt.Y("speed-up:Q").title("times as fast as with one thread").scale(zero=False),
         alt.Color("workload:N")
         .title(None)

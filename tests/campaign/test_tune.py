@@ -228,6 +228,7 @@ class TestLevers:
         assert found["allocator"] == ("glibc-tuned", "glibc")
         assert found["precision"] == ("fp32", "bf16", "bf16-matmul")
         assert next(iter(found)) == "loss"
+        assert "wait_policy" not in found  # who spins takes the other side's CPUs
         assert list(found)[-1] == "compile"
 
     def test_what_has_one_value_is_no_lever(self):

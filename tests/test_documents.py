@@ -1,0 +1,83 @@
+"""README and docs: commands are commands, links lead somewhere, and figures are those of the reports."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from ntp import cli
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(start):
+    """Every command line in a block of bash that starts so, as words, with the document that has it."""
+    for path in DOCUMENTS:
+        for block in re.findall(r"```bash\n(.*?)```", path.read_text(), flags=re.DOTALL):
+            for line in block.splitlines():
+                for part in line.split("&&"):
+                    words = shlex.split(part.split(" > ")[0], comments=True)
+                    if words[:1] == [start]:
+                        yield pytest.param(words[1:], id=f"{path.name}: {' '.join(words)}")
+
+
+@pytest.mark.parametrize("words", list(commands("ntp")))
+def test_a_command_of_ntp_is_understood(words):
+    group = get_command(cli.app)
+    name, *arguments = words
+    command = group.get_command(group.make_context("ntp", [name]), name)
+    command.make_context(name, arguments)  # refuses options and values that there are not
+
+
+def test_every_option_of_pytest_exists():
+    text = subprocess.run([sys.executable, "-m", "pytest", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
+    known = set(re.findall(r"(?<!\w)--?[a-z][a-z-]*", text))
+    for parameters in commands("pytest"):
+        (words,) = parameters.values
+        options = {word.split("=")[0] for word in words if word.startswith("-")}
+        assert options <= known, parameters.id
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "reports/README.md"], ids=lambda path: path.name)
+def test_links_within_the_repository_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(path):
+    named = re.findall(
+        r"`((?:bench|docs|examples|ntp|reports|tests)/[\w./-]+\.(?:py|md|yml|json|gz))`", path.read_text()
+    )
+    written = ("reports/latest/", "reports/glibc/", "reports/gpt2/", "reports/profile/")
+    missing = [name for name in named if not name.startswith(written) and not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_the_readme_can_be_read_in_one_go():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 200
+
+
+def test_the_ablation_in_the_method_is_the_recorded_one():
+    reported = (ROOT / "reports/guard-epyc/README.md").read_text()
+    lines = [
+        line for line in (ROOT / "docs/method.md").read_text().splitlines() if line.startswith("|") and "%" in line
+    ]
+    assert len(lines) == 6
+    for line in lines:
+        for figure in line.strip("| ").split("|")[1:]:
+            assert figure.strip() in reported
+
+
+def test_the_figures_on_speed_are_the_recorded_ones():
+    section = (ROOT / "README.md").read_text().split("### Tune")[1].split("\n### ")[0]
+    figures = re.findall(r"[\d.]+\s\([\d.]+\sto\s[\d.]+\)", section)
+    assert len(figures) >= 3
+    reported = (ROOT / "reports/fastest/README.md").read_text()
+    assert all(" ".join(figure.split()) in reported for figure in figures)

@@ -1,0 +1,59 @@
+"""The wheel: all that is needed is in it, and it works where there is no checkout."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+MODEL = """\
+import torch
+
+def make(vocab_size):
+    return torch.nn.Sequential(torch.nn.Embedding(vocab_size, 8), torch.nn.Linear(8, vocab_size))
+"""
+
+BENCHMARK = """\
+def test_train_step(measure, case):
+    measure(case)
+"""
+
+
+def run(*command, **options):
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    run("-m", "pip", "wheel", ROOT, "--no-deps", "--quiet", "--wheel-dir", folder)
+    (path,) = folder.glob("ntp-*.whl")
+    return path
+
+
+def test_what_is_no_module_is_in_it_too(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"ntp/py.typed", "ntp/report/templates/base.html"} <= set(names)
+    assert all(name.split("/")[0] == "ntp" or ".dist-info/" in name for name in names)
+
+
+def test_it_works_in_an_unrelated_repository_with_a_model_of_its_own(wheel, tmp_path):
+    installed, repository = tmp_path / "installed", tmp_path / "repository"
+    run("-m", "pip", "install", wheel, "--no-deps", "--quiet", "--target", installed)
+    repository.mkdir()
+    (repository / "model.py").write_text(MODEL)
+    (repository / "test_speed.py").write_text(BENCHMARK)
+    where = {"cwd": repository, "env": os.environ | {"PYTHONPATH": str(installed)}}
+    assert run("-c", "import ntp; print(ntp.__file__)", **where).startswith(str(installed))
+    assert "10 steps" in run("-m", "ntp", "train", "--steps", 10, "--batch-size", 2, "--seq-len", 8, **where)
+    sizes = ("--ntp-threads", 1, "--ntp-batch-sizes", 2, "--ntp-seq-lens", 8, "--ntp-sample-time", 0.1)
+    out = run("-m", "pytest", "--benchmark-only", "--ntp-model", "model.py:make", *sizes, **where)
+    assert "Fastest: model.py:make-b2-s8-t1" in out
+    written = {path.name for path in (repository / "reports/latest").iterdir()}
+    assert written == {"run.json", "report.html", "report.md", "report.csv"}
