@@ -125,6 +125,12 @@ class TestTheReport:
         assert rows_of(page, "`simple-b8-s64-t2-deduplicated`")[0][1] == "2.00x"
 
 
+def a_race(case, default):
+    """Two pairs, in which the case takes 8 ms and the default 10."""
+    pairs = (a_pair(10, 8, case.id), a_pair(10, 8, case.id))
+    return Race(purpose="search", case_id=case.id, against=default.id, outcome="raced", pairs=pairs)
+
+
 def a_search(machine):
     default = SPACES["simple"]
 
@@ -133,13 +139,7 @@ def a_search(machine):
         return races.Raced(name="", base=default.id, head=head.id, pairs=(a_pair(10, ms), a_pair(10, ms)))
 
     found = with_values(default, {"optimizer": "fused"})
-    race = Race(
-        purpose="search",
-        case_id=found.id,
-        against=default.id,
-        outcome="raced",
-        pairs=(a_pair(10, 8, found.id), a_pair(10, 8, found.id)),
-    )
+    race = a_race(found, default)
     return races.Searched(
         **WHEN,
         commit="0123456789abcdef",
@@ -230,13 +230,7 @@ class NoWorkers:
 def fake_tune(default, levers, **_options):
     assert [lever.field for lever in levers] == ["optimizer", "matmul"]
     best = with_values(default, {"optimizer": "fused"})
-    race = Race(
-        purpose="search",
-        case_id=best.id,
-        against=default.id,
-        outcome="raced",
-        pairs=(a_pair(10, 8, best.id), a_pair(10, 8, best.id)),
-    )
+    race = a_race(best, default)
     tuning = Tuning(**WHEN, default=default.id, levers=tuple(levers), budget_s=1, seed=0)
     for number in range(1, 10):
         yield tuning.model_copy(update={"races": (race,) * number})
