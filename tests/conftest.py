@@ -1,6 +1,7 @@
 """Makers of records: each gives a plausible record, and takes what a test wants to be otherwise."""
 
 import math
+import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -53,11 +54,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A background job of a shell is started deaf to Ctrl-C, and the processes of the tests would be, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# pytest-benchmark takes a pytest that has this for a part of a parallel one, and measures nothing in it. The tests' own
+# sweeps are whole.
+os.environ.pop("PYTEST_XDIST_WORKER", None)
+
 with suppress(ImportError):  # a sweep reads this file too, and has no need of hypothesis
     from hypothesis import settings
 
-    # No test asserts how long something takes: a shared machine stalls for longer than any limit.
-    settings.register_profile("ntp", settings.default, deadline=None)
+    # No test asserts how long something takes: a shared machine stalls for longer than any limit. The examples differ
+    # from run to run, so that many runs of half of hypothesis' usual hundred see as much.
+    settings.register_profile("ntp", settings.default, deadline=None, max_examples=50)
     settings.load_profile("ntp")
 
 MACHINE = Machine(

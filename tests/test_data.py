@@ -49,7 +49,6 @@ def test_a_stream_is_its_generator(data: str, text: Path):
     assert torch.equal(next(stream), second)
 
 
-@settings(max_examples=50)
 @given(
     data=st.sampled_from(["uniform", "zipf:0", "zipf", "zipf:2.5", "zipf:" + "9" * 400]),
     vocab_size=st.integers(1, 300),

@@ -49,7 +49,7 @@ def draws(temperature: float, top_k: int | None = None, seed: int = 0) -> Counte
         def forward(self, ids: Tensor) -> Tensor:
             return super().forward(torch.zeros_like(ids))
 
-    return Counter(generate(After0(), WORKLOAD, [0], 2000, temperature, top_k, seed))
+    return Counter(generate(After0(), WORKLOAD, [0], 1000, temperature, top_k, seed))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -60,8 +60,8 @@ def test_sampling_follows_the_softmax_of_logits_over_temperature(temperature: fl
         logits[[0, 3, 4]] = -torch.inf
     expected = torch.softmax(logits / temperature, dim=0)
     counts = draws(temperature, top_k)
-    seen = torch.tensor([counts[i] for i in range(5)]) / 2000
-    torch.testing.assert_close(seen, expected, atol=0.05, rtol=0)  # over 4 sigma
+    seen = torch.tensor([counts[i] for i in range(5)]) / 1000
+    torch.testing.assert_close(seen, expected, atol=0.065, rtol=0)  # over 4 sigma
     assert set(counts) <= set(expected.nonzero().flatten().tolist())
 
 

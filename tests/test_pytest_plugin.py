@@ -8,7 +8,7 @@ import pytest
 
 # A pytest within this process unloads what it has loaded, and numpy does not bear being loaded again.
 import ntp.gate
-import ntp.report.text  # noqa: F401
+import ntp.report.html  # noqa: F401
 from ntp.measure.baselines import save_baseline
 from ntp.measure.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
 from ntp.measure.records import Run
@@ -249,6 +249,7 @@ def test_a_sweep_in_which_all_fails_is_still_reported(sweep, pytester):
     sweep(*SWEEP, "-k", "b8", fails="simple-b8-s64-t1").assert_outcomes(failed=1, deselected=3)
     assert load(pytester).measurements == ()
     assert len(load(pytester).failures) == 1
+    assert load(pytester).peaks is None
 
 
 def test_an_interrupted_sweep_keeps_what_it_has(sweep, pytester):
