@@ -85,9 +85,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--ntp-min-samples", metavar="N", type=int, default=Sampling().min_samples, help="Default: %(default)s"
     )
     group.addoption(
-        "--ntp-profile",
+        "--ntp-no-profile",
         action="store_true",
-        help="Attach the operators of each case, seen by torch.profiler in a pass of its own.",
+        help="Leave out the pass under torch.profiler that follows the timed one: operators, bytes moved, roofline.",
     )
     group.addoption(
         "--ntp-timeout",

@@ -33,7 +33,7 @@ SECONDS_AROUND_SAMPLES = 4.0
 """What starting a worker, warming it up and observing it take, roughly: for the forecast alone."""
 
 OPERATOR_STEPS = 3
-"""How many steps torch.profiler sees with ``--ntp-profile``."""
+"""How many steps of each case torch.profiler sees, after those that are timed."""
 
 
 class WorkerClock:
@@ -76,7 +76,7 @@ class Sweep:
         option = config.option
         with option_errors():
             self.sampling = Sampling(time_s=option.ntp_sample_time, min_samples=option.ntp_min_samples)
-        self.observing = Observing(operator_steps=OPERATOR_STEPS if option.ntp_profile else 0)
+        self.observing = Observing(operator_steps=0 if option.ntp_no_profile else OPERATOR_STEPS)
         self.threads = option.ntp_threads or tuple(dict.fromkeys((1, available_cpus().max_threads)))
         check_threads(max(self.threads))
         self.report_dir = config.rootpath / option.ntp_report_dir  # itself, where it is absolute

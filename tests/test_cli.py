@@ -284,13 +284,13 @@ def test_profile_writes_what_was_found_and_says_it(
         [first, last], "--threads", 1, "--optimizer", "fused", "--batch-size", 8, "--allocator", "glibc"
     )
     assert (result.status, result.err) == (0, "")
-    assert result.out == f"{terminal(last)}\nWritten: profile.md and all that it shows, in {out}\n"
+    assert result.out == f"{terminal(last)}\nWritten: profile.md, profile.html and all that they show, in {out}\n"
     ((case, folder, options),) = asked
     assert (case.id, folder) == ("simple-b8-s128-t1-fused-glibc", out)
     assert options["command"] == ("ntp", "profile", "--threads", "1")
     assert (out / "profile.md").read_text() == markdown(last)
     assert Run.load(out / "profile.json") == last
-    assert {path.name for path in out.iterdir()} == {"profile.md", "profile.json", *pictures(last)}
+    assert {path.name for path in out.iterdir()} == {"profile.md", "profile.html", "profile.json", *pictures(last)}
     assert all((out / name).read_text().startswith("<svg") for name in pictures(last))
 
 

@@ -162,7 +162,7 @@ def test_a_worker_is_asked_for_the_samples_and_no_step_more(sweep, pytester):
     asked = pytester.path.joinpath("asked.txt").read_text()
     # 40 steps and 10, in eight turns with the reference product around each.
     turns = ("5 reference " * 8, "".join(f"{steps} reference " for steps in (1, 1, 1, 2, 1, 1, 1, 2)))
-    assert asked == " ".join(f"load warm_up reference {steps}phases=4 stop" for steps in turns)
+    assert asked == " ".join(f"load warm_up reference {steps}phases=4 operators=3 stop" for steps in turns)
 
 
 def test_an_observer_that_fails_costs_what_it_would_have_seen(sweep, pytester):
@@ -174,12 +174,12 @@ def test_an_observer_that_fails_costs_what_it_would_have_seen(sweep, pytester):
     assert "not-observed" in (pytester.path / "reports/latest/report.md").read_text()
 
 
-def test_operators_are_attached_on_request(sweep, pytester):
-    sweep(*SWEEP, "-k", "b8", "--ntp-profile")
+def test_the_pass_under_the_profiler_can_be_left_out(sweep, pytester):
+    sweep(*SWEEP, "-k", "b8", "--ntp-no-profile")
     assert pytester.path.joinpath("asked.txt").read_text() == (
-        f"load warm_up reference {'5 reference ' * 8}phases=4 operators=3 stop"
+        f"load warm_up reference {'5 reference ' * 8}phases=4 stop"
     )
-    assert load(pytester).measurements[0].observations.operators is not None
+    assert load(pytester).measurements[0].observations.operators is None
 
 
 def test_pytest_benchmark_sees_the_workers_times(sweep, pytester):

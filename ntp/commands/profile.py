@@ -19,9 +19,9 @@ def profile(
 ) -> None:
     """Explain one case: what bounds its step, and what to try.
 
-    Writes profile.md (the answer first), profile.json, trace.json for
-    ui.perfetto.dev, flame graphs and charts. Every observer looks at steps of
-    its own, so that none is part of another's picture.
+    Writes profile.md and profile.html (the answer first), profile.json,
+    trace.json for ui.perfetto.dev, flame graphs and charts. Every observer
+    looks at steps of its own, so that none is part of another's picture.
 
     For example:
 
@@ -31,8 +31,10 @@ def profile(
     """
     from ntp.campaign.profile import profile as campaign
     from ntp.measure.cpus import available_cpus, check_threads
+    from ntp.measure.flame import drawings
     from ntp.measure.records import write_whole
     from ntp.measure.runfile import document_of, text_of
+    from ntp.report.html import page
     from ntp.report.profile import markdown, pictures, terminal
 
     case = Case.of({**options, "threads": options["threads"] or available_cpus().max_threads})
@@ -44,7 +46,9 @@ def profile(
     assert run is not None
     for name, draw in pictures(run).items():
         write_whole(out / name, draw())
+    flames = drawings((each.observations.flame for each in run.measurements), out)
+    write_whole(out / "profile.html", page(run, flames))
     write(terminal(run))
-    write(f"Written: profile.md and all that it shows, in {out}")
+    write(f"Written: profile.md, profile.html and all that they show, in {out}")
     if run.failures:
         raise WorkerFailed(run.failures[-1].message, run.failures[-1].stderr_tail)

@@ -44,9 +44,11 @@ def report(
 
     loaded = Run.load(run)
     if format_ is ReportFormat.HTML:  # here, so that text need not wait for the charts
+        from ntp.measure.flame import drawings
         from ntp.report.html import page
 
-        sys.stdout.write(page(loaded))
+        flames = drawings((each.observations.flame for each in loaded.measurements), run.parent)
+        sys.stdout.write(page(loaded, flames))
         return
     from ntp.report.text import FORMATS
 

@@ -1,5 +1,7 @@
 """What a flame graph recording left behind, as frozen records. :mod:`ntp.measure.py_spy` records."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -34,3 +36,11 @@ class Flame(Frozen):
     errors: int = 0  # looks at the process that gave no stack
     rate_hz: int = Field(gt=0)
     warnings: tuple[FlameWarning, ...] = ()
+
+
+def drawings(flames: Iterable[Flame | None], folder: Path) -> dict[str, str]:
+    """The flame graphs that lie in the folder of their recording, as SVG by name. One that is not there is left out."""
+    named = {flame.svg for flame in flames if flame and flame.svg}
+    # A name that leads out of the folder is none that ntp has given.
+    files = {name: folder / name for name in named if Path(name).name == name}
+    return {name: file.read_text(encoding="utf-8", errors="replace") for name, file in files.items() if file.is_file()}

@@ -1,7 +1,8 @@
 """Runs as web pages that need nothing else, no network, no server: the answer, then pictures, then tables."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ntp.judge.bottleneck import step_point
@@ -26,6 +27,8 @@ class CaseView(NamedTuple):
     case_id: str
     cells: tuple[Cell, ...]
     figures: tuple[Figure, ...]
+    flame: str
+    """Its flame graph as a data URL; empty without one."""
     facts: tuple[Fact, ...]
     warnings: tuple[str, ...]
 
@@ -37,8 +40,13 @@ STEP_HEADERS = (
 PART_HEADERS = ("time", "95% interval", "p95", "of the step", "steps")
 
 
-def page(run: Run) -> str:
-    """The whole page. The same run gives the same page."""
+def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
+    """The whole page. The same run gives the same page.
+
+    Args:
+        run: what was measured.
+        flames: flame graphs as SVG, by the names that the run has for them. Those it does not name are left out.
+    """
     tables = tables_of(run)
     whole = [each for each in run.measurements if each.case.workload.part == "step"]
     parts = [each for each in run.measurements if each.case.workload.part != "step"]
@@ -51,7 +59,10 @@ def page(run: Run) -> str:
         machine_lines=list(machine_lines(run.peaks)),
         figures=list(_figures(run, tables, whole)),
         step_headers=STEP_HEADERS,
-        steps=[_step_view(row, why.get(row.case), each) for row, each in zip(tables.steps, whole, strict=True)],
+        steps=[
+            _step_view(row, why.get(row.case), each, flames or {})
+            for row, each in zip(tables.steps, whole, strict=True)
+        ],
         part_headers=PART_HEADERS,
         parts=[_part_view(tables, index, each) for index, each in enumerate(parts)],
         failures=[(failure.case_id, failure_message(failure), failure.stderr_tail) for failure in run.failures],
@@ -89,7 +100,7 @@ def _figures(run: Run, tables: Tables, whole: Sequence[Measurement]) -> Iterator
         yield figure(f"sweep-{number}", title, chart)
 
 
-def _step_view(row: StepRow, why: WhyRow | None, measurement: Measurement) -> CaseView:
+def _step_view(row: StepRow, why: WhyRow | None, measurement: Measurement, flames: Mapping[str, str]) -> CaseView:
     cells = (
         Cell(duration(row.step_time_ns.value), row.step_time_ns.value),
         Cell(durations(row.step_time_ns.low, row.step_time_ns.high), row.step_time_ns.high - row.step_time_ns.low),
@@ -101,7 +112,8 @@ def _step_view(row: StepRow, why: WhyRow | None, measurement: Measurement) -> Ca
         Cell(f"{row.samples:,}", row.samples),
         *_why_cells(row, why),
     )
-    return _view(measurement, cells)
+    flame = measurement.observations.flame
+    return _view(measurement, cells, flames.get(flame.svg or "", "") if flame else "")
 
 
 def _why_cells(row: StepRow, why: WhyRow | None) -> Iterator[Cell]:
@@ -109,8 +121,8 @@ def _why_cells(row: StepRow, why: WhyRow | None) -> Iterator[Cell]:
     rate = why.achieved_flops_per_s if why else None
     yield Cell(UNKNOWN if rate is None else significant(rate / 1e9), _or_nothing(rate))
     yield Cell(share(why.share_of_peak if why else None), _or_nothing(why.share_of_peak if why else None))
-    for text in why_shares(why) if why else [UNKNOWN] * (len(WHY_PHASES) + 1):
-        yield Cell(text, "" if text == UNKNOWN else float(text.rstrip("%")))
+    for part in why_shares(why) if why else [None] * (len(WHY_PHASES) + 1):
+        yield Cell(share(part), _or_nothing(part))
     peak = why.peak_tensor_bytes if why else None
     yield Cell(UNKNOWN if peak is None else size(peak), _or_nothing(peak))
     yield Cell(significant(row.minor_page_faults_per_step), row.minor_page_faults_per_step)
@@ -132,11 +144,13 @@ def _or_nothing(value: float | None) -> float | str:
     return "" if value is None else value
 
 
-def _view(measurement: Measurement, cells: tuple[Cell, ...]) -> CaseView:
+def _view(measurement: Measurement, cells: tuple[Cell, ...], flame: str = "") -> CaseView:
     return CaseView(
         case_id=measurement.case.id,
         cells=cells,
         figures=tuple(_case_figures(measurement)),
+        # In a frame of its own, where its script finds the document that it was written for.
+        flame=f"data:image/svg+xml;base64,{b64encode(flame.encode()).decode()}" if flame else "",
         facts=_known(_case_facts(measurement)),
         warnings=tuple(f"{each.kind}: {each.message}. {each.advice}" for each in warnings_of(measurement)),
     )
@@ -145,8 +159,7 @@ def _view(measurement: Measurement, cells: tuple[Cell, ...]) -> CaseView:
 def _case_figures(measurement: Measurement) -> Iterator[Figure]:
     """What is drawn when a case is opened."""
     seen, name = measurement.observations, measurement.case.id
-    if measurement.case.workload.part != "step":
-        yield figure(f"{name}-samples", "Samples", sweep_charts.samples([measurement]))
+    yield figure(f"{name}-samples", "Samples", charts.step_times(measurement))
     if seen.operators:
         yield figure(f"{name}-operators", "Operators", charts.operator_times(seen.operators))
     if seen.memory:
@@ -162,8 +175,6 @@ def _case_facts(measurement: Measurement) -> Iterator[Fact]:
         yield "Compiling", duration(sum(warm_up.compiling_step_ns))
     yield "Page faults", f"{measurement.minor_page_faults:,} minor, {measurement.major_page_faults:,} major, in all"
     yield from process_facts(measurement.environment.process)
-    flame = measurement.observations.flame
-    yield "Flame graph", flame.svg if flame else None
 
 
 def _known(facts: Sequence[Fact] | Iterator[Fact]) -> tuple[Fact, ...]:

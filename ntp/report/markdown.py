@@ -31,7 +31,7 @@ _HOW_TO_READ = """\
 - **Speed-up** is the median step time of the same case with one thread over this one's; **efficiency** is the speed-up
   over the number of threads. Both need that case in the same run.
 - **Of peak**: the step's matrix products over its time, against the fastest fp32 product that this machine was measured
-  to do with as many threads. **FLOP/byte** and **bound by** are known where operators were profiled (`--ntp-profile`).
+  to do with as many threads. **FLOP/byte** and **bound by** are known where operators were profiled.
 - **Phases** (forward, loss, backward, optimizer, rest) are shares of the step's time, timed in a pass of their own.
 - **Peak tensors** is what torch's allocator had handed out at the step's worst moment.
 - **Peak RSS** is the largest resident size of the process: interpreter, libraries, model and activations.
@@ -97,7 +97,7 @@ def _why(tables: Tables) -> str:
             UNKNOWN if row.achieved_flops_per_s is None else significant(row.achieved_flops_per_s / 1e9),
             share(row.share_of_peak),
             *((ratio(row.intensity_flops_per_byte), row.bound or UNKNOWN) if profiled else ()),
-            *why_shares(row),
+            *map(share, why_shares(row)),
             UNKNOWN if row.peak_tensor_bytes is None else size(row.peak_tensor_bytes),
             significant(row.minor_page_faults_per_step),
         )

@@ -78,12 +78,12 @@ WHY_PHASES = ("forward", "loss", "backward", "optimizer")
 """The phases that have a column of their own; the rest are short."""
 
 
-def why_shares(row: WhyRow) -> Iterator[str]:
+def why_shares(row: WhyRow) -> Iterator[float | None]:
     """The shares of :data:`WHY_PHASES`, and of all that is left of the step."""
     known = row.phase_shares
     for phase in WHY_PHASES:
-        yield share(known.get(phase))
-    yield share(max(0.0, 1 - sum(known.get(phase, 0.0) for phase in WHY_PHASES)) if known else None)
+        yield known.get(phase)
+    yield max(0.0, 1 - sum(known.get(phase, 0.0) for phase in WHY_PHASES)) if known else None
 
 
 def machine_lines(peaks: MachinePeaks | None) -> Iterator[str]:

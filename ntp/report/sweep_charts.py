@@ -84,7 +84,7 @@ def scaling(rows: Sequence[StepRow]) -> ChartType:
     points = chart_of(*(_speed_up(row) for row in known)).encode(
         alt.X("threads:Q")
         .title("threads")
-        .axis(values=sorted({row.case.runtime.threads for row in known}))
+        .axis(values=sorted({row.case.runtime.threads for row in known}), format="d")
         .scale(domain=[1, most], nice=False),
         alt.Y("speed-up:Q").title("times as fast as with one thread").scale(zero=False),
         alt.Color("workload:N")

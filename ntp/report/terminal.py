@@ -119,7 +119,7 @@ def _why(tables: Tables) -> str:
             row.case.id,
             UNKNOWN if row.achieved_flops_per_s is None else significant(row.achieved_flops_per_s / 1e9),
             share(row.share_of_peak),
-            *why_shares(row),
+            *map(share, why_shares(row)),
             UNKNOWN if row.peak_tensor_bytes is None else size(row.peak_tensor_bytes),
             significant(row.minor_page_faults_per_step),
         )

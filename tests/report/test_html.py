@@ -8,6 +8,7 @@ from html import unescape
 import pytest
 
 from ntp.judge.compare import Column, compare
+from ntp.measure.flame import Flame, drawings
 from ntp.measure.records import Failure
 from ntp.report.html import comparison_page, page
 from ntp.report.sweep_charts import charts_of, family
@@ -58,6 +59,11 @@ def test_what_a_model_is_called_cannot_break_the_page(make_measurement, make_run
     assert "<b>" not in text
     # The library, the data and the charts of the page each end where they should.
     assert text.count("<script") == text.count("</script>")
+
+
+def test_cases_lie_under_the_roofline(sweep):
+    assert "<figcaption>Roofline</figcaption>" in page(sweep)
+    assert "<figcaption>Roofline</figcaption>" not in page(sweep.model_copy(update={"peaks": None}))
 
 
 def test_an_empty_run_and_one_that_failed(make_run):
@@ -159,6 +165,39 @@ def test_a_browser_shows_the_sweep(browser, sweep, tmp_path, width):
     opened = browser.execute_script("return document.querySelector('.opened:not([hidden])').textContent")
     assert "Warm-up" in opened
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+FLAME = """<svg xmlns="http://www.w3.org/2000/svg" onload="document.documentElement.dataset.ran = 'yes'">
+<text>train_step</text></svg>"""
+
+
+def profiled(make_measurement, make_run, make_observations, svg="flame.svg"):
+    seen = make_observations(flame=Flame(svg=svg, samples=3, rate_hz=100))
+    return make_run(make_measurement("simple-b8-s64-t1", samples(3), observations=seen))
+
+
+def test_a_case_alone_is_open_with_its_flame_graph(browser, make_measurement, make_run, make_observations, tmp_path):
+    run = profiled(make_measurement, make_run, make_observations)
+    shown(browser, tmp_path / "profile.html", page(run, {"flame.svg": FLAME}), 1280)
+    assert browser.execute_script("return !document.querySelector('.opened').hidden")
+    browser.switch_to.frame(browser.find_element("css selector", "iframe.flame"))
+    assert browser.find_element("css selector", "text").text == "train_step"
+    assert browser.execute_script("return document.documentElement.dataset.ran") == "yes"
+    browser.switch_to.default_content()
+
+
+def test_flame_graphs_are_read_from_the_runs_own_folder(make_measurement, make_run, make_observations, tmp_path):
+    (tmp_path / "flame.svg").write_text(FLAME)
+    (tmp_path / "deeper").mkdir()
+
+    def found(svg, folder=tmp_path):
+        run = profiled(make_measurement, make_run, make_observations, svg)
+        return drawings((each.observations.flame for each in run.measurements), folder)
+
+    assert found("flame.svg") == {"flame.svg": FLAME}
+    assert found("gone.svg") == found("../flame.svg", tmp_path / "deeper") == found(None) == {}
+    assert drawings([None], tmp_path) == {}
+    assert '<iframe class="flame"' not in page(profiled(make_measurement, make_run, make_observations))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
