@@ -53,7 +53,8 @@ def throughput(rows: Sequence[StepRow]) -> ChartType:
         cells.mark_rect(stroke="white").encode(fill, tooltip=tips), cells.mark_text().encode(text="label:N", color=ink)
     ).properties(width=alt.Step(_CELL_PX[0]), height=alt.Step(_CELL_PX[1]))
     several = len({family(row.case) for row in rows}) > 1
-    kinds = alt.Row("kind:N").title(None).sort(None) if several else alt.Undefined
+    beside = alt.Header(labelAngle=0, labelAlign="left", labelLimit=260)
+    kinds = alt.Row("kind:N").title(None).sort(None).header(beside) if several else alt.Undefined
     best = max(rows, key=lambda row: row.tokens_per_s.value)
     return _finished(
         layers.facet(column=alt.Column("threads:N").title(None).sort(None), row=kinds),
