@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ntp.case import Case
-from ntp.judge.sequential import t_quantile
 from ntp.judge.statistics import Interval
 
 MIN_SIZES, MIN_SPAN = 4, 16
@@ -74,6 +73,8 @@ def _exponent(sizes: tuple[int, ...], times_ns: tuple[float, ...]) -> Interval:
 
     Source: G. A. F. Seber and A. J. Lee, Linear Regression Analysis, 2nd ed. (2003), section 6.1.
     """
+    from ntp.judge.sequential import t_quantile  # here, so that a report of no such series need not wait for scipy
+
     x, y = np.log(sizes), np.log(times_ns)
     slope, intercept = np.polyfit(x, y, 1)
     residuals = y - (slope * x + intercept)
