@@ -70,18 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(exc: NtpError) -> int:
-    tell(f"error: {one_line(str(exc))}")
-    if not isinstance(exc, WorkerFailed):
-        return USAGE
-    if exc.stderr_tail:
+    tell(f"error: {exc.explained()}")
+    if isinstance(exc, WorkerFailed) and exc.stderr_tail:
         typer.echo(exc.stderr_tail.rstrip(), err=True)
-    return TOOL_FAILED
+    return TOOL_FAILED if exc.cause is WorkerFailed else USAGE
 
 
 def _refuse(exc: Exception) -> int:
     cause = exc.__cause__
     given = f" (got {cause.errors()[0]['input']!r})" if isinstance(cause, ValidationError) else ""
-    message = exc.format_message().replace("Value error, ", "")  # type: ignore[attr-defined]
+    message = exc.format_message().replace("Value error, ", "").rstrip(".")  # type: ignore[attr-defined]
     tell(f"error: {one_line(message)}{given}; ntp --help shows what there is")
     return USAGE
 

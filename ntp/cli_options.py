@@ -37,6 +37,7 @@ ThreadsOption = Annotated[
         "--threads", metavar="N", min=1, max=MAX_THREADS, help="torch's threads.", show_default="torch's choice"
     ),
 ]
+OrderSeedOption = Annotated[int, typer.Option("--order-seed", min=0, metavar="N", help="Of the order of turns.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 

@@ -1,40 +1,76 @@
 """What can go wrong, as types. Each message is one line: what was wrong, the value, and the remedy."""
 
+from typing import ClassVar
+
 
 class NtpError(Exception):
     """Something the user can mend. The message is one line that names the value and the remedy."""
+
+    section: ClassVar[str] = "reference.md"
+    """Of the documentation, which says more: a page in docs/, and its anchor."""
+
+    @property
+    def cause(self) -> "type[NtpError]":
+        """What kind of error it is at bottom."""
+        return type(self)
+
+    def explained(self) -> str:
+        """The message on one line, with where the documentation says more."""
+        return f"{' '.join(str(self).split())} (docs/{self.cause.section})"
 
 
 class OptionError(NtpError):
     """An option or a case that makes no sense, alone or on this machine."""
 
+    section = "reference.md#cases"
+
 
 class ModelError(NtpError):
     """A model spec that cannot be loaded, or a model that breaks the contract ``(B, T) ids -> (B, T, V) logits``."""
+
+    section = "your-own-model.md"
 
 
 class StepError(NtpError):
     """A way to compute the step that this model, this machine or this torch does not bear."""
 
+    section = "your-own-model.md#what-a-model-must-bear-for-each-lever"
+
 
 class DataError(NtpError):
     """Token data that cannot be used: a missing, empty or short file, or ids outside the vocabulary."""
+
+    section = "reference.md#data"
 
 
 class CheckpointError(NtpError):
     """A checkpoint that is missing, damaged, or of another run."""
 
+    section = "reference.md#files"
+
 
 class RecordError(NtpError):
     """A run file that cannot be read: corrupt, truncated, foreign, or of a newer version."""
+
+    section = "reference.md#files"
 
 
 class WorkerFailed(NtpError):
     """A worker that died, hung, answered rubbish or refused its case.
 
-    ``stderr_tail`` holds the last lines the worker wrote to its standard error, for the detail below the message.
+    ``stderr_tail`` holds the last lines the worker wrote to its standard error, for the detail below the message, and
+    ``kind`` the name of the error that it refused the case with, if that is one of these.
     """
 
-    def __init__(self, message: str, stderr_tail: str = "") -> None:
+    section = "reference.md#when-a-worker-fails"
+
+    def __init__(self, message: str, stderr_tail: str = "", kind: str = "") -> None:
         super().__init__(message)
         self.stderr_tail = stderr_tail
+        self.kind = kind
+
+    @property
+    def cause(self) -> type[NtpError]:
+        """What the worker refused its case with; this class where it did not refuse it, but failed."""
+        kinds = {kind.__name__: kind for kind in NtpError.__subclasses__()}
+        return kinds.get(self.kind, WorkerFailed)

@@ -36,7 +36,7 @@ class Gate:
 
         base = nearest(list(self._baselines.values()), run)
         if base is None:
-            remedy = f"ntp baseline RUN.json --dir {self._folder}"
+            remedy = f"ntp baseline RUN.json --out {self._folder}"
             return "not comparable", f"Not comparable: {self._folder} holds no baseline; {remedy} makes a run one.\n"
         verdict = judged(base, run)
         name = next(path.name for path, each in self._baselines.items() if each is base)

@@ -135,8 +135,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_SWEEP] = Sweep(config)
     except NtpError as error:
         if config.option.ntp_baseline is not None:
-            pytest.exit(f"ntp: {error}", returncode=2)  # pytest's own status, 4, means not comparable here
-        raise pytest.UsageError(str(error)) from error
+            pytest.exit(f"ntp: {error.explained()}", returncode=2)  # pytest's own status, 4, means not comparable here
+        raise pytest.UsageError(error.explained()) from error
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -152,7 +152,7 @@ class Sweep:
 
     def failed(self, case: Case, error: WorkerFailed) -> None:
         """Record a case that gave no measurement."""
-        self.failures.append(Failure(case_id=case.id, message=str(error), stderr_tail=error.stderr_tail))
+        self.failures.append(Failure.of(case.id, error))
 
     def header(self) -> dict[str, Any]:
         """What the run's document says of the sweep as a whole, as far as it has come."""
@@ -209,7 +209,7 @@ class Sweep:
 
                 write_whole(self.report_dir / "report.html", html.page(run))
         except RecordError as error:
-            pytest.exit(f"ntp: {error}", returncode=5)
+            pytest.exit(f"ntp: {error.explained()}", returncode=5)
 
     def judge(self, session: pytest.Session) -> None:
         """Hold what was measured against the baselines, if any were named, and let the exit status say the verdict.

@@ -64,7 +64,7 @@ def calibration_of(measurement, spread_ns=1):
 class TestBaseline:
     def test_a_run_becomes_the_baseline_of_its_machine(self, call, measured, stored, tmp_path):
         run = measured(10_000_000)
-        status, out, err = call("baseline", stored(run), "--dir", tmp_path / "deep/baselines")
+        status, out, err = call("baseline", stored(run), "--out", tmp_path / "deep/baselines")
         (path,) = (tmp_path / "deep/baselines").iterdir()
         assert (status, err) == (0, "")
         assert out == f"Written: {path}, the baseline of 1 case on this machine and software\n"
@@ -81,7 +81,7 @@ class TestBaseline:
     def test_a_run_that_failed_is_refused_in_one_line(
         self, call, make_measurement, make_run, stored, tmp_path, changes
     ):
-        status, out, err = call("baseline", stored(make_run(make_measurement(), **changes)), "--dir", tmp_path / "new")
+        status, out, err = call("baseline", stored(make_run(make_measurement(), **changes)), "--out", tmp_path / "new")
         assert (status, out) == (exit_status.USAGE, "")
         assert err.startswith("ntp: error: ")
         assert err.count("\n") == 1
@@ -230,7 +230,7 @@ class TestCalibrate:
 def test_a_baseline_the_gate_and_the_noise_together(call, cache, measured, stored, tmp_path):
     """The way of one who cannot run the base, from a run to a verdict."""
     run = measured(10_000_000)
-    assert call("baseline", stored(run), "--dir", tmp_path / "baselines")[0] == 0
+    assert call("baseline", stored(run), "--out", tmp_path / "baselines")[0] == 0
     save_calibration(cache, calibration_of(run.measurements[0]))
     (base,) = (tmp_path / "baselines").iterdir()
     status, out, _ = call("compare", "--gate", base, stored(measured(12_000_000)))

@@ -190,7 +190,7 @@ def test_what_was_measured_before_an_interrupt_is_kept(run, monkeypatch, tmp_pat
 
     monkeypatch.setattr("ntp.campaign.guard.guard", interrupted)
     path = tmp_path / "guard.json"
-    result = run("--base", "HEAD", "--cases", CASE_ID, "--json", path)
+    result = run("--base", "HEAD", "--cases", CASE_ID, "--out", path)
     assert result.status == (143 if isinstance(stop, SystemExit) else 130)
     assert closed == [True]
     assert f"--replay {path}" in result.err
@@ -203,9 +203,10 @@ def test_a_worker_that_cannot_be_started_is_a_failure(run, monkeypatch, tmp_path
         yield
 
     monkeypatch.setattr("ntp.campaign.guard.guard", failing)
-    result = run("--base", "HEAD", "--cases", CASE_ID, "--json", tmp_path / "guard.json")
+    result = run("--base", "HEAD", "--cases", CASE_ID, "--out", tmp_path / "guard.json")
     assert result.status == 5
-    assert result.err == "ntp: error: the process that forks workers is gone\nImportError: torch\n"
+    assert result.err.startswith("ntp: error: the process that forks workers is gone (docs/")
+    assert result.err.endswith("\nImportError: torch\n")
 
 
 MODEL = """
@@ -251,7 +252,7 @@ class Repository:
         return subprocess.run(self.command(*arguments), capture_output=True, text=True, cwd=self.path, check=False)
 
     def command(self, *arguments: str) -> list[str]:
-        options = ["--base", "HEAD", "--cases", USERS_CASE, "--json", "out/guard.json"]
+        options = ["--base", "HEAD", "--cases", USERS_CASE, "--out", "out/guard.json"]
         return [sys.executable, "-m", "ntp", "guard", *options, *arguments]
 
     def is_clean(self) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from typer.main import get_command
 
 from ntp import cli
+from ntp.errors import NtpError
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -48,6 +49,14 @@ def test_links_within_the_repository_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("error", [NtpError, *NtpError.__subclasses__()], ids=lambda error: error.__name__)
+def test_an_error_names_a_section_that_there_is(error):
+    page, _, anchor = error.section.partition("#")
+    text = (ROOT / "docs" / page).read_text()
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+    assert anchor in {"", *(re.sub(r"[^a-z0-9]+", "-", title.lower()) for title in titles)}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

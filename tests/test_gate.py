@@ -65,7 +65,7 @@ def test_the_baseline_of_this_machine_is_chosen_and_named(measured, tmp_path):
 def test_a_folder_without_baselines_says_what_makes_one(measured, tmp_path):
     verdict, text = Gate(tmp_path).judge(measured(1))
     assert verdict == "not comparable"
-    remedy = f"ntp baseline RUN.json --dir {tmp_path}"
+    remedy = f"ntp baseline RUN.json --out {tmp_path}"
     assert text == f"Not comparable: {tmp_path} holds no baseline; {remedy} makes a run one.\n"
     with pytest.raises(RecordError, match="is no folder of baselines"):
         Gate(tmp_path / "none")

@@ -288,7 +288,7 @@ class TestMeasuring:
         measuring.record_runs(path, 2, 7, ROOT, lambda _: None)
         first, second = recordings.read(path)
         assert first["status"] == 0
-        assert first["record"]["command"] == ["ntp", "guard", "--base", "HEAD", "--seed", "7"]
+        assert first["record"]["command"] == ["ntp", "guard", "--base", "HEAD", "--order-seed", "7"]
         assert (second["status"], second["record"], second["stderr"]) == (5, None, "ntp: error: gone")
 
     def test_every_arm_measures_a_pair(self):

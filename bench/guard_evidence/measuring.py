@@ -102,7 +102,7 @@ def record_runs(path: Path, number: int, seed: int, directory: Path, tell: Tell)
 
 def _run(folder: Path, seed: int) -> dict[str, Any]:
     kept = folder.parent / f"run-{seed}.json"
-    command = ["ntp", "guard", "--base", "HEAD", "--seed", str(seed), "--json", str(kept)]
+    command = ["ntp", "guard", "--base", "HEAD", "--order-seed", str(seed), "--out", str(kept)]
     started_s = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, check=False)
     record = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None

@@ -77,7 +77,7 @@ def profile(
             measurement = _with_flame(measurement, worker, worker.pid, out_dir, flame)
             yield (run := now(measurements=(measurement,)))
     except WorkerFailed as error:
-        failure = Failure(case_id=case.id, message=str(error), stderr_tail=error.stderr_tail)
+        failure = Failure.of(case.id, error)
         run = now(failures=(*run.failures, failure))
         yield run
         if not run.measurements:
@@ -86,7 +86,7 @@ def profile(
     try:
         run = now(peaks=peaks(case))
     except WorkerFailed as error:
-        failure = Failure(case_id="roofline", message=str(error), stderr_tail=error.stderr_tail)
+        failure = Failure.of("roofline", error)
         run = now(failures=(*run.failures, failure))
     yield run
 

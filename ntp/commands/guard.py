@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ntp.case import Case
-from ntp.cli_options import DEFAULT_MODEL, ModelOption, fraction, names, seconds
+from ntp.cli_options import DEFAULT_MODEL, ModelOption, OrderSeedOption, fraction, names, seconds
 from ntp.console import sigterm_as_exit, status_line, tell
 from ntp.errors import OptionError, RecordError
 from ntp.exit_status import OF_VERDICT, REGRESSION, TOOL_FAILED
@@ -59,12 +59,12 @@ def guard(
     fail_on: Annotated[
         FailOn | None, typer.Option("--fail-on", help="Fail if the head is faster, too: for teams that pin.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the order of turns.")] = 0,
-    json_file: Annotated[
-        Path, typer.Option("--json", metavar="FILE", help="Keep every count and every sample there.")
-    ] = Path("reports/latest/guard.json"),
+    order_seed: OrderSeedOption = 0,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Keep every count and every sample there.")] = Path(
+        "reports/latest/guard.json"
+    ),
     replay: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Judge again what --json kept, and measure nothing.")
+        Path | None, typer.Option(metavar="FILE", help="Judge again what --out kept, and measure nothing.")
     ] = None,
 ) -> None:
     """Say whether the head trains more slowly than the base, with evidence for either.
@@ -82,7 +82,7 @@ def guard(
 
       ntp guard --base main
 
-      ntp guard --base v1.2 --model model.py:make --threshold 2% --json guard.json
+      ntp guard --base v1.2 --model model.py:make --threshold 2% --out guard.json
 
       ntp guard --replay guard.json
     """
@@ -96,14 +96,21 @@ def guard(
     elif base is not None and replay is None:
         plan = _guard_plan(names(cases), model, threshold, budget)
         with status_line() as progress, sigterm_as_exit():
-            settings = {"budget_s": budget, "seed": seed, "allowed": names(allow), "command": ("ntp", *sys.argv[1:])}
-            record = _kept(campaign(plan, base, head, **settings, progress=progress), json_file)  # type: ignore[arg-type]
+            settings = {
+                "budget_s": budget,
+                "seed": order_seed,
+                "allowed": names(allow),
+                "command": ("ntp", *sys.argv[1:]),
+            }
+            record = _kept(campaign(plan, base, head, **settings, progress=progress), out)  # type: ignore[arg-type]
     else:
         raise OptionError("give --base REF to measure, or --replay FILE to judge what was measured before")
     try:
         verdict = verdict_on(record)
     except (ValueError, KeyError) as error:
-        raise RecordError(f"{replay} cannot be judged ({error}): give what --json wrote, as it wrote it") from error
+        raise RecordError(
+            f"{replay} cannot be judged ({error}): give what ntp guard --out wrote, as it wrote it"
+        ) from error
     sys.stdout.write(terminal(record, verdict))
     if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
         _append(Path(summary_file), markdown(record, verdict))
@@ -131,7 +138,7 @@ def _guard_plan(ids: Sequence[str], model: str, threshold: float, budget_s: floa
     return plan_of(tuple(dict.fromkeys(case.id for case in cases)), threshold, budget_s)
 
 
-def _kept(records: "Generator[GuardRecord, None, None]", json_file: Path) -> "GuardRecord":
+def _kept(records: "Generator[GuardRecord, None, None]", out: Path) -> "GuardRecord":
     """The last of the records, each of which takes the place of the one before it on the disk."""
     from ntp.judge.guard import summary, verdict_on
     from ntp.measure.records import write_whole
@@ -140,10 +147,10 @@ def _kept(records: "Generator[GuardRecord, None, None]", json_file: Path) -> "Gu
     try:
         with closing(records):
             for record in records:
-                write_whole(json_file, record.text(summary(verdict_on(record))))
+                write_whole(out, record.text(summary(verdict_on(record))))
     except (KeyboardInterrupt, SystemExit):
         if record is not None:
-            tell(f"interrupted; what was measured is kept, ntp guard --replay {json_file} judges it")
+            tell(f"interrupted; what was measured is kept, ntp guard --replay {out} judges it")
         raise
     assert record is not None
     return record

@@ -9,7 +9,6 @@ import typer
 from ntp.case import Case, Runtime, StepConfig, Workload
 from ntp.cli_options import takes_case
 from ntp.console import tell_if_terminal, write
-from ntp.errors import WorkerFailed
 
 
 @takes_case(Workload, StepConfig, Runtime)
@@ -41,6 +40,8 @@ def profile(
     check_threads(case.runtime.threads)
     run = None
     for run in campaign(case, out, command=("ntp", *sys.argv[1:]), progress=tell_if_terminal):
+        if not run.measurements:  # an earlier profile is worth more than the news that there is none
+            raise run.failures[-1].error()
         write_whole(out / "profile.json", text_of(document_of(run)))
         write_whole(out / "profile.md", markdown(run))
     assert run is not None
@@ -51,4 +52,4 @@ def profile(
     write(terminal(run))
     write(f"Written: profile.md, profile.html and all that they show, in {out}")
     if run.failures:
-        raise WorkerFailed(run.failures[-1].message, run.failures[-1].stderr_tail)
+        raise run.failures[-1].error()

@@ -164,7 +164,7 @@ def _gate(base: "Run", head: "Run", format_: ComparisonFormat, threshold: float 
 
 def baseline(
     run: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that a sweep wrote.")],
-    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the baselines are kept.")] = Path(
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the baselines are kept.")] = Path(
         "reports/baselines"
     ),
 ) -> None:

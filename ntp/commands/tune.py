@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ntp.case import Case, Workload
-from ntp.cli_options import MAX_THREADS, seconds, takes_case
+from ntp.cli_options import MAX_THREADS, OrderSeedOption, seconds, takes_case
 from ntp.console import sigterm_as_exit, status_line, tell, write
 from ntp.errors import OptionError
 
@@ -51,10 +51,9 @@ def tune(
         int | None,
         typer.Option(metavar="SIZE", parser=memory_size, help="Of a process: 2GiB.", show_default="none"),
     ] = None,
-    search_seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the order of turns and trials.")] = 0,
-    json_file: Annotated[
-        Path,
-        typer.Option("--json", metavar="FILE", help="Keep every race there. If it is there already, go on from it."),
+    order_seed: OrderSeedOption = 0,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Keep every race there. If it is there already, go on from it.")
     ] = Path("reports/latest/tune.json"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever is in the file.")] = False,
 ) -> None:
@@ -85,7 +84,7 @@ def tune(
 
     default = Case.of({**options, "threads": threads or available_cpus().max_threads})
     check_threads(default.runtime.threads)
-    known = Tuning.load(json_file) if json_file.exists() and not fresh else None
+    known = Tuning.load(out) if out.exists() and not fresh else None
     with status_line() as progress, sigterm_as_exit():
         tuning = _kept(
             campaign(
@@ -93,22 +92,22 @@ def tune(
                 machine_levers(exact=exact, threads=threads),
                 budget_s=budget,
                 memory_limit_bytes=memory_limit,
-                seed=search_seed,
+                seed=order_seed,
                 command=("ntp", *sys.argv[1:]),
                 known=known,
                 progress=progress,
             ),
-            json_file,
+            out,
         )
     if tuning is None:
         raise OptionError(f"not one race fits into {budget:g} s: raise --budget")
     found = winner(tuning)
     cpus = cpus_for(found.case.runtime)
-    write_whole(json_file.with_suffix(".md"), markdown(tuning, found, cpus))
+    write_whole(out.with_suffix(".md"), markdown(tuning, found, cpus))
     write(terminal(tuning, found, cpus))
 
 
-def _kept(tunings: "Generator[Tuning, None, None]", json_file: Path) -> "Tuning | None":
+def _kept(tunings: "Generator[Tuning, None, None]", out: Path) -> "Tuning | None":
     """The last of the states, each of which takes the place of the one before it on the disk. Ctrl-C ends the search:
     what was found until then is the answer.
     """
@@ -118,9 +117,9 @@ def _kept(tunings: "Generator[Tuning, None, None]", json_file: Path) -> "Tuning 
     try:
         with closing(tunings):
             for tuning in tunings:
-                write_whole(json_file, tuning.model_dump_json(indent=None) + "\n")
+                write_whole(out, tuning.model_dump_json(indent=None) + "\n")
     except KeyboardInterrupt:
         if tuning is None:
             raise
-        tell(f"interrupted: this is the best so far; the same command goes on from {json_file}")
+        tell(f"interrupted: this is the best so far; the same command goes on from {out}")
     return tuning

@@ -37,5 +37,5 @@ def load_baselines(folder: Path) -> dict[Path, Run]:
         RecordError: the folder is not there, or a file in it that ends in .json is no run.
     """
     if not folder.is_dir():
-        raise RecordError(f"{folder} is no folder of baselines: ntp baseline RUN.json --dir {folder} makes one")
+        raise RecordError(f"{folder} is no folder of baselines: ntp baseline RUN.json --out {folder} makes one")
     return {path: Run.load(path) for path in sorted(folder.glob("*.json"))}

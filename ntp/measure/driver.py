@@ -158,7 +158,8 @@ class PipeWorker:
         try:
             message = json.loads(line)
             if "error" in message:
-                raise self._failed(str(message["error"]), Refused)
+                # The ntp of a guard's base may be older, and name no kind.
+                raise Refused(*self._told(str(message["error"])), kind=str(message.get("kind", "")))
             return answer.model_validate_json(json.dumps(message["ok"]))
         except (ValueError, KeyError, TypeError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(line[:80])
@@ -195,10 +196,14 @@ class PipeWorker:
         how = f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         return self._failed(f"{how} while {_ACTIVITY[do]}")
 
-    def _failed(self, what: str, kind: type[WorkerFailed] = WorkerFailed) -> WorkerFailed:
+    def _failed(self, what: str) -> WorkerFailed:
+        return WorkerFailed(*self._told(what))
+
+    def _told(self, what: str) -> tuple[str, str]:
+        """A message about the case, and what the worker wrote at last."""
         self._stderr.seek(0)
         tail = self._stderr.read().decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
-        return kind(f"{self.case.id}: {what}", "\n".join(tail))
+        return f"{self.case.id}: {what}", "\n".join(tail)
 
 
 class Sampling(Frozen):

@@ -157,7 +157,7 @@ class SideFailed(WorkerFailed):
     """One worker of a pair died, hung or refused."""
 
     def __init__(self, side: SideName, error: WorkerFailed) -> None:
-        super().__init__(f"{side}: {error}", error.stderr_tail)
+        super().__init__(f"{side}: {error}", error.stderr_tail, error.kind)
         self.side = side
 
 

@@ -1,6 +1,7 @@
 """What a worker and its parent say to each other: a JSON object a line, a request answered before the next is made.
 
-Requests are ``{"do": NAME, ...}``; answers are ``{"ok": {...}}`` or ``{"error": "one line"}``.
+Requests are ``{"do": NAME, ...}``; answers are ``{"ok": {...}}`` or ``{"error": "one line", "kind":
+"ModelError"}``, the kind empty where it is no error of ntp's own.
 """
 
 from typing import Protocol

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError, model_validator
 
 from ntp.case import Case, Frozen
-from ntp.errors import RecordError
+from ntp.errors import RecordError, WorkerFailed
 from ntp.measure.environment import Environment
 from ntp.measure.flame import Flame
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
@@ -127,6 +127,17 @@ class Failure(Frozen):
     case_id: str
     message: str
     stderr_tail: str = ""
+    kind: str = ""
+    """As of :class:`ntp.errors.WorkerFailed`."""
+
+    @classmethod
+    def of(cls, case_id: str, error: WorkerFailed) -> Self:
+        """The record of an error."""
+        return cls(case_id=case_id, message=str(error), stderr_tail=error.stderr_tail, kind=error.kind)
+
+    def error(self) -> WorkerFailed:
+        """The error again."""
+        return WorkerFailed(self.message, self.stderr_tail, self.kind)
 
 
 class Run(Frozen):
@@ -209,7 +220,7 @@ Record = TypeVar("Record", bound=Frozen)
 
 
 def read_versioned(path: Path, kind: type[Record], what: str, version: int, *, without: Sequence[str] = ()) -> Record:
-    """Read a record that is a JSON file of its own, as ``--json`` writes it.
+    """Read a record that is a JSON file of its own, as a command writes it with ``--out``.
 
     Args:
         path: the file.
@@ -229,13 +240,13 @@ def read_versioned(path: Path, kind: type[Record], what: str, version: int, *, w
             # Through JSON: strict as the file is, with its lists as tuples.
             return kind.model_validate_json(json.dumps(document))
     except OSError as error:
-        raise RecordError(f"{path} cannot be read ({error.strerror}): give what --json wrote") from error
+        raise RecordError(f"{path} cannot be read ({error.strerror}): give what --out wrote") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise RecordError(f"{path} is no {what}: {where}: {first['msg']}; give what --json wrote") from error
+        raise RecordError(f"{path} is no {what}: {where}: {first['msg']}; give what --out wrote") from error
     except ValueError as error:
-        raise RecordError(f"{path} is no text ({error}): give what --json wrote") from error
+        raise RecordError(f"{path} is no text ({error}): give what --out wrote") from error
     raise RecordError(f"{path} has schema version {found}, this ntp reads {version}: upgrade ntp")
 
 

@@ -181,7 +181,8 @@ def serve(holder: CaseHolder, requests: TextIO, answers: TextIO) -> None:
                 traceback.print_exception(error.__cause__)
             first_line = (str(error).strip() or "no message").splitlines()[0]
             message = first_line if known else f"{type(error).__name__}: {first_line}"
-            answers.write(json.dumps({"error": message}) + "\n")
+            kind = type(error).__name__ if known else ""
+            answers.write(json.dumps({"error": message, "kind": kind}) + "\n")
         else:
             answers.write(f'{{"ok": {answer.model_dump_json()}}}\n')
         answers.flush()

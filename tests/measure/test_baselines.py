@@ -62,7 +62,7 @@ def test_a_refused_run_leaves_the_old_baseline(make_measurement, make_run, tmp_p
 def test_folders_that_hold_none_or_are_not_there(tmp_path):
     (tmp_path / "notes.md").write_text("not a run")
     assert load_baselines(tmp_path) == {}
-    with pytest.raises(RecordError, match=r"none is no folder of baselines: ntp baseline RUN.json --dir .*none"):
+    with pytest.raises(RecordError, match=r"none is no folder of baselines: ntp baseline RUN.json --out .*none"):
         load_baselines(tmp_path / "none")
     (tmp_path / "notes.json").write_text(json.dumps({"benchmarks": []}))
     with pytest.raises(RecordError, match=r"notes\.json was not written by ntp"):

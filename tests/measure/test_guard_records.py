@@ -140,7 +140,7 @@ def test_what_is_written_is_json_that_others_can_read():
 def test_half_a_file_is_refused(file, record, share):
     whole = record.text(VERDICT).strip().encode()
     file.write_bytes(whole[: int(share * len(whole))])
-    assert refusal(file).endswith("give what --json wrote")
+    assert refusal(file).endswith("give what --out wrote")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_another_version_is_named_whatever_else_it_has(file, other):
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
-    assert refusal(tmp_path / "missing.json") == "cannot be read (No such file or directory): give what --json wrote"
+    assert refusal(tmp_path / "missing.json") == "cannot be read (No such file or directory): give what --out wrote"
     assert refusal(tmp_path).startswith("cannot be read (Is a directory)")
 
 

@@ -142,17 +142,17 @@ def test_where_nothing_can_be_pinned_nothing_is(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("request_", "error", "last_words"),
+    ("request_", "error", "kind", "last_words"),
     [
-        ({"do": "run", "steps": 2}, "no model for 2 steps", ""),  # the message says it all
-        ({"do": "run", "steps": 3}, "no model for 3 steps", "KeyError: 3\n"),
-        ({"do": "run", "steps": 13}, "RuntimeError: 13 is", "RuntimeError: 13 is\nunlucky\n"),
-        ({"do": "dance"}, "AttributeError: 'Holder' object has no attribute 'dance'", "'dance'\n"),
+        ({"do": "run", "steps": 2}, "no model for 2 steps", "ModelError", ""),  # the message says it all
+        ({"do": "run", "steps": 3}, "no model for 3 steps", "ModelError", "KeyError: 3\n"),
+        ({"do": "run", "steps": 13}, "RuntimeError: 13 is", "", "RuntimeError: 13 is\nunlucky\n"),
+        ({"do": "dance"}, "AttributeError: 'Holder' object has no attribute 'dance'", "", "'dance'\n"),
     ],
 )
-def test_an_error_is_an_answer_too_and_the_next_request_is_answered(request_, error, last_words, capsys):
+def test_an_error_is_an_answer_too_and_the_next_request_is_answered(request_, error, kind, last_words, capsys):
     ok = {"step_time_ns": [1, 2], "wall_time_ns": 3, "steady": False, "compiling_step_ns": []}
-    assert answers(request_, {"do": "warm_up"}) == [{"error": error}, {"ok": ok}]
+    assert answers(request_, {"do": "warm_up"}) == [{"error": error, "kind": kind}, {"ok": ok}]
     told = capsys.readouterr().err
     assert ("Traceback" in told) == bool(last_words)
     assert told.endswith(last_words)
