@@ -12,6 +12,7 @@ import ntp
 from ntp import cli, exit_status
 from ntp.case import Case, Runtime, StepConfig, Workload
 from ntp.errors import NtpError, WorkerFailed
+from ntp.judge.disturbance import Spreads
 from ntp.measure.cpus import available_cpus
 from ntp.measure.records import Failure, Run
 from ntp.measure.runfile import document_of, text_of
@@ -240,10 +241,10 @@ def test_report_refuses_in_one_line(tmp_path, capsys):
 
 def test_doctor_says_what_the_machine_is(run, make_peaks, monkeypatch):
     monkeypatch.setattr("ntp.measure.roofline.measure_peaks", lambda *_, **__: make_peaks(fp32=123))
-    monkeypatch.setattr("ntp.commands.doctor._spread", lambda: 0.021)
+    monkeypatch.setattr("ntp.campaign.disturbance.spreads", lambda *_, **__: Spreads(quiet=0.021, plain=0.02))
     result = run("doctor")
     assert (result.status, result.err) == (0, "")
-    assert result.out.startswith("Step times vary by 2.1% here")
+    assert result.out.startswith("Step times vary by about 2.1% here.")
     assert "Machine fingerprint" in result.out
     assert "torch" in result.out
     assert "123 GFLOP/s" in result.out
@@ -254,7 +255,7 @@ def test_doctor_without_peaks_says_so_and_tells_the_rest(run, monkeypatch):
         raise WorkerFailed("the probe was killed")
 
     monkeypatch.setattr("ntp.measure.roofline.measure_peaks", fail)
-    monkeypatch.setattr("ntp.commands.doctor._spread", fail)
+    monkeypatch.setattr("ntp.campaign.disturbance.spreads", fail)
     result = run("doctor")
     told = "ntp: no step could be timed: the probe was killed\nntp: no peaks: the probe was killed\n"
     assert (result.status, result.err) == (0, told)

@@ -33,10 +33,12 @@ def doctor(
 ) -> None:
     """Say what this machine is, what makes its timings noisy, and what can be done about it.
 
-    Its peaks, of matrix products and memory, are measured the first time (a
-    quarter of a minute) and kept in the user's cache. With --calibrate, each
-    case is measured in several fresh processes instead (8 s a process, about)
-    and their spread is kept there: what runs are compared by with a baseline.
+    Times a small step in ntp's quiet runtime, and in that of a plain process,
+    for a quarter of a minute. The machine's peaks, of matrix products and
+    memory, are measured the first time (as long again) and kept in the user's
+    cache. With --calibrate, each case is measured in several fresh processes
+    instead (8 s a process, about) and their spread is kept there: what runs
+    are compared by with a baseline.
 
     For example:
 
@@ -55,6 +57,7 @@ def doctor(
 
 
 def _examine(refresh: bool) -> None:
+    from ntp.campaign.disturbance import spreads
     from ntp.measure.cpus import available_cpus
     from ntp.measure.doctor import examine
     from ntp.measure.roofline import measure_peaks
@@ -63,34 +66,19 @@ def _examine(refresh: bool) -> None:
 
     tell_if_terminal("looking at the machine for a second, and at torch")
     environment = examine()
-    tell_if_terminal("timing a small training step for two seconds")
+    most = available_cpus().max_threads
     try:
-        spread = _spread()
+        varying = spreads(most, progress=tell_if_terminal)
     except WorkerFailed as exc:
         tell(f"no step could be timed: {one_line(str(exc))}")
-        spread = None
-    threads = dict.fromkeys((1, available_cpus().max_threads))
+        varying = None
+    threads = list(dict.fromkeys((1, most)))
     try:
-        peaks = measure_peaks(list(threads), refresh=refresh, software=environment.software, progress=tell_if_terminal)
+        peaks = measure_peaks(threads, refresh=refresh, software=environment.software, progress=tell_if_terminal)
     except WorkerFailed as exc:
         tell(f"no peaks: {one_line(str(exc))}")
         peaks = None
-    sys.stdout.write(render(environment, warnings_about(environment), peaks, spread))
-
-
-def _spread() -> float:
-    """By how much a small step varies: its 95th percentile over its median, less one.
-
-    Raises:
-        WorkerFailed: it cannot be run.
-    """
-    from ntp.judge.statistics import quantile
-    from ntp.measure.driver import PipeWorker, Sampling, measure
-
-    case = Case.of({"batch_size": 8, "seq_len": 64, "threads": 1})
-    with PipeWorker(case) as worker:
-        samples = measure(case, worker, Sampling(time_s=2.0)).samples_ns
-    return quantile(samples, 0.95) / quantile(samples, 0.5) - 1
+    sys.stdout.write(render(environment, warnings_about(environment), peaks, varying))
 
 
 def _calibrate(wanted: Sequence[str], runs: int | None) -> None:

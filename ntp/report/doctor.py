@@ -1,13 +1,14 @@
 """What a machine is, what makes its timings noisy, and what can be done about it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tabulate import tabulate
 
+from ntp.judge.disturbance import Spreads, likeliest
 from ntp.measure.environment import Environment
 from ntp.measure.peaks import MachinePeaks
 from ntp.measure.warnings import MeasurementWarning
-from ntp.report.facts import hardware_facts, peak_facts, process_facts, software_facts
+from ntp.report.facts import Fact, hardware_facts, peak_facts, process_facts, software_facts
 from ntp.report.sentences import machine_lines
 from ntp.report.terminal import wrapped
 
@@ -16,30 +17,52 @@ def doctor(
     environment: Environment,
     warnings: Sequence[MeasurementWarning],
     peaks: MachinePeaks | None = None,
-    spread: float | None = None,
+    spreads: Spreads | None = None,
 ) -> str:
-    """The answer first, then advice, then the machine's peaks and the environment as tables.
-
-    ``spread`` is by how much a small step varied here: its 95th percentile over its median, less one.
-    """
-    answer = "" if spread is None else f"Step times vary by {spread:.1%} here (one step in twenty, over the median). "
-    if warnings:
-        answer += f"{len(warnings)} thing{'s' if len(warnings) > 1 else ''} here will disturb timings:"
-    else:
-        answer += "Nothing seen here that would disturb timings."
+    """The answer first, then advice, then how much steps vary, the machine's peaks and the environment as tables."""
     advice = [
         "\n".join((wrapped(f"- {each.kind}: {each.message}", "  "), wrapped(each.advice, "    ", first="  > ")))
         for each in warnings
     ]
     advice += [wrapped(f"- {line}", "  ") for line in machine_lines(peaks)]
     facts = (
+        *_spread_facts(spreads),
         *(peak_facts(peaks) if peaks else ()),
         *hardware_facts(environment.machine),
         *software_facts(environment.software),
         *process_facts(environment.process),
     )
     rows = [(name, line) for name, text in facts if text for name, line in _lines(name, text)]
-    return "\n".join((answer, *advice, "", tabulate(rows, tablefmt="plain", disable_numparse=True))) + "\n"
+    answer = [wrapped(_answer(spreads, warnings), "")]
+    if warnings:
+        answer += ["", f"{len(warnings)} thing{'s' if len(warnings) > 1 else ''} to know, and what to do:"]
+    return "\n".join((*answer, *advice, "", tabulate(rows, tablefmt="plain", disable_numparse=True))) + "\n"
+
+
+def _answer(spreads: Spreads | None, warnings: Sequence[MeasurementWarning]) -> str:
+    """How much timings vary, and why most of all."""
+    said = []
+    if spreads:
+        said.append(f"Step times vary by about {spreads.quiet:.1%} here.")
+    if spreads and spreads.plain_is_louder:
+        said.append(
+            "The loudest cause is the runtime, where it is left as it comes: they vary by "
+            f"{spreads.plain:.1%} then. ntp's workers are protected from it, your own training is not."
+        )
+        cause = "What is left"
+    else:
+        cause = "The likeliest cause"
+    outside = likeliest(warnings)
+    if outside:
+        said.append(f"{cause}: {outside.message}.")
+    elif not (spreads and spreads.plain_is_louder):
+        said.append("Nothing was seen that disturbs timings.")
+    return " ".join(said)
+
+
+def _spread_facts(spreads: Spreads | None) -> Iterator[Fact]:
+    if spreads is not None:
+        yield "Slowest step in 20", f"{spreads.quiet:.1%} slower than the typical one; {spreads.plain:.1%} left alone"
 
 
 def _lines(name: str, text: str) -> list[tuple[str, str]]:

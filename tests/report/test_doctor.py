@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ntp.judge.disturbance import Spreads
 from ntp.measure.environment import Environment, Machine, Process, Software
 from ntp.measure.warnings import MeasurementWarning
 from ntp.report.doctor import doctor
@@ -10,20 +11,37 @@ from ntp.report.doctor import doctor
 NOTHING_KNOWN = Environment(machine=Machine(), software=Software(), process=Process())
 
 
+SHARED = MeasurementWarning(kind="virtual-machine", message="CPUs are shared", advice="believe ratios")
+
+
+def first_lines(*arguments, **options):
+    """What comes before the advice and the table, as one line."""
+    return " ".join(doctor(NOTHING_KNOWN, *arguments, **options).split("\n\n")[0].split())
+
+
 def test_nothing_wrong_is_said_first():
-    assert doctor(NOTHING_KNOWN, ()).startswith("Nothing seen here that would disturb timings.\n")
+    assert first_lines(()) == "Nothing was seen that disturbs timings."
+    assert first_lines((), spreads=Spreads(0.0214, 0.03)) == (
+        "Step times vary by about 2.1% here. Nothing was seen that disturbs timings."
+    )
 
 
-def test_how_much_timings_vary_is_the_answer():
-    text = doctor(NOTHING_KNOWN, (), spread=0.0214)
-    assert text.startswith("Step times vary by 2.1% here (one step in twenty, over the median). Nothing seen")
+def test_how_much_timings_vary_and_why_is_the_answer():
+    assert first_lines((SHARED,)) == "The likeliest cause: CPUs are shared."
+    assert first_lines((SHARED,), spreads=Spreads(0.02, 0.02)) == (
+        "Step times vary by about 2.0% here. The likeliest cause: CPUs are shared."
+    )
+    louder = first_lines((SHARED,), spreads=Spreads(0.02, 0.09))
+    assert "The loudest cause is the runtime, where it is left as it comes: they vary by 9.0% then." in louder
+    assert louder.endswith("What is left: CPUs are shared.")
+    assert "2.0% slower than the typical one; 9.0% left alone" in doctor(NOTHING_KNOWN, (), spreads=Spreads(0.02, 0.09))
 
 
 def test_advice_comes_before_the_table():
     environment = NOTHING_KNOWN.model_copy(update={"machine": Machine(cpu_model="Example CPU", smt=False)})
     warning = MeasurementWarning(kind="throttled", message="held back", advice="raise the quota")
     lines = doctor(environment, (warning, warning)).splitlines()
-    assert lines[:3] == ["2 things here will disturb timings:", "- throttled: held back", "  > raise the quota"]
+    assert lines[2:5] == ["2 things to know, and what to do:", "- throttled: held back", "  > raise the quota"]
     assert any(line.split("  ")[0] == "CPU" and line.endswith("Example CPU") for line in lines)
 
 
