@@ -1,0 +1,99 @@
+"""Every command of the README, run one after the other in a clone of the repository, each made short.
+
+Not collected unless it is named: ``pytest tests/readme_commands.py``, as ``tox run -e readme`` does. It takes minutes.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+FEW_SAMPLES = "--ntp-sample-time 0.1 --ntp-min-samples 10"
+SMALL = "--batch-size 2 --seq-len 8"
+
+
+class Rule(NamedTuple):
+    """How a command is made short: options that come after its own, and beat them."""
+
+    start: str
+    added: str = ""
+    statuses: tuple[int, ...] = (0,)
+
+
+JUDGED = (0, 1, 3, 4)
+"""So little is measured that any verdict may come out, not comparable too. None of them is an error."""
+
+RULES = (
+    Rule("pytest --benchmark-only bench/bench_scaling.py", f"{FEW_SAMPLES} -k b4-s128"),
+    Rule("pytest --benchmark-only bench/bench_train_step.py", f"{FEW_SAMPLES} -k b8-s64-t1"),
+    Rule("pytest --benchmark-only --ntp-model", f"{FEW_SAMPLES} -k b8-s64-t1"),
+    Rule("pytest --benchmark-only --ntp-baseline", f"{FEW_SAMPLES} -k b8-s64", JUDGED),
+    Rule("pytest --benchmark-only", f"{FEW_SAMPLES} -k b8-s64"),
+    Rule("ntp guard --replay", statuses=JUDGED),
+    Rule("ntp guard", "--budget 15s --cases simple-b2-s4-t1", JUDGED),
+    Rule("ntp doctor --calibrate", "--runs 2"),
+    Rule("ntp profile", SMALL),
+    Rule("ntp tune", f"{SMALL} --threads 1 --budget 45s --fresh"),
+    Rule("ntp train --checkpoint", f"{SMALL} --steps 20"),
+    Rule("ntp predict"),
+    Rule("ntp train"),
+    Rule("ntp compare"),
+    Rule("ntp baseline"),
+)
+
+ELSEWHERE = re.compile(r"python3 -m venv|\.venv/bin/pip install|\.venv/bin/tox run")
+"""What whoever runs this has just done."""
+
+
+def readme_commands() -> list[str]:
+    """The commands in their order, those that are joined by ``&&`` one by one."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    parts = [part.strip() for line in lines for part in line.split("&&") if part.strip()]
+    return [part.removeprefix(".venv/bin/") for part in parts if not ELSEWHERE.match(part)]
+
+
+def rule_of(command: str) -> Rule:
+    """The first rule that fits.
+
+    Raises:
+        LookupError: there is none.
+    """
+    for rule in RULES:
+        if command.startswith(rule.start):
+            return rule
+    raise LookupError(f"{command}: say in {Path(__file__).name} how it is made short")
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory):
+    """A clone as a user has it, with the branch and the tag that the README speaks of, and a cache of its own."""
+    path = tmp_path_factory.mktemp("readme") / "ntp"
+    subprocess.run(["git", "clone", "--quiet", ROOT, path], check=True)
+    for command in (["tag", "v1.2"], ["checkout", "--quiet", "-B", "main"]):
+        subprocess.run(["git", *command], cwd=path, check=True)
+    return path
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_it_runs(command, clone):
+    rule = rule_of(command)
+    words, arrow, file = command.partition(" > ")
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "XDG_CACHE_HOME": str(clone.parent / "cache"),
+    }
+    line = f"{words} {rule.added}{arrow}{file}"
+    done = subprocess.run(["bash", "-c", line], cwd=clone, env=environment, capture_output=True, text=True)
+    assert done.returncode in rule.statuses, f"{line}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    assert "Traceback" not in done.stderr
+
+
+def test_no_rule_is_without_a_command():
+    assert {rule_of(command) for command in readme_commands()} == set(RULES)
