@@ -195,7 +195,7 @@ class Sweep:
         """Write run.json and the reports made from it. Ends the session when they cannot be written.
 
         Args:
-            page: the web page, too, which takes a second or two to draw.
+            page: the charts, too, and the web page, which take some seconds to draw.
         """
         from ntp.report import text  # here, so that a pytest without benchmarks need not wait for it
 
@@ -205,9 +205,15 @@ class Sweep:
             write_whole(self.report_dir / "report.md", text.markdown(run))
             write_whole(self.report_dir / "report.csv", text.csv(run))
             if page:
-                from ntp.report import html
+                from ntp.report import html, sweep_charts
 
                 write_whole(self.report_dir / "report.html", html.page(run))
+                pictures = sweep_charts.pictures(run)
+                for name, picture in pictures.items():
+                    write_whole(self.report_dir / name, picture)
+                for name in {f"{name}.svg" for name in text.PICTURES} - pictures.keys():  # of a sweep before this one
+                    (self.report_dir / name).unlink(missing_ok=True)
+                write_whole(self.report_dir / "report.md", text.markdown(run, pictures))
         except RecordError as error:
             pytest.exit(f"ntp: {error.explained()}", returncode=5)
 

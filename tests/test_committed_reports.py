@@ -9,7 +9,7 @@ from ntp.judge.compare import Column, compare
 from ntp.judge.tuning import winner
 from ntp.measure.records import Run
 from ntp.measure.tuning_records import Tuning
-from ntp.report import comparison, profile, text, tuning
+from ntp.report import comparison, profile, sweep_charts, text, tuning
 
 REPORTS = Path(__file__).parent.parent / "reports"
 COMMITTED = [folder for folder in REPORTS.iterdir() if folder.name not in {"latest", "glibc", "gpt2", "profile"}]
@@ -23,8 +23,12 @@ def words(svg: str) -> list[str]:
 @pytest.mark.parametrize("path", sorted(p for f in COMMITTED for p in f.glob("report.md")), ids=lambda p: p.parent.name)
 def test_a_sweep_and_its_reports(path):
     run = Run.load(path.with_name("run.json"))
-    assert path.read_text() == text.markdown(run)
+    pictures = sweep_charts.pictures(run)
+    assert path.read_text() == text.markdown(run, pictures)
     assert path.with_name("report.csv").read_text() == text.csv(run)
+    assert {file.name for file in path.parent.glob("*.svg")} == pictures.keys()
+    for name, picture in pictures.items():
+        assert words(path.with_name(name).read_text()) == words(picture)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The pytest side, with sweeps in a pytest of their own and workers that need no process."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -142,6 +143,10 @@ def test_a_sweep_writes_a_run_and_its_reports(sweep, pytester):
     for name in ("report.md", "report.csv"):
         text = (pytester.path / "reports/latest" / name).read_text()
         assert all(case_id in text for case_id in ids)
+    text = (pytester.path / "reports/latest/report.md").read_text()
+    shown = set(re.findall(r"\]\((\w+\.svg)\)", text))
+    assert shown == {path.name for path in (pytester.path / "reports/latest").glob("*.svg")}
+    assert "throughput.svg" in shown
     result.stdout.fnmatch_lines(["*3 cases, about*", "*simple-b8-s64-t1*"])
 
 

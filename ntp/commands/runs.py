@@ -50,9 +50,12 @@ def report(
         flames = drawings((each.observations.flame for each in loaded.measurements), run.parent)
         sys.stdout.write(page(loaded, flames))
         return
-    from ntp.report.text import FORMATS
+    from ntp.report.text import FORMATS, markdown
 
-    sys.stdout.write(FORMATS[format_.value](loaded))
+    if format_ is ReportFormat.MARKDOWN:
+        sys.stdout.write(markdown(loaded, [path.name for path in run.parent.glob("*.svg")]))
+    else:
+        sys.stdout.write(FORMATS[format_.value](loaded))
 
 
 class ComparisonFormat(StrEnum):

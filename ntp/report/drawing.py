@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import altair as alt
+from altair.typing import ChartType
 
 from ntp.measure.observations import BETWEEN_PHASES
 from ntp.report.placing import ROW_PX, SWATCH_PX, TEXT_PX, WIDTH, Label, printable, shortened
@@ -176,7 +177,7 @@ def _lines(note: str) -> list[str]:
     return textwrap.wrap(printable(note), width=int(WIDTH / TEXT_PX * 2), max_lines=2, placeholder=" …")
 
 
-def svg(chart: alt.LayerChart) -> str:
+def svg(chart: ChartType) -> str:
     """The chart as an SVG document. The same chart gives the same text."""
     file = io.StringIO()
     chart.save(file, format="svg")

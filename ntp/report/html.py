@@ -5,7 +5,6 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ntp.judge.bottleneck import step_point
 from ntp.judge.compare import ComparedRow, Comparison
 from ntp.measure.records import Measurement, Run
 from ntp.measure.warnings import warnings_of
@@ -14,6 +13,7 @@ from ntp.report.comparison import BEST, headers, notes, ratio_cells
 from ntp.report.comparison import answer as answer_of_comparison
 from ntp.report.comparison import csv as comparison_csv
 from ntp.report.facts import Fact, hardware_facts, process_facts, software_facts
+from ntp.report.markdown import PICTURES
 from ntp.report.sentences import WHY_PHASES, answer, failure_message, grouped, machine_lines, time_line, why_shares
 from ntp.report.tables import StepRow, Tables, WhyRow, surroundings, tables_of
 from ntp.report.text import csv
@@ -57,7 +57,7 @@ def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
         answer=list(answer(run, tables, str)),
         warnings=grouped(tables),
         machine_lines=list(machine_lines(run.peaks)),
-        figures=list(_figures(run, tables, whole)),
+        figures=list(_figures(run, tables)),
         step_headers=STEP_HEADERS,
         steps=[
             _step_view(row, why.get(row.case), each, flames or {})
@@ -79,25 +79,9 @@ def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
     )
 
 
-def _figures(run: Run, tables: Tables, whole: Sequence[Measurement]) -> Iterator[Figure]:
-    drawn = list(sweep_charts.charts_of(tables.steps, whole))
-    phases = [(each.case.id, each.observations.phases) for each in whole if each.observations.phases]
-    if phases:
-        drawn.append(("Phases of a step", charts.phase_shares([(name, times) for name, times in phases if times])))
-    if run.peaks:
-        points = [
-            (each.case.id, point)
-            for each in whole
-            if (point := step_point(each, run.peaks.at(each.case.runtime.threads)))
-            and point.intensity_flops_per_byte is not None
-        ]
-        if points:
-            drawn.append(("Roofline", charts.roofline(run.peaks, points)))
-    memory = [(each.case.id, each.observations.memory) for each in whole if each.observations.memory]
-    if memory:
-        drawn.append(("Memory", charts.peak_compositions([(name, seen) for name, seen in memory if seen])))
-    for number, (title, chart) in enumerate(drawn):
-        yield figure(f"sweep-{number}", title, chart)
+def _figures(run: Run, tables: Tables) -> Iterator[Figure]:
+    for name, chart in sweep_charts.charts_of(run, tables).items():
+        yield figure(f"sweep-{name}", PICTURES[name], chart)
 
 
 def _step_view(row: StepRow, why: WhyRow | None, measurement: Measurement, flames: Mapping[str, str]) -> CaseView:

@@ -1,7 +1,7 @@
 """A run as Markdown, as GitHub renders it: for a pull request, a README, an archive."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ntp.measure.environment import Git, Machine, Software
 from ntp.measure.records import Failure, Run
@@ -41,14 +41,33 @@ _HOW_TO_READ = """\
 """
 
 
-def markdown(run: Run) -> str:
-    """All that a run says: the answer, the tables, what failed, what casts doubt, the machine, how to read it."""
+PICTURES = {
+    "throughput": "Tokens a second",
+    "scaling": "Thread scaling",
+    "samples": "Step times",
+    "faults": "Page faults",
+    "phases": "Phases of a step",
+    "roofline": "Roofline",
+    "memory": "Memory",
+}
+"""What the charts of a sweep show, by their names."""
+
+
+def markdown(run: Run, pictures: Collection[str] = ()) -> str:
+    """All that a run says: the answer, the tables, what failed, what casts doubt, the machine, how to read it.
+
+    Args:
+        run: what was measured.
+        pictures: the names of the files that lie beside the report; it shows those that are of a sweep's charts.
+    """
     tables = tables_of(run)
+    shown = [f"![{title}]({name}.svg)" for name, title in PICTURES.items() if f"{name}.svg" in pictures]
     sections = [
         f"# Training step times, {prose(run.started)}",
         "\n\n".join(f"**{line}**" for line in answer(run, tables, code)),
         _steps(tables),
         _why(tables),
+        "\n\n".join(("## In pictures", *shown)) if shown else "",
         _growths(tables),
         _parts(tables),
         _failures(run.failures),

@@ -4,19 +4,22 @@ They are interactive on a web page, and the same specs draw as SVG and PNG.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import altair as alt
 from altair.typing import ChartType
 
 from ntp.case import Case
+from ntp.judge.bottleneck import step_point
 from ntp.judge.compare import Comparison
 from ntp.judge.statistics import quantile
-from ntp.measure.records import Measurement
-from ntp.report.drawing import BLUE, GREY, INK, LOOK, PALETTE, VERMILLION, chart_of
+from ntp.measure.peaks import MachinePeaks, RooflinePoint
+from ntp.measure.records import Measurement, Run
+from ntp.report.charts import peak_compositions, phase_shares, roofline
+from ntp.report.drawing import BLUE, GREY, INK, LOOK, PALETTE, VERMILLION, chart_of, svg
 from ntp.report.placing import WIDTH, printable, shortened
-from ntp.report.tables import StepRow
+from ntp.report.tables import StepRow, Tables, tables_of
 from ntp.report.units import duration, ratio, share, significant
 
 _CELL_PX = (110, 46)
@@ -219,13 +222,35 @@ def _finished(chart: ChartType, title: str, *notes: str) -> ChartType:
     return finished
 
 
-def charts_of(rows: Sequence[StepRow], measurements: Iterable[Measurement]) -> Iterator[tuple[str, ChartType]]:
-    """The charts that the cases of a sweep have, by what they show. Those that would show nothing are left out."""
-    whole = [each for each in measurements if each.case.workload.part == "step"]
+def charts_of(run: Run, tables: Tables) -> dict[str, ChartType]:
+    """The charts of a sweep by their names, in :data:`~ntp.report.markdown.PICTURES`' order. Those that would show
+    nothing are left out.
+    """
+    rows, whole = tables.steps, [each for each in run.measurements if each.case.workload.part == "step"]
+    drawn: dict[str, ChartType] = {}
     if rows:
-        yield "Tokens a second", throughput(rows)
+        drawn["throughput"] = throughput(rows)
         if any(row.case.runtime.threads > 1 and row.speed_up is not None for row in rows):
-            yield "Thread scaling", scaling(rows)
-        yield "Step times", samples(whole)
+            drawn["scaling"] = scaling(rows)
+        drawn["samples"] = samples(whole)
         if any(row.minor_page_faults_per_step for row in rows):
-            yield "Page faults", page_faults(rows)
+            drawn["faults"] = page_faults(rows)
+    if phases := [(each.case.id, times) for each in whole if (times := each.observations.phases)]:
+        drawn["phases"] = phase_shares(phases)
+    if run.peaks and (points := list(_points(run.peaks, whole))):
+        drawn["roofline"] = roofline(run.peaks, points)
+    if memory := [(each.case.id, seen) for each in whole if (seen := each.observations.memory)]:
+        drawn["memory"] = peak_compositions(memory)
+    return drawn
+
+
+def _points(peaks: MachinePeaks, whole: Sequence[Measurement]) -> Iterator[tuple[str, RooflinePoint]]:
+    for each in whole:
+        point = step_point(each, peaks.at(each.case.runtime.threads))
+        if point and point.intensity_flops_per_byte is not None:
+            yield each.case.id, point
+
+
+def pictures(run: Run) -> dict[str, str]:
+    """The charts of a sweep as SVG, by the names of their files."""
+    return {f"{name}.svg": svg(chart) for name, chart in charts_of(run, tables_of(run)).items()}

@@ -6,11 +6,11 @@ import json as json_format
 from collections.abc import Callable
 
 from ntp.measure.records import Run
-from ntp.report.markdown import markdown
+from ntp.report.markdown import PICTURES, markdown
 from ntp.report.tables import COLUMNS, records_of, surroundings, tables_of
 from ntp.report.terminal import terminal
 
-__all__ = ["FORMATS", "csv", "json", "markdown", "terminal"]
+__all__ = ["FORMATS", "PICTURES", "csv", "json", "markdown", "terminal"]
 
 
 def csv(run: Run) -> str:
@@ -48,4 +48,4 @@ def json(run: Run) -> str:
 
 
 FORMATS: dict[str, Callable[[Run], str]] = {"markdown": markdown, "csv": csv, "json": json}
-"""What ``ntp report --format`` can write."""
+"""What ``ntp report --format`` can write, besides web pages."""

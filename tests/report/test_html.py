@@ -11,7 +11,8 @@ from ntp.judge.compare import Column, compare
 from ntp.measure.flame import Flame, drawings
 from ntp.measure.records import Failure
 from ntp.report.html import comparison_page, page
-from ntp.report.sweep_charts import charts_of, family
+from ntp.report.markdown import PICTURES, markdown
+from ntp.report.sweep_charts import charts_of, family, pictures
 from ntp.report.tables import tables_of
 from ntp.report.web import _library
 
@@ -75,9 +76,18 @@ def test_an_empty_run_and_one_that_failed(make_run):
 
 def test_charts_are_drawn_of_what_there_is_alone(make_measurement, make_run):
     run = make_run(make_measurement("simple-b8-s64-t1", minor_page_faults=0))
-    titles = [title for title, _ in charts_of(tables_of(run).steps, run.measurements)]
-    assert titles == ["Tokens a second", "Step times"]
-    assert list(charts_of((), ())) == []
+    assert list(charts_of(run, tables_of(run))) == ["throughput", "samples"]
+    assert charts_of(make_run(), tables_of(make_run())) == {}
+
+
+def test_the_same_charts_are_pictures_of_the_text(sweep):
+    drawn = pictures(sweep)
+    assert list(drawn) == [f"{name}.svg" for name in PICTURES]  # this sweep has them all
+    assert all(svg.startswith('<svg role="img" aria-label="') for svg in drawn.values())
+    assert "## In pictures" not in markdown(sweep)
+    text = markdown(sweep, ["phases.svg", "flame.svg", "throughput.svg"])
+    assert "## In pictures\n\n![Tokens a second](throughput.svg)\n\n![Phases of a step](phases.svg)\n\n" in text
+    assert "flame.svg" not in text
 
 
 def test_every_chart_says_what_it_shows(sweep):
