@@ -212,7 +212,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for line in text.terminal(sweep.run()[1]).split("\n"):
             terminalreporter.write_line(line)
         folder = os.path.relpath(sweep.report_dir)
-        terminalreporter.write_line(f"Written: run.json, report.html, report.md with its charts, report.csv in {folder}")
+        terminalreporter.write_line(
+            f"Written: run.json, report.html, report.md with its charts, report.csv in {folder}"
+        )
     if sweep and sweep.verdict_text:
         terminalreporter.section("ntp baseline")
         for line in sweep.verdict_text.splitlines():

@@ -3,9 +3,10 @@
 They are interactive on a web page, and the same specs draw as SVG and PNG.
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 from altair.typing import ChartType
@@ -22,7 +23,7 @@ from ntp.report.placing import WIDTH, printable, shortened
 from ntp.report.tables import StepRow, Tables, tables_of
 from ntp.report.units import duration, ratio, share, significant
 
-_CELL_PX = (110, 46)
+_CELL_PX = (110, 40)
 """Of the heat map: wide and high."""
 
 _SAMPLES_PX = 44
@@ -42,36 +43,43 @@ def _threads(case: Case) -> str:
 
 
 def throughput(rows: Sequence[StepRow]) -> ChartType:
-    """A heat map of tokens/s over batch size and sequence length, one for each thread count and kind of case."""
+    """A heat map of tokens/s over batch size and sequence length, one for each thread count."""
     rates = [row.tokens_per_s.value for row in rows]
-    middle = (min(rates) + max(rates)) / 2
-    cells = chart_of(*(_cell(row) for row in rows)).encode(
-        alt.X("length:O").title("sequence length").axis(labelAngle=0), alt.Y("batch:O").title("batch size").sort(None)
+    low, high = min(rates), max(rates)
+    # Where one is ten times another, all others would have the colour of the slowest.
+    scale: Literal["linear", "log"] = "linear" if high < 10 * low else "log"
+    middle = (low + high) / 2 if scale == "linear" else math.sqrt(low * high)
+    kinds = list(dict.fromkeys(family(row.case) for row in rows))
+    # A case that was measured twice has one cell.
+    once = sorted(
+        {row.case: row for row in rows}.values(),
+        key=lambda row: (kinds.index(family(row.case)), row.case.workload.batch_size),
     )
-    fill = alt.Color("rate:Q").scale(scheme="viridis").legend(title="tokens/s", format="~s")
+    batches = alt.Y("batch:N").sort(None).axis(labelLimit=300)
+    batches = batches.title("batch size") if len(kinds) == 1 else batches.title(None)
+    cells = chart_of(*(_cell(row, kind=len(kinds) > 1) for row in once)).encode(
+        alt.X("length:O").title("sequence length").axis(labelAngle=0), batches
+    )
+    fill = alt.Color("rate:Q").scale(scheme="viridis", type=scale).legend(title="tokens/s", format="~s")
     tips = [alt.Tooltip(f"{name}:N") for name in ("case", "tokens/s", "interval", "step time")]
     # Viridis is dark at its low end and light at its high one.
     ink = alt.condition(f"datum.rate > {middle}", alt.value("black"), alt.value("white"))
     layers = alt.layer(
         cells.mark_rect(stroke="white").encode(fill, tooltip=tips), cells.mark_text().encode(text="label:N", color=ink)
     ).properties(width=alt.Step(_CELL_PX[0]), height=alt.Step(_CELL_PX[1]))
-    several = len({family(row.case) for row in rows}) > 1
-    beside = alt.Header(labelAngle=0, labelAlign="left", labelLimit=260)
-    kinds = alt.Row("kind:N").title(None).sort(None).header(beside) if several else alt.Undefined
     best = max(rows, key=lambda row: row.tokens_per_s.value)
     return _finished(
-        layers.facet(column=alt.Column("threads:N").title(None).sort(None), row=kinds),
-        f"Up to {significant(max(rates))} tokens/s, with {best.case.id}",
+        layers.facet(column=alt.Column("threads:N").title(None).sort(None)),
+        f"Up to {significant(high)} tokens/s, with {best.case.id}",
     )
 
 
-def _cell(row: StepRow) -> dict[str, Any]:
+def _cell(row: StepRow, *, kind: bool) -> dict[str, Any]:
     rate, workload = row.tokens_per_s, row.case.workload
     return {
         "length": workload.seq_len,
-        "batch": workload.batch_size,
+        "batch": f"{family(row.case)}, batch {workload.batch_size}" if kind else str(workload.batch_size),
         "threads": _threads(row.case),
-        "kind": family(row.case),
         "rate": rate.value,
         "label": significant(rate.value),
         "case": row.case.id,
@@ -163,7 +171,7 @@ def page_faults(rows: Sequence[StepRow]) -> ChartType:
                 "faults": row.minor_page_faults_per_step,
                 "text": significant(row.minor_page_faults_per_step),
             }
-            for row in rows
+            for row in {row.case: row for row in rows}.values()  # one bar for a case that was measured twice
         )
     ).encode(
         alt.X("faults:Q").title("minor page faults a step").scale(domain=[0, max(1.0, most) * 1.12], nice=False),
