@@ -12,7 +12,9 @@ from ntp.measure.tuning_records import Tuning
 from ntp.report import comparison, profile, sweep_charts, text, tuning
 
 REPORTS = Path(__file__).parent.parent / "reports"
-COMMITTED = [folder for folder in REPORTS.iterdir() if folder.name not in {"latest", "glibc", "gpt2", "profile"}]
+COMMITTED = [
+    folder for folder in REPORTS.iterdir() if folder.name not in {"latest", "glibc", "gpt2", "profile", "baselines"}
+]
 
 
 def words(svg: str) -> list[str]:
@@ -56,3 +58,29 @@ def test_a_search(path):
     text = path.with_suffix(".md").read_text()
     cpus = [int(cpu) for cpu in "".join(re.findall(r"taskset -c ([\d,]+)", text)).split(",") if cpu]
     assert text == tuning.markdown(search, found, cpus)
+
+
+INDEX = re.findall(
+    r"^\| \[([\w-]+)\]\((\S+)\) \| .*? \| (\S+), (.*?) \| ", (REPORTS / "README.md").read_text(), re.MULTILINE
+)
+
+
+def test_the_index_has_every_report():
+    assert sorted(folder for folder, *_ in INDEX) == sorted(folder.name for folder in COMMITTED if folder.is_dir())
+
+
+@pytest.mark.parametrize(("folder", "page", "day", "machine"), INDEX, ids=[folder for folder, *_ in INDEX])
+def test_the_index_says_when_and_where_a_report_was_taken(folder, page, day, machine):
+    assert (REPORTS / page).is_file()
+    raw = [REPORTS / folder / name for name in ("run.json", "profile.json")]
+    taken = [Run.load(path) for path in raw if path.exists()]
+    if taken:
+        (run,) = taken
+        said = f"{run.started} {run.measurements[0].environment.machine.cpu_model}"
+    elif (path := REPORTS / folder / "tune.json").exists():
+        search = Tuning.load(path)
+        said = f"{search.started} {search.machine.cpu_model}"
+    else:  # several recordings, each with its own in the page's table of files
+        said = (REPORTS / page).read_text()
+    assert day in said
+    assert machine in said

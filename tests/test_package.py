@@ -31,8 +31,9 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
+    """The wheel that the source distribution makes: what is missing in either is missing here."""
     folder = tmp_path_factory.mktemp("wheel")
-    run("-m", "pip", "wheel", ROOT, "--no-deps", "--quiet", "--wheel-dir", folder)
+    run("-m", "build", ROOT, "--outdir", folder)
     (path,) = folder.glob("ntp-*.whl")
     return path
 
