@@ -70,6 +70,8 @@ def _contribution(each: Contribution) -> tuple[str, str, str]:
     if each.ratio is not None:
         value, low, high = each.ratio
         gain = f"{value - 1:+.1%} of time ({low - 1:+.1%} to {high - 1:+.1%})"
+        if low <= 1:  # it won its race, and the longer look does not confirm it
+            gain += ": not confirmed"
     return f"{each.field}={each.value}", each.instead, gain
 
 

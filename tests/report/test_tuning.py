@@ -32,6 +32,7 @@ WINNER = Winner(
     contributions=(
         Contribution("loss", "deduplicated", "full", Interval(3.1, 3.0, 3.2)),
         Contribution("allocator", "glibc", "glibc-tuned", None, "1.80 times as long in the warm-up"),
+        Contribution("affinity", "free", "pinned", Interval(0.996, 0.944, 1.052)),
     ),
     standings=(Standing(FASTEST.id, 0.2), Standing(DEFAULT.id, 1.0)),
 )
@@ -44,6 +45,8 @@ def test_the_answer_comes_first(render):
     assert "(2 candidates in 180 s)" in text
     assert "1 candidate given up in the warm-up" in text
     assert "+210.0% of time (+200.0% to +220.0%)" in text
+    assert text.count("not confirmed") == 1
+    assert "-0.4% of time (-5.6% to +5.2%): not confirmed" in text
     assert "1.80 times as long in the warm-up" in text
 
 
