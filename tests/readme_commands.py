@@ -59,6 +59,12 @@ def readme_commands() -> list[str]:
     return [part.removeprefix(".venv/bin/") for part in parts if not ELSEWHERE.match(part)]
 
 
+def golden_losses() -> list[str]:
+    """The losses that the README has of a training run without options."""
+    (block,) = re.findall(r"```text\n([\d. ]+)\n```", (ROOT / "README.md").read_text())
+    return str(block).split()
+
+
 def rule_of(command: str) -> Rule:
     """The first rule that fits.
 
@@ -93,6 +99,8 @@ def test_it_runs(command, clone):
     done = subprocess.run(["bash", "-c", line], cwd=clone, env=environment, capture_output=True, text=True)
     assert done.returncode in rule.statuses, f"{line}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     assert "Traceback" not in done.stderr
+    if command == "ntp train":
+        assert re.findall(r"^step +\d+ +loss ([\d.]+)", done.stdout, re.MULTILINE) == golden_losses()
 
 
 def test_no_rule_is_without_a_command():

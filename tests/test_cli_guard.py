@@ -286,7 +286,7 @@ def test_a_change_in_a_users_repository_is_found_by_its_counts(repository):
 
 def test_unchanged_code_is_measured_in_pairs(repository):
     repository.commit(model=MODEL.format(change=""))
-    result = repository.guard("--budget", "12s", "--threshold", "90%", "--head", "HEAD")
+    result = repository.guard("--budget", "8s", "--threshold", "90%", "--head", "HEAD")
     kept = GuardRecord.load(repository.path / "out/guard.json")
     assert len(kept.cells[0].pairs) >= 1
     assert kept.cells[0].base == kept.cells[0].head
