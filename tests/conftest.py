@@ -66,6 +66,12 @@ with suppress(ImportError):  # a sweep reads this file too, and has no need of h
     settings.register_profile("ntp", settings.default, deadline=None, max_examples=50)
     settings.load_profile("ntp")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests first, the others in their order."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 MACHINE = Machine(
     cpu_model="Example CPU @ 2.50GHz",
     architecture="x86_64",

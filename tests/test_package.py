@@ -44,6 +44,7 @@ def test_what_is_no_module_is_in_it_too(wheel):
     assert all(name.split("/")[0] == "ntp" or ".dist-info/" in name for name in names)
 
 
+@pytest.mark.long
 def test_it_works_in_an_unrelated_repository_with_a_model_of_its_own(wheel, tmp_path):
     installed, repository = tmp_path / "installed", tmp_path / "repository"
     run("-m", "pip", "install", wheel, "--no-deps", "--quiet", "--target", installed)

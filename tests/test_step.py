@@ -219,6 +219,7 @@ def test_without_a_compiler_there_is_nothing_to_compile_with(monkeypatch):
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ["g++", "clang++", "c++"])), reason="torch.compile needs a C++ compiler")
+@pytest.mark.long
 def test_a_compiled_step_trains_as_a_plain_one(tmp_path):
     """In a process of its own: what compiling sets going there, ends with it."""
     path = tmp_path / "bigram.py"  # little, since every kernel takes seconds to compile

@@ -30,6 +30,7 @@ def losses(run: TrainingRun, steps: int, **options: int) -> list[float]:
     return [record.loss for record in run.run(steps, **options)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("threads", "steps"), [(1, 100), (2, 30)])
 def test_golden_losses(threads: int, steps: int):
     """The loss curve of ``ntp train``. Whoever changes it on purpose changes it here, and says so.
@@ -43,6 +44,7 @@ def test_golden_losses(threads: int, steps: int):
     assert [f"{record.loss:.4f}" for record in records if record.logged] == GOLDEN.split()[: steps // 10]
 
 
+@pytest.mark.long
 def test_the_fastest_exact_step_has_the_golden_losses():
     try:
         run = TrainingRun(Workload(), named_step("onednn+deduplicated+fused"))
