@@ -101,7 +101,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         type=Path,
         default=Path("reports/latest"),
-        help="Where run.json, report.md and report.csv go, seen from the root directory. Default: %(default)s",
+        help="Where run.json and the reports made of it go, seen from the root directory. Default: %(default)s",
     )
     group.addoption(
         "--ntp-baseline",

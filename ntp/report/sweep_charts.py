@@ -50,14 +50,10 @@ def throughput(rows: Sequence[StepRow]) -> ChartType:
     scale: Literal["linear", "log"] = "linear" if high < 10 * low else "log"
     middle = (low + high) / 2 if scale == "linear" else math.sqrt(low * high)
     kinds = list(dict.fromkeys(family(row.case) for row in rows))
-    # A case that was measured twice has one cell.
-    once = sorted(
-        {row.case: row for row in rows}.values(),
-        key=lambda row: (kinds.index(family(row.case)), row.case.workload.batch_size),
-    )
+    rows = sorted(rows, key=lambda row: (kinds.index(family(row.case)), row.case.workload.batch_size))
     batches = alt.Y("batch:N").sort(None).axis(labelLimit=300)
     batches = batches.title("batch size") if len(kinds) == 1 else batches.title(None)
-    cells = chart_of(*(_cell(row, kind=len(kinds) > 1) for row in once)).encode(
+    cells = chart_of(*(_cell(row, kind=len(kinds) > 1) for row in rows)).encode(
         alt.X("length:O").title("sequence length").axis(labelAngle=0), batches
     )
     fill = alt.Color("rate:Q").scale(scheme="viridis", type=scale).legend(title="tokens/s", format="~s")
@@ -171,7 +167,7 @@ def page_faults(rows: Sequence[StepRow]) -> ChartType:
                 "faults": row.minor_page_faults_per_step,
                 "text": significant(row.minor_page_faults_per_step),
             }
-            for row in {row.case: row for row in rows}.values()  # one bar for a case that was measured twice
+            for row in rows
         )
     ).encode(
         alt.X("faults:Q").title("minor page faults a step").scale(domain=[0, max(1.0, most) * 1.12], nice=False),
@@ -234,7 +230,8 @@ def charts_of(run: Run, tables: Tables) -> dict[str, ChartType]:
     """The charts of a sweep by their names, in :data:`~ntp.report.markdown.PICTURES`' order. Those that would show
     nothing are left out.
     """
-    rows, whole = tables.steps, [each for each in run.measurements if each.case.workload.part == "step"]
+    rows = list({row.case: row for row in tables.steps}.values())  # a case that was measured twice is one mark
+    whole = [each for each in run.measurements if each.case.workload.part == "step"]
     drawn: dict[str, ChartType] = {}
     if rows:
         drawn["throughput"] = throughput(rows)
