@@ -1,7 +1,7 @@
 """Medians and quantiles of samples, with intervals that assume no distribution. A thin layer on numpy.
 
-Not on scipy: a report must start at once, and ``scipy.special`` alone takes a third of half a second to import. The
-tests hold the limits against scipy's.
+Not on scipy: a report must start at once, and ``scipy.special`` alone takes longer to import than numpy. The tests hold
+the limits against scipy's.
 """
 
 from collections.abc import Sequence
