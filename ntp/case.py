@@ -13,9 +13,12 @@ from urllib.parse import quote, unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ntp.errors import OptionError
+from ntp.errors import OptionError, Untrusted
 
-_MODEL_SPEC = re.compile(r"simple|[^\s:][^:]*:[A-Za-z_]\w*")
+BUILT_IN_MODEL = "simple"
+"""The model that ntp brings with it."""
+
+_MODEL_SPEC = re.compile(rf"{BUILT_IN_MODEL}|[^\s:][^:]*:[A-Za-z_]\w*")
 _DATA_SPEC = re.compile(r"uniform|zipf(:(?P<exponent>\d+(\.\d+)?))?|file:.+", re.DOTALL)
 
 
@@ -57,7 +60,7 @@ class Workload(Options):
     in the state in which training meets it. Only ``data`` runs alone: making a batch depends on nothing else.
     """
 
-    model: Annotated[str, AfterValidator(_model_spec)] = "simple"
+    model: Annotated[str, AfterValidator(_model_spec)] = BUILT_IN_MODEL
     """'simple', 'package.module:factory' or 'path/to/file.py:factory'. A factory gets those of vocab_size, embed_dim,
     hidden_dim and seq_len that it names."""
     vocab_size: int = Field(1000, ge=1)
@@ -299,6 +302,23 @@ def step_levers() -> Iterator[str]:
     for _, field, prefix, _ in (token for token in _ID_TOKENS if token.group == "step"):
         info = StepConfig.model_fields[field]
         yield from (f"{prefix}{value}" for value in get_args(info.annotation) if value != info.default)
+
+
+def check_trusted(model: str, named: str | None, source: str) -> None:
+    """Refuse to run the model that a file names, unless ntp brings it or the user has named the same.
+
+    Args:
+        model: the spec in the file.
+        named: what the user gave with ``--model``.
+        source: the file, as the message calls it.
+
+    Raises:
+        Untrusted: the spec is code of the file's choice.
+    """
+    if model not in (BUILT_IN_MODEL, named):
+        raise Untrusted(
+            f"{source} is of model {model!r}, code that would be run: if you trust it, name it with --model"
+        )
 
 
 class option_errors:  # noqa: N801  (a context manager reads as a verb phrase)

@@ -37,6 +37,12 @@ class StepError(NtpError):
     section = "your-own-model.md#what-a-model-must-bear-for-each-lever"
 
 
+class Untrusted(NtpError):
+    """A file that names code to be run, which the user has not named."""
+
+    section = "reference.md#what-ntp-trusts"
+
+
 class DataError(NtpError):
     """Token data that cannot be used: a missing, empty or short file, or ids outside the vocabulary."""
 

@@ -11,19 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from ntp import checkpoint as checkpoints
-from ntp.case import Workload
+from ntp.case import Workload, check_trusted
 from ntp.errors import ModelError, OptionError
 from ntp.model import evaluating, load_model, logits_of, model_errors
 
 
-def load_trained(directory: Path) -> tuple[nn.Module, Workload]:
+def load_trained(directory: Path, named: str | None = None) -> tuple[nn.Module, Workload]:
     """The model of the checkpoint in ``directory``, and the workload that it was trained on.
+
+    Args:
+        directory: what ``ntp train --checkpoint`` wrote, here or elsewhere.
+        named: the model spec that the user gave. Without it, only the built-in model is run.
 
     Raises:
         CheckpointError: it is missing, damaged, or does not fit the model's code.
+        Untrusted: it is of a model that was not named.
         ModelError: the model cannot be built.
     """
     saved = checkpoints.load(directory)
+    spec, source = saved.config.workload.model, f"the checkpoint in {str(directory)!r}"
+    if named is not None and named != spec:
+        raise OptionError(f"{source} is of model {spec!r}, not {named!r}: name another directory or another --model")
+    check_trusted(spec, named, source)
     model = load_model(saved.config.workload)
     try:
         model.load_state_dict(saved.model)

@@ -207,6 +207,7 @@ class TestCalibrate:
             (["--cases", "simple-b8-s64-t100000"], "threads: 100000 asked for"),
             (["--runs", "1"], "--runs"),
             (["--refresh"], "give one of the two"),
+            (["--model", "mine.py:make"], "no case of a sweep is of 'mine.py:make'"),
         ],
     )
     def test_wrong_options_are_refused_before_anything_starts(self, calibrate, arguments, words):
@@ -215,12 +216,26 @@ class TestCalibrate:
         assert words in err
         assert err.count("\n") == 1
 
+    def test_a_run_does_not_choose_the_code_that_is_run(self, calibrate, make_measurement, make_run, stored):
+        run = stored(make_run(make_measurement("simple-b8-s64-t1"), make_measurement("mine.py:make-b4-s64-t1")))
+        status, _, err, asked = calibrate([], "--cases", run)
+        assert (status, asked) == (exit_status.USAGE, [])
+        assert "is of model 'mine.py:make', code that would be run: if you trust it, name it with --model" in err
+        assert err.count("\n") == 1
+        status, _, err, asked = calibrate([], "--cases", run, "--model", "other.py:make")
+        assert (status, asked) == (exit_status.USAGE, [])
+        known = calibration_of(make_measurement())
+        *_, asked = calibrate([known], "--cases", run, "--model", "mine.py:make")
+        assert asked == [(["simple-b8-s64-t1", "mine.py:make-b4-s64-t1"], 5)]
+        *_, asked = calibrate([known], "--cases", "mine.py:make-b4-s64-t1")
+        assert asked == [(["mine.py:make-b4-s64-t1"], 5)]
+
     def test_a_run_without_cases_is_refused(self, calibrate, make_run, stored):
         status, _, err, asked = calibrate([], "--cases", stored(make_run()))
         assert (status, asked) == (exit_status.USAGE, [])
         assert "there is no case in" in err
 
-    @pytest.mark.parametrize("option", [("--runs", 5), ("--cases", "simple-b8-s64-t1")])
+    @pytest.mark.parametrize("option", [("--runs", 5), ("--cases", "simple-b8-s64-t1"), ("--model", "simple")])
     def test_its_options_belong_to_it(self, call, option):
         status, _, err = call("doctor", *option)
         assert status == exit_status.USAGE

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ntp.case import StepConfig, Workload
-from ntp.errors import CheckpointError, ModelError, OptionError
+from ntp.errors import CheckpointError, ModelError, OptionError, Untrusted
 from ntp.predict import as_text, generate, load_trained, parse_prompt
 from ntp.train import TrainingRun
 
@@ -139,4 +139,29 @@ def test_a_model_whose_code_has_changed_is_refused(tmp_path: Path):
     list(TrainingRun(WORKLOAD.model_copy(update={"model": f"{path}:make"}), StepConfig(), tmp_path).run(1))
     path.write_text("from torch import nn\ndef make(vocab_size): return nn.Embedding(vocab_size + 1, vocab_size)")
     with pytest.raises(CheckpointError, match="does not fit"):
+        load_trained(tmp_path, f"{path}:make")
+
+
+def test_a_checkpoint_does_not_choose_the_code_that_is_run(tmp_path: Path):
+    path, ran = tmp_path / "mine.py", tmp_path / "ran"
+    path.write_text(
+        f"import pathlib\nfrom torch import nn\npathlib.Path({str(ran)!r}).touch()\n"
+        "def make(vocab_size): return nn.Embedding(vocab_size, vocab_size)"
+    )
+    spec = f"{path}:make"
+    list(TrainingRun(WORKLOAD.model_copy(update={"model": spec}), StepConfig(), tmp_path).run(1))
+    ran.unlink()
+    with pytest.raises(Untrusted, match=rf"of model '{spec}', code that would be run: .* name it with --model"):
         load_trained(tmp_path)
+    with pytest.raises(OptionError, match=rf"of model '{spec}', not 'other.py:make'"):
+        load_trained(tmp_path, "other.py:make")
+    assert not ran.exists()
+    assert load_trained(tmp_path, spec)[1].model == spec
+    assert ran.exists()
+
+
+def test_a_model_that_is_not_the_checkpoints_is_refused(tmp_path: Path):
+    list(TrainingRun(WORKLOAD, StepConfig(), tmp_path).run(1))
+    assert load_trained(tmp_path, "simple")[1] == WORKLOAD
+    with pytest.raises(OptionError, match=r"of model 'simple', not 'none\.py:make'"):
+        load_trained(tmp_path, "none.py:make")

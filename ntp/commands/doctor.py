@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ntp.case import Case
+from ntp.case import Case, check_trusted
 from ntp.cli_options import names
 from ntp.console import one_line, status_line, tell, tell_if_terminal
 from ntp.errors import OptionError, WorkerFailed
@@ -30,6 +30,14 @@ def doctor(
             show_default="the training steps of a sweep",
         ),
     ] = "",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="With --cases RUN.json: the model of yours that its cases are of. Its code is run.",
+            show_default="simple",
+        ),
+    ] = None,
 ) -> None:
     """Say what this machine is, what makes its timings noisy, and what can be done about it.
 
@@ -49,9 +57,9 @@ def doctor(
     if calibrate:
         if refresh:
             raise OptionError("--refresh measures peaks, --calibrate the noise between runs: give one of the two")
-        _calibrate(names(cases), runs)
-    elif runs is not None or cases:
-        raise OptionError("--runs and --cases are for the calibration: give --calibrate with them")
+        _calibrate(names(cases), runs, model)
+    elif runs is not None or cases or model is not None:
+        raise OptionError("--runs, --cases and --model are for the calibration: give --calibrate with them")
     else:
         _examine(refresh)
 
@@ -81,17 +89,19 @@ def _examine(refresh: bool) -> None:
     sys.stdout.write(render(environment, warnings_about(environment), peaks, varying))
 
 
-def _calibrate(wanted: Sequence[str], runs: int | None) -> None:
+def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> None:
     from ntp.campaign.calibrate import RUNS, default_cases
     from ntp.campaign.calibrate import calibrate as campaign
     from ntp.judge.baseline import noise_of
     from ntp.measure.cpus import available_cpus, check_threads
     from ntp.report.calibration import terminal
 
-    named = [case for each in wanted for case in _cases_named(each)]
+    named = [case for each in wanted for case in _cases_named(each, model)]
     cases = list(dict.fromkeys(named if wanted else default_cases((1, available_cpus().max_threads))))
     if not cases:
         raise OptionError(f"--cases: there is no case in {', '.join(wanted)}")
+    if model is not None and model not in {case.workload.model for case in named}:
+        raise OptionError(f"--model: no case of {', '.join(wanted) or 'a sweep'} is of {model!r}; leave it out")
     for case in cases:
         check_threads(case.runtime.threads)
     calibration = None
@@ -107,8 +117,8 @@ def _calibrate(wanted: Sequence[str], runs: int | None) -> None:
             sys.stdout.write(terminal([noise_of(case) for case in calibration.cases]))
 
 
-def _cases_named(text: str) -> list[Case]:
-    """The case of an id, or all cases of a run file."""
+def _cases_named(text: str, model: str | None) -> list[Case]:
+    """The case of an id, or all cases of a run file, which may be of ntp's model or of the one that was named."""
     try:
         return [Case.parse(text)]
     except OptionError:
@@ -116,4 +126,7 @@ def _cases_named(text: str) -> list[Case]:
             raise
     from ntp.measure.records import Run
 
-    return [measurement.case for measurement in Run.load(Path(text)).measurements]
+    cases = [measurement.case for measurement in Run.load(Path(text)).measurements]
+    for case in cases:
+        check_trusted(case.workload.model, model, f"a case in {text}")
+    return cases

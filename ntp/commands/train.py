@@ -78,6 +78,14 @@ def _tell_resume(run: "TrainingRun", steps: int) -> None:
 
 def predict(
     checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="A directory that ntp train --checkpoint wrote.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="The model's spec, if it is your own: its code is run, which a checkpoint alone cannot have done.",
+            show_default="simple",
+        ),
+    ] = None,
     prompt_ids: Annotated[str | None, typer.Option(metavar="IDS", help="The prompt as token ids: 1,2,3.")] = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The prompt as text, for a model trained on bytes.")
@@ -102,12 +110,14 @@ def predict(
       ntp predict --checkpoint runs/first --prompt-ids 1,2,3
 
       ntp predict --checkpoint runs/book --prompt "Call me " --temperature 0.8
+
+      ntp predict --checkpoint runs/gpt2 --model examples/gpt2.py:tiny --prompt-ids 1
     """
     from ntp.predict import as_text, generate, load_trained, parse_prompt
 
     ids = parse_prompt(prompt, prompt_ids)
-    model, workload = load_trained(checkpoint)
-    new_ids = list(generate(model, workload, ids, max_new_tokens, temperature, top_k, seed))
+    trained, workload = load_trained(checkpoint, model)
+    new_ids = list(generate(trained, workload, ids, max_new_tokens, temperature, top_k, seed))
     text = None if prompt is None else as_text(new_ids)
     if as_json:
         write(json.dumps({"prompt_ids": ids, "new_ids": new_ids, "text": text}))

@@ -41,6 +41,6 @@ class Flame(Frozen):
 def drawings(flames: Iterable[Flame | None], folder: Path) -> dict[str, str]:
     """The flame graphs that lie in the folder of their recording, as SVG by name. One that is not there is left out."""
     named = {flame.svg for flame in flames if flame and flame.svg}
-    # A name that leads out of the folder is none that ntp has given.
-    files = {name: folder / name for name in named if Path(name).name == name}
+    # A name that leads out of the folder, by itself or through a link, is none that ntp has given.
+    files = {name: folder / name for name in named if Path(name).name == name and not (folder / name).is_symlink()}
     return {name: file.read_text(encoding="utf-8", errors="replace") for name, file in files.items() if file.is_file()}

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field
 
 from ntp.case import Case, Frozen
+from ntp.errors import RecordError
 from ntp.measure.environment import Machine, Software
 from ntp.measure.guard_records import Pair
 from ntp.measure.records import read_versioned
@@ -72,10 +73,13 @@ class Tuning(Frozen):
         """Read a search.
 
         Raises:
-            RecordError: the file is missing, damaged, foreign, or of another version.
+            RecordError: the file is missing, damaged, foreign, of another version, or races another workload.
             OptionError: it names a case that makes no sense.
         """
         tuning = read_versioned(path, cls, "search's record", SCHEMA_VERSION)
-        for case_id in (tuning.default, *(race.case_id for race in tuning.races)):
-            Case.parse(case_id)
+        workload = Case.parse(tuning.default).workload
+        for case_id in (case_id for race in tuning.races for case_id in (race.case_id, race.against)):
+            # Whoever goes on from the file has named the default, and trusts its model's code: no other's.
+            if Case.parse(case_id).workload != workload:
+                raise RecordError(f"{path} is damaged: it races {case_id}, another workload than {tuning.default}")
         return tuning

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from ntp.case import Case
+from ntp.case import Case, Workload
+from ntp.errors import RecordError
 from ntp.judge.tuning import (
     MOST_PAIRS,
     has_won,
@@ -135,3 +136,13 @@ def test_a_search_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "tune.json"
     path.write_text(tuning.model_dump_json())
     assert Tuning.load(path) == tuning
+
+
+@pytest.mark.parametrize("place", ["case_id", "against"])
+def test_a_search_that_races_the_model_of_somebody_else_is_refused(tmp_path, place):
+    other = DEFAULT.model_copy(update={"workload": Workload(model="evil.py:make")})
+    race = a_race(ONEDNN, DEFAULT, 0.5, 0.5).model_copy(update={place: other.id})
+    path = tmp_path / "tune.json"
+    path.write_text(a_tuning(race).model_dump_json())
+    with pytest.raises(RecordError, match=r"it races evil\.py:make-.*, another workload than simple-"):
+        Tuning.load(path)

@@ -199,6 +199,7 @@ def test_a_case_alone_is_open_with_its_flame_graph(browser, make_measurement, ma
 def test_flame_graphs_are_read_from_the_runs_own_folder(make_measurement, make_run, make_observations, tmp_path):
     (tmp_path / "flame.svg").write_text(FLAME)
     (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper/link.svg").symlink_to(tmp_path / "flame.svg")
 
     def found(svg, folder=tmp_path):
         run = profiled(make_measurement, make_run, make_observations, svg)
@@ -206,6 +207,7 @@ def test_flame_graphs_are_read_from_the_runs_own_folder(make_measurement, make_r
 
     assert found("flame.svg") == {"flame.svg": FLAME}
     assert found("gone.svg") == found("../flame.svg", tmp_path / "deeper") == found(None) == {}
+    assert found("link.svg", tmp_path / "deeper") == found(str(tmp_path / "flame.svg")) == {}
     assert drawings([None], tmp_path) == {}
     assert '<iframe class="flame"' not in page(profiled(make_measurement, make_run, make_observations))
 
