@@ -102,12 +102,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def model_errors(what: str) -> Iterator[None]:
-    """What the user's own code raises inside it leaves as one line, a ModelError that names the exception."""
+    """What the user's own code raises inside it leaves as one line, a ModelError that names the exception. But Ctrl-C
+    stays what it is.
+    """
     try:
         yield
-    except NtpError:
+    except (NtpError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
         reason = next(iter(str(exc).strip().splitlines()), "no message")
         raise ModelError(f"{what}: {type(exc).__name__}: {reason}") from exc
 

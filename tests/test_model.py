@@ -133,6 +133,8 @@ def test_evaluating_restores_even_after_an_error():
         ("import ntp_no_such_module", "importing .* failed: ModuleNotFoundError"),
         ("def make(layers): pass", "factory failed: TypeError: .*layers"),
         ("def make(): raise ValueError('first\\nsecond')", "factory failed: ValueError: first$"),
+        ("def make(): raise GeneratorExit", "factory failed: GeneratorExit: no message"),
+        ("class Odd(BaseException): pass\ndef make(): raise Odd('odd')", "factory failed: Odd: odd"),
         ("def make(): return 3", "factory returned int, not a torch.nn.Module"),
         ("def make(): return nn.ReLU()", "nothing to train"),
         ("def make(): return nn.Linear(3, 3)", "forward of \\(2, 4\\) ids failed: RuntimeError"),
@@ -153,6 +155,11 @@ def test_a_model_that_cannot_be_used_is_refused_in_one_line(tmp_path, body: str,
     with pytest.raises(ModelError, match=message) as caught:
         load_model(small(write(tmp_path, body)))
     assert "\n" not in str(caught.value)
+
+
+def test_ctrl_c_while_the_model_is_built_stays_what_it_is(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        load_model(small(write(tmp_path, "def make(): raise KeyboardInterrupt")))
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,15 @@ import select
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
+import psutil
 from pydantic import Field, ValidationError
 
 from ntp.case import Case, Frozen, Runtime
@@ -22,6 +25,7 @@ from ntp.measure.cpus import available_cpus, choose_cpus, read_topology
 from ntp.measure.environment import Environment, conditions
 from ntp.measure.launch import Launch, new_process
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
+from ntp.measure.offspring import descendants, kill_all, kill_marked
 from ntp.measure.protocol import Loaded, Ran, Referenced, Worker
 from ntp.measure.records import Harness, Measurement, Observations, Reference, WarmUp
 from ntp.measure.software import read_git
@@ -41,6 +45,9 @@ _ACTIVITY = {
     "operators": "profiling operators",
 }
 
+_LONGEST_ANSWER_BYTES = 64 << 20
+"""Of an operators' profile, the longest that there is, some hundred would fit in."""
+
 Answer = TypeVar("Answer", bound=Frozen)
 
 
@@ -49,6 +56,14 @@ def cpus_for(runtime: Runtime) -> tuple[int, ...] | None:
     if runtime.affinity == "free":
         return None
     return choose_cpus(available_cpus().cpus, runtime.threads, read_topology())
+
+
+def _end_of(pid: int) -> int | None:
+    """A file descriptor that can be read from once the process has ended, where the kernel has such: on Linux."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            return os.pidfd_open(pid)
+    return None
 
 
 class Refused(WorkerFailed):
@@ -79,7 +94,8 @@ class PipeWorker:
     ) -> None:
         self.case = case
         self._timeout_s = timeout_s
-        self._unread = b""
+        self._unread = bytearray()
+        self._asking = threading.Lock()
         # A file, not a pipe: nobody has to read it while the worker runs, and a talkative model can't fill it up.
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in stop)
         try:
@@ -87,6 +103,7 @@ class PipeWorker:
         except BaseException:
             self._stderr.close()
             raise
+        self._end = _end_of(self._process.pid)
 
     def __enter__(self) -> Self:
         return self
@@ -141,14 +158,25 @@ class PipeWorker:
 
     def stop(self) -> None:
         """End the worker and all that it started, at once. It holds nothing that is worth a farewell."""
+        below = descendants(self._process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
-            if pipe is not None:
-                pipe.close()
+        kill_all(below)
+        with self._asking:  # another thread's request, which fails now
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+                if pipe is not None:
+                    pipe.close()
+            if self._end is not None:
+                os.close(self._end)
+                self._end = None
+        kill_marked(self._process.mark)
 
     def _ask(self, do: str, arguments: dict[str, Any], answer: type[Answer], timeout_s: float) -> Answer:
+        with self._asking:
+            return self._answered(do, arguments, answer, timeout_s)
+
+    def _answered(self, do: str, arguments: dict[str, Any], answer: type[Answer], timeout_s: float) -> Answer:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
@@ -161,27 +189,40 @@ class PipeWorker:
                 # The ntp of a guard's base may be older, and name no kind.
                 raise Refused(*self._told(str(message["error"])), kind=str(message.get("kind", "")))
             return answer.model_validate_json(json.dumps(message["ok"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(line[:80])
             raise self._failed(f"answered rubbish while {_ACTIVITY[do]}: {reason}") from error
 
     def _read_line(self, do: str, timeout_s: float) -> bytes:
         assert self._process.stdout is not None
         stdout = self._process.stdout.fileno()
+        watched = [stdout] if self._end is None else [stdout, self._end]
         deadline = time.monotonic() + timeout_s
-        while b"\n" not in self._unread:
-            ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
+        chunk = bytes(self._unread)
+        while b"\n" not in chunk:
+            ready, _, _ = select.select(watched, [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise self._failed(
-                    f"gave no answer for {timeout_s:g} s while {_ACTIVITY[do]}, and was ended: "
-                    "make the case smaller or the time-out longer"
-                )
+                raise self._failed(self._silent(do, timeout_s))
+            # Its last words are read first. That the pipe ends is not waited for: what it left behind may hold it.
+            if stdout not in ready and not select.select([stdout], [], [], 0)[0]:
+                raise self._died(do)
             chunk = os.read(stdout, 1 << 16)
             if not chunk:
                 raise self._died(do)
             self._unread += chunk
-        line, self._unread = self._unread.split(b"\n", 1)
-        return line
+            if len(self._unread) > _LONGEST_ANSWER_BYTES:
+                raise self._failed(f"answered rubbish while {_ACTIVITY[do]}: {len(self._unread) >> 20} MiB in one line")
+        line, _, self._unread = self._unread.partition(b"\n")
+        return bytes(line)
+
+    def _silent(self, do: str, timeout_s: float) -> str:
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(self.pid).status() == psutil.STATUS_STOPPED:
+                return f"was stopped (SIGSTOP) while {_ACTIVITY[do]}, and was ended after {timeout_s:g} s"
+        return (
+            f"gave no answer for {timeout_s:g} s while {_ACTIVITY[do]}, and was ended: "
+            "make the case smaller or the time-out longer"
+        )
 
     def _died(self, do: str) -> WorkerFailed:
         try:

@@ -6,7 +6,7 @@ thread, since a thread does not survive a fork.
 
 Requests come over the socket, one JSON object a message, and are answered in order:
 
-    {"fork": FOLDER}, with three file descriptors for standard input, output and error -> {"pid": PID}
+    {"fork": FOLDER, "mark": MARK}, with three file descriptors for standard input, output and error -> {"pid": PID}
     {"poll": PID} -> {"status": EXIT STATUS, minus the number of the signal it died of, or null while it runs}
 """
 
@@ -24,6 +24,9 @@ import traceback
 
 MESSAGE_BYTES = 1 << 16
 
+MARK = "NTP_WORKER"
+"""The environment variable that tells which worker a process is, or was started by."""
+
 
 def _load(modules: list[str]) -> None:
     for module in modules:
@@ -37,11 +40,21 @@ def _load(modules: list[str]) -> None:
     gc.freeze()  # a collection in a child would write to, and so copy, every page of what is here
 
 
-def _become_worker(folder: str, descriptors: list[int], server_pid: int) -> None:
+def _take_mark(mark: str) -> None:
+    """In the child: have a mark of its own, both where the kernel shows it and for what is started from here."""
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_void_p
+    # A fork's environment is the server's to the kernel: the memory in which that was started, as long a mark included.
+    ctypes.memmove(getenv(MARK.encode()), mark.encode(), len(mark))
+    os.environ[MARK] = mark
+
+
+def _become_worker(folder: str, mark: str, descriptors: list[int], server_pid: int) -> None:
     """In the child: run the worker's module as ``python -m`` would in that folder. Does not return."""
     status = 1
     try:
         os.setpgid(0, 0)
+        _take_mark(mark)
         for standard, descriptor in enumerate(descriptors):
             os.dup2(descriptor, standard)
             os.close(descriptor)
@@ -67,7 +80,7 @@ def _answer(request: dict[str, object], descriptors: list[int], requests: socket
         pid = os.fork()
         if not pid:
             requests.close()
-            _become_worker(str(request["fork"]), descriptors, server_pid)
+            _become_worker(str(request["fork"]), str(request["mark"]), descriptors, server_pid)
         # Here as well as in the child, whichever is first: once answered, the parent may end the whole group.
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(pid, pid)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
@@ -31,6 +32,8 @@ class WorkerProcess(Protocol):
     pid: int
     stdin: IO[bytes] | None
     stdout: IO[bytes] | None
+    mark: str
+    """``NAME=VALUE`` in its environment, by which all that it starts is known."""
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit status, or minus the number of the signal that ended it.
@@ -44,9 +47,19 @@ Launch = Callable[[Runtime, Path | None, IO[bytes]], WorkerProcess]
 """From the runtime, the folder to run in and the file for its standard error to a process."""
 
 
-def _environment(runtime: Runtime) -> dict[str, str]:
+def _environment(runtime: Runtime, mark: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in CONTROLLED}
-    return inherited | environment_variables(runtime)
+    return inherited | environment_variables(runtime) | {fork_server.MARK: mark}
+
+
+def _new_mark() -> str:
+    return uuid.uuid4().hex  # always as long: where the stack lies depends on the size of the environment
+
+
+class NewProcess(subprocess.Popen[bytes]):
+    """An interpreter of its own, and its mark."""
+
+    mark: str
 
 
 def new_process(
@@ -56,23 +69,29 @@ def new_process(
     command: Sequence[str] = (sys.executable, "-m", "ntp.measure.worker"),
 ) -> WorkerProcess:
     """Start a new interpreter."""
-    return subprocess.Popen(
+    mark = _new_mark()
+    process = NewProcess(
         [*command, str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
         bufsize=0,
         cwd=directory,
-        env=_environment(runtime),
+        env=_environment(runtime, mark),
         start_new_session=True,
     )
+    process.mark = f"{fork_server.MARK}={mark}"
+    return process
 
 
 class ForkedProcess:
     """A fork of a :class:`ForkServer`, which is its parent in the kernel's eyes."""
 
-    def __init__(self, pid: int, stdin: IO[bytes], stdout: IO[bytes], poll: Callable[[int], int | None]) -> None:
+    def __init__(
+        self, pid: int, stdin: IO[bytes], stdout: IO[bytes], poll: Callable[[int], int | None], mark: str = ""
+    ) -> None:
         self.pid = pid
+        self.mark = mark
         self.stdin: IO[bytes] | None = stdin
         self.stdout: IO[bytes] | None = stdout
         self._poll = poll
@@ -103,7 +122,7 @@ class ForkServer:
                 [sys.executable, fork_server.__file__, str(os.getpid()), str(theirs.fileno()), *PRELOADED],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=_environment(runtime),
+                env=_environment(runtime, _new_mark()),  # room for those of its forks
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
@@ -118,8 +137,8 @@ class ForkServer:
         our_stdout, their_stdout = os.pipe()
         stdin, stdout = os.fdopen(our_stdin, "wb", buffering=0), os.fdopen(our_stdout, "rb", buffering=0)
         try:
-            folder = str((directory or Path.cwd()).resolve())
-            answer = self._ask({"fork": folder}, [their_stdin, their_stdout, stderr.fileno()])
+            folder, mark = str((directory or Path.cwd()).resolve()), _new_mark()
+            answer = self._ask({"fork": folder, "mark": mark}, [their_stdin, their_stdout, stderr.fileno()])
         except BaseException:
             stdin.close()
             stdout.close()
@@ -127,7 +146,7 @@ class ForkServer:
         finally:
             os.close(their_stdin)
             os.close(their_stdout)
-        return ForkedProcess(answer["pid"], stdin, stdout, self._poll)
+        return ForkedProcess(answer["pid"], stdin, stdout, self._poll, f"{fork_server.MARK}={mark}")
 
     def _poll(self, pid: int) -> int | None:
         try:

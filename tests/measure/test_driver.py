@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import psutil
@@ -114,6 +115,7 @@ def test_a_worker_that_answers_in_pieces():
         ("print('hello')", "answered rubbish while running steps"),
         ("print('[1, 2]')", "answered rubbish"),
         ("print('{}')", "answered rubbish"),
+        ("print('[' * 100_000)", "answered rubbish"),
         ('print(\'{"ok": {"step_time_ns": []}}\')', "answered rubbish"),
         ('print(\'{"error": "no such model: x"}\')', "no such model: x"),
     ],
@@ -123,6 +125,21 @@ def test_every_way_to_fail_is_one_line(body, message):
         worker.run(2)
     assert str(failure.value).startswith("simple-b2-s4-t1: ")
     assert "\n" not in str(failure.value)
+
+
+def test_an_answer_without_an_end_is_refused(monkeypatch):
+    monkeypatch.setattr(driver, "_LONGEST_ANSWER_BYTES", 1 << 20)
+    message = "answered rubbish while running steps: 1 MiB in one line"
+    with scripted("while True: os.write(1, b'x' * 65536)") as worker, pytest.raises(WorkerFailed, match=message):
+        worker.run(2)
+    assert not psutil.pid_exists(worker.pid)
+
+
+def test_a_worker_that_stops_itself_is_ended_and_says_so():
+    body, message = "os.kill(os.getpid(), signal.SIGSTOP)", r"was stopped \(SIGSTOP\) while being loaded, and was ended"
+    with scripted(body, timeout_s=0.5) as worker, pytest.raises(WorkerFailed, match=message):
+        worker.load()
+    assert not psutil.pid_exists(worker.pid)
 
 
 def test_too_few_samples_are_refused():
@@ -179,6 +196,61 @@ def test_leaving_ends_the_workers_own_children_too():
     assert not psutil.pid_exists(worker.pid)
     psutil.wait_procs([grandchild], timeout=5)
     assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+
+
+DAEMON = """
+def daemon():
+    told, tell = os.pipe()
+    if not os.fork():
+        os.setsid()
+        if not os.fork():
+            os.write(tell, str(os.getpid()).encode())
+            time.sleep(60)
+        os._exit(0)
+    os.wait()
+    return os.read(told, 20).decode()
+"""
+"""A function of a scripted worker that forks a daemon, which holds what the worker has open, and gives its pid."""
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="it is Linux that tells whose child a daemon was")
+
+
+@on_linux
+def test_a_worker_that_dies_is_no_silent_one_because_its_daemon_holds_the_pipe():
+    body = DAEMON + "print(daemon(), file=sys.stderr, flush=True)\nsys.stdin.readline()\nos._exit(7)"
+    with scripted(body, timeout_s=20) as worker:
+        with pytest.raises(WorkerFailed, match="ended with exit status 7 while being loaded") as failure:
+            worker.load()
+        daemon = psutil.Process(int(failure.value.stderr_tail))
+        assert daemon.is_running()
+        assert daemon.ppid() not in (os.getpid(), worker.pid)
+    gone, _ = psutil.wait_procs([daemon], timeout=5)
+    assert gone
+
+
+@on_linux
+@pytest.mark.parametrize(
+    "start", ["daemon()", "subprocess.Popen(['sleep', '60'], start_new_session=True, env={}, stdout=2).pid"]
+)
+def test_leaving_ends_what_has_left_the_worker(start):
+    body = DAEMON + f"import subprocess\nprint(json.dumps({{'error': str({start})}}), flush=True)\ntime.sleep(60)"
+    with scripted(body) as worker:
+        with pytest.raises(WorkerFailed) as failure:
+            worker.load()
+        daemon = psutil.Process(int(str(failure.value).split(": ")[1]))
+        assert daemon.is_running()
+    gone, _ = psutil.wait_procs([daemon], timeout=5)
+    assert gone
+
+
+def test_a_worker_may_be_stopped_while_another_thread_waits_for_it():
+    with scripted("time.sleep(60)") as worker, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(worker.load)
+        while not worker._asking.locked():
+            time.sleep(0.01)
+        worker.stop()
+        with pytest.raises(WorkerFailed, match="SIGKILL"):
+            asked.result()
 
 
 def test_stopping_twice_is_harmless():

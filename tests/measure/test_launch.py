@@ -221,6 +221,36 @@ class TestHowAForkEnds:
         assert has_ended(child)
         assert not psutil.pid_exists(worker.pid)
 
+    def test_its_daemons_end_with_it_and_no_others(self, scripted):
+        body = """
+        def daemon():
+            told, tell = os.pipe()
+            if not os.fork():
+                os.setsid()
+                if not os.fork():
+                    os.write(tell, str(os.getpid()).encode())
+                    time.sleep(60)
+                os._exit(0)
+            os.wait()
+            return int(os.read(told, 20))
+
+        sys.stdin.readline()
+        say(daemon())
+        sys.stdin.readline()
+        os._exit(7)
+        """
+        body = SAYING + textwrap.dedent(body)
+        with scripted(body) as other:
+            (others,) = map(psutil.Process, said_by(other))
+            with scripted(body, timeout_s=20) as worker:
+                (daemon,) = map(psutil.Process, said_by(worker))
+                with pytest.raises(WorkerFailed, match="ended with exit status 7 while running steps"):
+                    worker.run(1)
+                assert daemon.is_running()
+            assert has_ended(daemon)
+            assert others.is_running()
+        assert has_ended(others)
+
     def test_leaving_at_once_ends_it_however_little_of_it_there_is(self, scripted, monkeypatch):
         monkeypatch.setattr(launch, "_FORK_TIMEOUT_S", 5.0)
         for _ in range(30):

@@ -65,6 +65,8 @@ class Holder:
     def run(self, steps):
         if steps == 13:
             raise RuntimeError("13 is\nunlucky")
+        if steps == 14:
+            raise KeyboardInterrupt
         try:
             raise KeyError(steps)
         except KeyError as error:
@@ -80,6 +82,14 @@ def answers(*requests):
 def test_answers_are_records_one_a_line():
     ok = {"step_time_ns": [1, 2], "wall_time_ns": 3, "steady": False, "compiling_step_ns": []}
     assert answers({"do": "warm_up"}, {"do": "warm_up"}) == [{"ok": ok}, {"ok": ok}]
+
+
+def test_a_model_that_interrupts_its_worker_is_answered_for_too(capsys):
+    after = {"do": "warm_up"}
+    error, answer = answers({"do": "run", "steps": 14}, after)
+    assert error == {"error": "KeyboardInterrupt: no message", "kind": ""}
+    assert "ok" in answer
+    assert "raise KeyboardInterrupt" in capsys.readouterr().err
 
 
 def test_what_a_request_holds_besides_its_name_are_the_arguments():
