@@ -23,7 +23,7 @@ ROWS = 32
 """Of how many rows a multiple is computed where only the distinct tokens are."""
 
 _CHECKED_SEED = 0
-_SHAKE = 0.02
+SHAKE = 0.02
 """By what the parameters of a model are changed before it is looked at, in standard deviations of a normal."""
 
 
@@ -231,7 +231,7 @@ def check_context_free(model: nn.Module, workload: Workload) -> None:
     order = torch.randperm(ids.numel(), generator=torch.Generator().manual_seed(_CHECKED_SEED))
     shuffled = ids.flatten()[order].view_as(ids)
     logits, again, of_shuffled = (
-        _looked_at(model, each, shake=_SHAKE, seed=seed).flatten(0, 1)
+        _looked_at(model, each, shake=SHAKE, seed=seed).flatten(0, 1)
         for each, seed in ((ids, 0), (ids, 1), (shuffled, 0))
     )
     scale = float(logits.abs().max())
@@ -249,6 +249,33 @@ def _some_ids(workload: Workload, rows: int) -> Tensor:
     return torch.randint(0, workload.vocab_size, (rows, workload.seq_len), generator=generator)
 
 
+@contextmanager
+def attributes_restored(model: nn.Module) -> Iterator[None]:
+    """What modules keep in plain attributes, as counters, is afterwards what it was."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def shaken_state(model: nn.Module, shake: float = SHAKE) -> dict[str, Tensor]:
+    """Copies of a model's parameters and buffers, by name. What is added to the parameters is the same every time.
+
+    Args:
+        model: the model, which stays as it is.
+        shake: the standard deviation of what is added.
+    """
+    generator = torch.Generator().manual_seed(_CHECKED_SEED)
+    state = {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
+    for name, parameter in model.named_parameters():
+        if shake and parameter.is_floating_point():
+            state[name] += shake * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+    return state
+
+
 def _looked_at(model: nn.Module, ids: Tensor, *, shake: float = 0.0, seed: int = 0) -> Tensor:
     """The logits of ``(B, T)`` ids, in the model's present mode. Neither the model nor the RNG is changed by it.
 
@@ -258,11 +285,8 @@ def _looked_at(model: nn.Module, ids: Tensor, *, shake: float = 0.0, seed: int =
         shake: the standard deviation of what is added to its parameters for the time being, always the same.
         seed: of the random numbers that it may draw.
     """
-    generator = torch.Generator().manual_seed(_CHECKED_SEED)
-    state = {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
-    for name, parameter in model.named_parameters():
-        if shake and parameter.is_floating_point():
-            state[name] += shake * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), model_errors("looking at the model failed"):
+    state = shaken_state(model, shake)
+    with attributes_restored(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return logits_of(functional_call(model, state, (ids,)))
+        with model_errors("looking at the model failed"):
+            return logits_of(functional_call(model, state, (ids,)))

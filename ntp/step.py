@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ntp.case import StepConfig, Workload
 from ntp.data import token_batches
 from ntp.errors import StepError
+from ntp.exactness import check_exact
 from ntp.losses import ChunkedLoss, DeduplicatedLoss, FullLoss, LossPath
 from ntp.model import load_model
 from ntp.products import products_of
@@ -51,6 +52,8 @@ class Method:
         """
         products = products_of(config)
         path = _path(config, model, workload)
+        if levers := _exact_levers(config):
+            check_exact(path, model, workload, levers, products if config.exact else nullcontext)
         autocast = partial(torch.autocast, "cpu", torch.bfloat16) if config.precision == "bf16" else nullcontext
         if config.compile == "off":
             return cls(path, products, autocast)
@@ -65,6 +68,16 @@ def _path(config: StepConfig, model: nn.Module, workload: Workload) -> LossPath:
     if config.loss == "deduplicated":
         return DeduplicatedLoss(model, workload)
     return FullLoss(model)
+
+
+def _exact_levers(config: StepConfig) -> dict[str, str]:
+    """What is taken that should compute the same as its default, and the default to take instead.
+
+    What is compiled is left out: it would have to be compiled for the check's sizes first, which takes a minute.
+    """
+    taken = {name: getattr(config, name) for name in ("loss", "matmul")}
+    usual = {name: StepConfig.model_fields[name].default for name in taken}
+    return {f"{name} {value}": f"{name} {usual[name]}" for name, value in taken.items() if value != usual[name]}
 
 
 class _CompiledPath:
