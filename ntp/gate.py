@@ -1,15 +1,16 @@
 """A run held against stored baselines: what ``ntp compare --gate`` and ``pytest --ntp-baseline`` both do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ntp.exit_status import OF_VERDICT, TOOL_FAILED
 from ntp.judge.baseline import THRESHOLD, BaselineVerdict, judge_run, nearest
 from ntp.judge.verdict import Verdict
 from ntp.measure.baselines import load_baselines
-from ntp.measure.calibration import fingerprints, load_calibration
+from ntp.measure.calibration import fingerprints, is_calibrated, load_calibration
 from ntp.measure.records import Run
 from ntp.measure.roofline import cache_dir
+from ntp.measure.system import read_machine
 
 
 def judged(base: Run, head: Run, threshold: float = THRESHOLD, allowed: Sequence[str] = ()) -> BaselineVerdict:
@@ -30,14 +31,35 @@ class Gate:
         self._folder = folder
         self._baselines = load_baselines(folder)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no run to hold anything against."""
+        return not any(run.measurements for run in self._baselines.values())
+
+    @property
+    def nothing_there(self) -> str:
+        """What an empty folder comes to, and what to do about it."""
+        return (
+            f"Not comparable: {self._folder} holds no baseline; measure without --ntp-baseline, then "
+            f"ntp baseline RUN.json --out {self._folder} makes the run one."
+        )
+
+    def forecast(self) -> Iterator[str]:
+        """What is known of the verdict before anything is measured: that times will not be comparable."""
+        here = read_machine().fingerprint
+        known = {each.environment.machine.fingerprint for run in self._baselines.values() for each in run.measurements}
+        if here not in known:
+            yield f"no baseline in {self._folder} is of this machine: counts will be compared, times will not"
+        elif not is_calibrated(cache_dir(), here):
+            yield "the noise of this machine is not known, and times will not be compared: ntp doctor --calibrate"
+
     def judge(self, run: Run) -> tuple[Verdict, str]:
         """The verdict on a run against the baseline nearest to its machine and software; and the text to show."""
         from ntp.report.baseline import terminal
 
         base = nearest(list(self._baselines.values()), run)
         if base is None:
-            remedy = f"ntp baseline RUN.json --out {self._folder}"
-            return "not comparable", f"Not comparable: {self._folder} holds no baseline; {remedy} makes a run one.\n"
+            return "not comparable", f"{self.nothing_there}\n"
         verdict = judged(base, run)
         name = next(path.name for path, each in self._baselines.items() if each is base)
         return verdict.verdict, f"Baseline: {name}\n{terminal(verdict)}"

@@ -8,144 +8,114 @@ A benchmark asks for the fixtures ``measure`` and ``case`` and hands one to the 
 It is then run once for each combination of the ``--ntp-...`` options, each case in a worker process of its own.
 """
 
-import argparse
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
-from ntp.case import BATCH_SIZES, EAGER, SEQ_LENS, Case, Runtime, Workload, step_levers
 from ntp.errors import NtpError, WorkerFailed
-from ntp.measure.driver import Sampling
-from ntp.sweep import SECONDS_AROUND_SAMPLES, Sweep, worker_clock
 
-_WORKLOAD_FIELDS = ("model", "data", "vocab_size", "embed_dim", "hidden_dim", "seed")
-_RUNTIME_FIELDS = tuple(field for field in Runtime.model_fields if field != "threads")
+# A session that does not use ntp is to notice nothing of it, not by its time either: all else is imported where the
+# first benchmark of ours, or an option, is met.
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
 
-MAX_SECONDS = 86_400
-"""What an option may ask for: a day."""
+    from ntp.case import Case
+    from ntp.sweep import Sweep
 
-
-def _integers(text: str) -> tuple[int, ...]:
-    """A comma-separated list of positive integers, without repeats, in the order given."""
-    try:
-        values = tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        values = ()
-    if not values or min(values) < 1:
-        raise argparse.ArgumentTypeError(f"expected positive integers separated by commas, as in 8,32 (got {text!r})")
-    return values
+OPTIONS = (
+    *("threads", "batch_sizes", "seq_lens", "precisions", "steps"),
+    *("model", "data", "vocab_size", "embed_dim", "hidden_dim", "seed"),
+    *("allocator", "wait_policy", "affinity", "interop_threads", "huge_pages", "denormals"),
+    *("sample_time", "min_samples", "no_profile", "timeout", "report_dir", "baseline"),
+)
+"""By the names of the fields that they fill."""
 
 
-def _seconds(text: str) -> float:
-    """A duration that is worth waiting for and has an end."""
-    with suppress(ValueError):
-        if 0 < (seconds := float(text)) <= MAX_SECONDS:
-            return seconds
-    raise argparse.ArgumentTypeError(f"expected seconds, more than 0 and at most {MAX_SECONDS:,} (got {text!r})")
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """The sweep's options. Lists are separated by commas; every combination is measured.
 
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The sweep's options. Lists are separated by commas; every combination is measured."""
+    What is given is read when the sweep begins (:mod:`ntp.sweep_options`).
+    """
+    config = pluginmanager.get_plugin("pytestconfig")
+    asked_for_help = config is not None and {"-h", "--help"} & set(map(str, config.invocation_params.args))
+    if asked_for_help:
+        from ntp.sweep_options import help_of
     group = parser.getgroup("ntp", "training steps of next-token models (ntp)")
-    group.addoption("--ntp-threads", metavar="LIST", type=_integers, help="Default: 1 and all CPUs available.")
-    group.addoption("--ntp-batch-sizes", metavar="LIST", type=_integers, default=BATCH_SIZES, help="Default: 8,32")
-    group.addoption("--ntp-seq-lens", metavar="LIST", type=_integers, default=SEQ_LENS, help="Default: 64,128")
-    group.addoption("--ntp-precisions", metavar="LIST", type=_names, default=("fp32",), help="Default: fp32")
-    group.addoption(
-        "--ntp-steps",
-        metavar="LIST",
-        type=_names,
-        default=(EAGER,),
-        help=f"Ways to compute the step: {EAGER}, or levers joined by +, of {', '.join(step_levers())}. "
-        f"Default: {EAGER}",
-    )
-    for kind, fields in ((Workload, _WORKLOAD_FIELDS), (Runtime, _RUNTIME_FIELDS)):
-        for field in fields:
-            info = kind.model_fields[field]
-            what = {"metavar": "N", "type": int} if info.annotation is int else {"metavar": "NAME"}
-            help_ = f"{info.description} Default: %(default)s"
-            group.addoption(f"--ntp-{field.replace('_', '-')}", default=info.default, help=help_, **what)
-    group.addoption(
-        "--ntp-sample-time",
-        metavar="SECONDS",
-        type=_seconds,
-        default=Sampling().time_s,
-        help="How long each case is timed, after its warm-up; parts of a step a quarter of it. Default: %(default)s",
-    )
-    group.addoption(
-        "--ntp-min-samples", metavar="N", type=int, default=Sampling().min_samples, help="Default: %(default)s"
-    )
-    group.addoption(
-        "--ntp-no-profile",
-        action="store_true",
-        help="Leave out the pass under torch.profiler that follows the timed one: operators, bytes moved, roofline.",
-    )
-    group.addoption(
-        "--ntp-timeout",
-        metavar="SECONDS",
-        type=_seconds,
-        default=300.0,
-        help="A worker that is silent for longer has failed. Default: %(default)s",
-    )
-    group.addoption(
-        "--ntp-report-dir",
-        metavar="DIR",
-        type=Path,
-        default=Path("reports/latest"),
-        help="Where run.json and the reports made of it go, seen from the root directory. Default: %(default)s",
-    )
-    group.addoption(
-        "--ntp-baseline",
-        metavar="DIR",
-        type=Path,
-        help="Hold the sweep against the baselines that ntp baseline keeps there, seen from the root directory. Exit "
-        "status: 1 regression, 2 wrong usage, 3 inconclusive, 4 not comparable, 5 a worker failed.",
-    )
+    for option in OPTIONS:
+        shown = help_of(option) if asked_for_help else {}
+        action = {"action": "store_true", "default": None} if option == "no_profile" else {}
+        group.addoption(f"--ntp-{option.replace('_', '-')}", **action, **shown)
 
 
-_SWEEP = pytest.StashKey[Sweep]()
+_SWEEP = pytest.StashKey["Sweep"]()
+
+
+def _given(config: pytest.Config) -> dict[str, Any]:
+    values = {option: config.getoption(f"ntp_{option}") for option in OPTIONS}
+    return {option: value for option, value in values.items() if value is not None}
+
+
+def _sweep(config: pytest.Config) -> "Sweep":
+    """The session's sweep. There is one from the first benchmark of ours on."""
+    if _SWEEP not in config.stash:
+        from ntp.sweep import Sweep
+
+        try:
+            config.stash[_SWEEP] = Sweep(config, _given(config))
+        except NtpError as error:
+            _refuse(config, error)
+    return config.stash[_SWEEP]
+
+
+def _refuse(config: pytest.Config, error: NtpError) -> NoReturn:
+    if config.option.ntp_baseline is not None:
+        pytest.exit(f"ntp: {error.explained()}", returncode=2)  # pytest's own status, 4, means not comparable here
+    raise pytest.UsageError(error.explained()) from error
+
+
+def _is_ours(item: pytest.Item, name: str) -> bool:
+    """Whether a test gets the fixture of this name from here, and not another one that happens to be called so.
+
+    A fixture that overrides ours and asks for it is ours, too.
+    """
+    info = getattr(item, "_fixtureinfo", None)
+    for definition in reversed(info.name2fixturedefs.get(name, ()) if info else ()):
+        if getattr(definition.func, "__module__", None) == __name__:
+            return True
+        if name not in definition.argnames:
+            return False
+    return False
 
 
 def _is_measured(item: pytest.Item) -> bool:
-    return "measure" in getattr(item, "fixturenames", ())
+    return _is_ours(item, "measure")
+
+
+def _has_benchmarks(config: pytest.Config) -> bool:
+    return config.pluginmanager.hasplugin("benchmark")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check the options before anything is collected."""
+    """Check the options that were given before anything is collected."""
     config.addinivalue_line(
         "markers",
         "ntp_case(largest=False, **fields): measure only the sweep's largest thread count, batch size and sequence "
         "length; give further fields of the case the values listed, as in part=['forward', 'backward'].",
     )
-    if not config.pluginmanager.hasplugin("benchmark"):
-        return
-    if config.option.benchmark_disable:
-        # As pytest-benchmark's --benchmark-only does: what is asked for by hand beats --benchmark-skip in addopts.
-        config.option.benchmark_skip = False
-    try:
-        config.stash[_SWEEP] = Sweep(config)
-    except NtpError as error:
-        if config.option.ntp_baseline is not None:
-            pytest.exit(f"ntp: {error.explained()}", returncode=2)  # pytest's own status, 4, means not comparable here
-        raise pytest.UsageError(error.explained()) from error
+    if _has_benchmarks(config) and _given(config):
+        _sweep(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a benchmark of a ``case`` the sweep's combinations, each named as its case is."""
-    if not {"case", "measure"} <= set(metafunc.fixturenames):
+    if not (_is_measured(metafunc.definition) and _is_ours(metafunc.definition, "case")):
         return
-    sweep = metafunc.config.stash.get(_SWEEP, None)
-    if sweep is None:
+    if not _has_benchmarks(metafunc.config):
         raise pytest.Collector.CollectError("ntp measures through pytest-benchmark: leave out -p no:benchmark")
+    sweep = _sweep(metafunc.config)
     marker = metafunc.definition.get_closest_marker("ntp_case")
     combinations = sweep.combinations(**(marker.kwargs if marker else {}))
     names = list(combinations[0])
@@ -158,35 +128,44 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Let pytest-benchmark read a worker's times in place of the clock's."""
-    if _is_measured(item):
+    if _is_measured(item) and _has_benchmarks(item.config):
+        from ntp.sweep import worker_clock
+
+        _sweep(item.config)
         asked = item.get_closest_marker("benchmark")
         options = {**(asked.kwargs if asked else {}), "timer": worker_clock}
         item.add_marker(pytest.mark.benchmark(**options), append=False)
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config) -> None:
+    """As pytest-benchmark's --benchmark-only does: --benchmark-disable by hand beats --benchmark-skip in addopts."""
+    if (sweep := config.stash.get(_SWEEP, None)) and config.option.benchmark_disable:
+        sweep.benchmarks.skip = False
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Count what is going to be measured."""
+    """Count what is going to be measured, and make sure that it will not be in vain."""
     if sweep := session.config.stash.get(_SWEEP, None):
-        skipped = session.config.option.benchmark_skip and not session.config.option.benchmark_only
-        sweep.planned = 0 if skipped else sum(map(_is_measured, session.items))
+        sweep.planned = 0 if sweep.benchmarks.skip else sum(map(_is_measured, session.items))
+        try:
+            sweep.prepare()
+        except NtpError as error:
+            _refuse(session.config, error)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     """Say what is about to happen, and how long it will take."""
     sweep = config.stash.get(_SWEEP, None)
-    if not sweep or not sweep.planned or sweep.benchmarks.disabled:
-        return []
-    seconds = sweep.planned * (SECONDS_AROUND_SAMPLES + sweep.sampling.time_s)
-    cases = "1 case" if sweep.planned == 1 else f"{sweep.planned} cases"
-    return [f"ntp: {cases}, about {seconds:.0f} s; reports go to {os.path.relpath(sweep.report_dir)}"]
+    return sweep.forecast() if sweep else []
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Add what ntp has to say of the run as a whole, to ``--benchmark-json`` and ``--benchmark-save`` too."""
-    sweep = config.stash[_SWEEP]
-    if sweep.planned:
+    sweep = config.stash.get(_SWEEP, None)
+    if sweep and sweep.planned:
         output_json["ntp"] = sweep.header()
 
 
@@ -200,11 +179,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         sweep.judge(session)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The table, after pytest-benchmark's own."""
-    sweep = config.stash.get(_SWEEP, None)
-    if sweep and (sweep.measured or sweep.failures):
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> Iterator[None]:
+    """The table, after pytest-benchmark's own, and also where that ends in an error (``--benchmark-compare-fail``)."""
+    try:
+        return (yield)
+    finally:
+        if sweep := config.stash.get(_SWEEP, None):
+            _show(sweep, terminalreporter)
+
+
+def _show(sweep: "Sweep", terminalreporter: pytest.TerminalReporter) -> None:
+    if sweep.measured or sweep.failures:
         from ntp.report import text
 
         terminalreporter.section("ntp")
@@ -215,28 +201,32 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             f"Written: run.json, report.html, report.md with its charts, report.csv in {folder}"
         )
-    if sweep and sweep.verdict_text:
+    if sweep.verdict_text:
         terminalreporter.section("ntp baseline")
         for line in sweep.verdict_text.splitlines():
             terminalreporter.write_line(line)
 
 
 @pytest.fixture
-def case(request: pytest.FixtureRequest) -> Case:
+def case(request: pytest.FixtureRequest) -> "Case":
     """The case that this benchmark measures."""
+    if not _is_measured(request.node):
+        pytest.fail("ntp gives a test the fixture case only with its fixture measure: ask for both", pytrace=False)
     return request.config.stash[_SWEEP].case(request.node.callspec.params)
 
 
 @pytest.fixture(name="measure")
-def measure_fixture(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Callable[[Case], None]:
+def measure_fixture(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") -> "Callable[[Case], None]":
     """A function that measures a case in a fresh worker and records it.
 
     The samples are taken first and handed to pytest-benchmark afterwards, so that a case that fails or is interrupted
     half way never enters its tables or files. With ``--benchmark-disable`` the worker runs one step, untimed.
     """
-    sweep = request.config.stash[_SWEEP]
+    from ntp.sweep import worker_clock
 
-    def measure_case(case: Case) -> None:
+    sweep = _sweep(request.config)
+
+    def measure_case(case: "Case") -> None:
         try:
             with _failing_safe(benchmark):
                 if benchmark.disabled:
@@ -258,7 +248,7 @@ def measure_fixture(request: pytest.FixtureRequest, benchmark: BenchmarkFixture)
 
 
 @contextmanager
-def _failing_safe(benchmark: BenchmarkFixture) -> Iterator[None]:
+def _failing_safe(benchmark: "BenchmarkFixture") -> Iterator[None]:
     """Whatever ends a measurement early: let pytest-benchmark know that its fixture was used, and to no avail."""
     try:
         yield

@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,14 +14,17 @@ import pytest
 from pytest_benchmark.session import BenchmarkSession
 from pytest_benchmark.utils import safe_dumps
 
-from ntp.case import Case, named_step, option_errors
+from ntp.case import Case, named_step
 from ntp.errors import RecordError, WorkerFailed
+from ntp.exit_status import NOT_COMPARABLE, TOOL_FAILED
 from ntp.measure.cpus import available_cpus, check_threads
 from ntp.measure.driver import Observing, PipeWorker, Sampling, measure, observe
 from ntp.measure.peaks import MachinePeaks
 from ntp.measure.records import Failure, Measurement, Run, write_whole
 from ntp.measure.roofline import measure_peaks
 from ntp.measure.runtime import environment_variables
+from ntp.measure.sole_writer import sole_writer
+from ntp.sweep_options import SweepOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +36,9 @@ MATRIX = ("threads", "batch_size", "seq_len", "precision", "step")
 
 SECONDS_AROUND_SAMPLES = 4.0
 """What starting a worker, warming it up and observing it take, roughly: for the forecast alone."""
+
+RUN = "run.json"
+REPORTS = ("report.md", "report.csv", "report.html")
 
 OPERATOR_STEPS = 3
 """How many steps of each case torch.profiler sees, after those that are timed."""
@@ -66,21 +74,22 @@ worker_clock = WorkerClock()
 class Sweep:
     """One pytest session's measurements: the cases, and the files that are written after each of them."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, given: Mapping[str, Any]) -> None:
         self.config = config
         self.started = datetime.now(UTC)
         self.started_s = time.perf_counter()
         self.planned = 0
         self.measured = 0
         self.failures: list[Failure] = []
-        option = config.option
-        with option_errors():
-            self.sampling = Sampling(time_s=option.ntp_sample_time, min_samples=option.ntp_min_samples)
-        self.observing = Observing(operator_steps=0 if option.ntp_no_profile else OPERATOR_STEPS)
-        self.threads = option.ntp_threads or tuple(dict.fromkeys((1, available_cpus().max_threads)))
+        self._prepared = False
+        self._given = dict(given)
+        self.options = options = SweepOptions.of(given)
+        self.sampling = Sampling(time_s=options.sample_time, min_samples=options.min_samples)
+        self.observing = Observing(operator_steps=0 if options.no_profile else OPERATOR_STEPS)
+        self.threads = options.threads or tuple(dict.fromkeys((1, available_cpus().max_threads)))
         check_threads(max(self.threads))
-        self.report_dir = config.rootpath / option.ntp_report_dir  # itself, where it is absolute
-        self.gate = None if option.ntp_baseline is None else self._gate(config.rootpath / option.ntp_baseline)
+        self.report_dir = config.rootpath / options.report_dir  # itself, where it is absolute
+        self.gate = None if options.baseline is None else self._gate(config.rootpath / options.baseline)
         self.verdict_text = ""
         # Every combination is a case that makes sense and can be set up here, or the sweep does not begin.
         for values in self.combinations():
@@ -99,6 +108,35 @@ class Sweep:
         assert isinstance(session, BenchmarkSession)
         return session
 
+    def prepare(self) -> None:
+        """Find out what would let the sweep be in vain before its first case. One that measures nothing needs nothing.
+
+        Raises:
+            RecordError: the reports cannot be written, or another process writes them.
+        """
+        if not self.planned or self.benchmarks.disabled or self.config.option.collectonly:
+            return
+        if self.gate is not None and self.gate.is_empty:
+            pytest.exit(f"ntp: {self.gate.nothing_there}", returncode=NOT_COMPARABLE)
+        held = ExitStack()
+        self.config.add_cleanup(held.close)
+        for name in (RUN, *REPORTS):
+            if (self.report_dir / name).is_dir():
+                raise RecordError(
+                    f"{self.report_dir / name} is a folder: remove it, or choose another --ntp-report-dir"
+                )
+        held.enter_context(sole_writer(self.report_dir / RUN))
+        self._prepared = True
+
+    def forecast(self) -> list[str]:
+        """What is about to happen, in lines; none where nothing is measured."""
+        if not self.planned or self.benchmarks.disabled:
+            return []
+        seconds = self.planned * (SECONDS_AROUND_SAMPLES + self.sampling.time_s)
+        cases = "1 case" if self.planned == 1 else f"{self.planned} cases"
+        lines = [f"ntp: {cases}, about {seconds:.0f} s; reports go to {os.path.relpath(self.report_dir)}"]
+        return lines if self.gate is None else [*lines, *(f"ntp: {line}" for line in self.gate.forecast())]
+
     def combinations(self, *, largest: bool = False, **fixed: Sequence[str]) -> list[dict[str, Any]]:
         """All combinations of the sweep's options. A case that several of them come to is there once.
 
@@ -106,26 +144,21 @@ class Sweep:
             largest: only of its largest thread count, batch size and sequence length.
             fixed: further fields of a case (``part``, ``data``, ``optimizer``), each with the values it is to take.
         """
-        option = self.config.option
-        sizes = [self.threads, option.ntp_batch_sizes, option.ntp_seq_lens]
+        options = self.options
+        sizes = [self.threads, options.batch_sizes, options.seq_lens]
         if largest:
             sizes = [(max(values),) for values in sizes]
-        values = itertools.product(*sizes, option.ntp_precisions, option.ntp_steps, *fixed.values())
+        values = itertools.product(*sizes, options.precisions, options.steps, *fixed.values())
         combinations = (dict(zip((*MATRIX, *fixed), combination, strict=True)) for combination in values)
         return list({self.case(each): each for each in combinations}.values())
 
     def case(self, values: Mapping[str, Any]) -> Case:
         """The case of one of the :meth:`combinations`."""
-        options = {
-            name.removeprefix("ntp_"): value
-            for name, value in vars(self.config.option).items()
-            if name.startswith("ntp_")
-        }
-        return Case.of(options | named_step(values["step"]).model_dump(exclude_defaults=True) | dict(values))
+        return Case.of(self._given | named_step(values["step"]).model_dump(exclude_defaults=True) | dict(values))
 
     def start(self, case: Case) -> PipeWorker:
         """A fresh worker for the case."""
-        return PipeWorker(case, timeout_s=self.config.option.ntp_timeout)
+        return PipeWorker(case, timeout_s=self.options.timeout)
 
     def measure(self, case: Case) -> Measurement:
         """Measure the case in a fresh worker; let the observers look at a whole step afterwards."""
@@ -201,7 +234,7 @@ class Sweep:
 
         document, run = self.run()
         try:
-            write_whole(self.report_dir / "run.json", json.dumps(document, indent=1) + "\n")
+            write_whole(self.report_dir / RUN, json.dumps(document, indent=1) + "\n")
             write_whole(self.report_dir / "report.md", text.markdown(run))
             write_whole(self.report_dir / "report.csv", text.csv(run))
             if page:
@@ -215,15 +248,14 @@ class Sweep:
                     (self.report_dir / name).unlink(missing_ok=True)
                 write_whole(self.report_dir / "report.md", text.markdown(run, pictures))
         except RecordError as error:
-            pytest.exit(f"ntp: {error.explained()}", returncode=5)
+            pytest.exit(f"ntp: {error.explained()}", returncode=TOOL_FAILED)
 
     def judge(self, session: pytest.Session) -> None:
         """Hold what was measured against the baselines, if any were named, and let the exit status say the verdict.
 
         A session that was not to measure anything is left alone.
         """
-        idle = not self.planned or self.benchmarks.disabled or self.config.option.collectonly
-        if self.gate is None or idle:
+        if self.gate is None or not self._prepared:
             return
         from ntp.gate import status_of
 

@@ -9,6 +9,7 @@ from ntp.judge.verdict import Verdict
 from ntp.measure.baselines import save_baseline
 from ntp.measure.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
 from ntp.measure.records import Reference
+from ntp.measure.system import read_machine
 
 REFERENCE = Reference(shape=(4, 4, 4), turns_ns=((1000,),))
 
@@ -62,11 +63,29 @@ def test_the_baseline_of_this_machine_is_chosen_and_named(measured, tmp_path):
     assert "another machine: logical_cpus 96 against 2" in text
 
 
+def test_what_is_known_before_anything_is_measured(measured, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "baselines"
+    save_baseline(measured(10_000_000), folder)
+    assert not Gate(folder).is_empty
+    assert list(Gate(folder).forecast()) == [
+        f"no baseline in {folder} is of this machine: counts will be compared, times will not"
+    ]
+    here = measured(10_000_000, machine=read_machine())
+    save_baseline(here, folder)
+    (line,) = Gate(folder).forecast()
+    assert line.startswith("the noise of this machine is not known")
+    machine, software = fingerprints(here.measurements[0])
+    save_calibration(tmp_path / "cache/ntp", Calibration(machine=machine, software=software))
+    assert list(Gate(folder).forecast()) == []
+
+
 def test_a_folder_without_baselines_says_what_makes_one(measured, tmp_path):
     verdict, text = Gate(tmp_path).judge(measured(1))
     assert verdict == "not comparable"
-    remedy = f"ntp baseline RUN.json --out {tmp_path}"
-    assert text == f"Not comparable: {tmp_path} holds no baseline; {remedy} makes a run one.\n"
+    remedy = f"measure without --ntp-baseline, then ntp baseline RUN.json --out {tmp_path} makes the run one"
+    assert text == f"Not comparable: {tmp_path} holds no baseline; {remedy}.\n"
+    assert Gate(tmp_path).is_empty
     with pytest.raises(RecordError, match="is no folder of baselines"):
         Gate(tmp_path / "none")
 

@@ -1,6 +1,7 @@
 """The pytest side, with sweeps in a pytest of their own and workers that need no process."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import ntp.report.html  # noqa: F401
 from ntp.measure.baselines import save_baseline
 from ntp.measure.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
 from ntp.measure.records import Run
+from ntp.measure.sole_writer import sole_writer
 
 pytest_plugins = ["pytester"]
 
@@ -268,20 +270,23 @@ def test_an_interrupted_sweep_keeps_what_it_has(sweep, pytester):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--ntp-threads=0", "expected positive integers*'0'*"),
-        ("--ntp-threads=two", "expected positive integers*'two'*"),
+        ("--ntp-threads=0", "*: expected positive integers*'0'*"),
+        ("--ntp-threads=two", "*: expected positive integers*'two'*"),
         ("--ntp-threads=1,100000", "threads: 100000 asked for, but this process may use*"),
-        ("--ntp-batch-sizes=8,-1", "expected positive integers*'8,-1'*"),
+        ("--ntp-batch-sizes=8,-1", "*: expected positive integers*'8,-1'*"),
         ("--ntp-steps=magic", "no step is named 'magic': write 'eager' or levers*onednn*"),
         ("--ntp-precisions=fp7", "precision: Input should be 'fp32'*'fp7'*"),
         ("--ntp-model=nonsense", "model: a model is 'simple'*'nonsense'*"),
         ("--ntp-data=nonsense", "data: data is 'uniform'*'nonsense'*"),
         ("--ntp-vocab-size=0", "vocab-size: Input should be greater than*"),
         ("--ntp-allocator=mine", "allocator: Input should be*'mine'*"),
-        ("--ntp-sample-time=0", "--ntp-sample-time: expected seconds*'0'*"),
-        ("--ntp-sample-time=inf", "--ntp-sample-time: expected seconds*'inf'*"),
-        ("--ntp-timeout=nan", "--ntp-timeout: expected seconds*'nan'*"),
-        ("--ntp-timeout=soon", "--ntp-timeout: expected seconds*'soon'*"),
+        ("--ntp-sample-time=0", "sample-time: expected seconds*'0'*"),
+        ("--ntp-sample-time=inf", "sample-time: expected seconds*'inf'*"),
+        ("--ntp-timeout=nan", "timeout: expected seconds*'nan'*"),
+        ("--ntp-timeout=soon", "timeout: expected seconds*'soon'*"),
+        ("--ntp-seed=none", "seed: Input should be a valid integer*'none'*"),
+        ("--ntp-report-dir=", "report-dir: expected the path of a folder (got '')*"),
+        ("--ntp-report-dir=a\udcff", "report-dir: expected a path in UTF-8 (got *udcff')*"),
         ("--ntp-min-samples=0", "min-samples: Input should be greater than*"),
     ],
 )
@@ -290,13 +295,6 @@ def test_wrong_options_are_refused_in_one_line(sweep, option, message):
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*{message}"])
     result.stderr.no_fnmatch_line("*Traceback*")
-
-
-def test_reports_that_cannot_be_written_end_the_sweep_in_one_line(sweep, pytester):
-    pytester.path.joinpath("file").write_text("")
-    result = sweep(*SWEEP, "--ntp-report-dir=file/reports")
-    assert result.ret == 5
-    result.stdout.fnmatch_lines(["*cannot be written*"])
 
 
 def test_a_users_own_benchmark_group_is_kept(sweep, pytester):
@@ -323,6 +321,92 @@ def test_a_project_without_settings_measures_what_it_names_a_test(pytester):
     pytester.makepyfile("def test_train_step(measure, case): measure(case)")
     pytester.runpytest_inprocess(*SWEEP).assert_outcomes(passed=2)
     assert len(load(pytester).measurements) == 2
+
+
+def test_a_fixture_around_ours_is_ours(pytester):
+    pytester.makeconftest(CONFTEST.format(fails=None, interrupts=None))
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def measure(measure):
+            return measure
+
+        def test_train_step(measure, case):
+            measure(case)
+        """
+    )
+    pytester.runpytest_inprocess(*SWEEP).assert_outcomes(passed=2)
+    assert len(load(pytester).measurements) == 2
+
+
+def test_cases_of_its_own_are_measured_as_they_are(pytester):
+    pytester.makeconftest(CONFTEST.format(fails=None, interrupts=None))
+    pytester.makepyfile(
+        """
+        import pytest
+        from ntp.case import Case
+
+        @pytest.mark.parametrize("case", [Case.parse("simple-b2-s4-t1")], ids=["small"])
+        def test_train_step(measure, case):
+            measure(case)
+        """
+    )
+    pytester.runpytest_inprocess(*SWEEP).assert_outcomes(passed=1)
+    assert [each.case.id for each in load(pytester).measurements] == ["simple-b2-s4-t1"]
+
+
+@pytest.fixture
+def in_the_way(pytester):
+    """Report folders that cannot be written, by what is wrong with them."""
+    pytester.path.joinpath("file").write_text("")
+    pytester.path.joinpath("taken/run.json").mkdir(parents=True)
+    return {"a file": "file", "below a file": "file/reports", "no place for folders": "/proc/ntp", "a folder": "taken"}
+
+
+@pytest.mark.parametrize("options", [(), ("--ntp-baseline=baselines",)], ids=["plain", "gated"])
+@pytest.mark.parametrize("what", ["a file", "below a file", "no place for folders", "a folder"])
+def test_reports_that_cannot_be_written_cost_no_sweep(
+    sweep, pytester, in_the_way, make_run, make_measurement, what, options
+):
+    save_baseline(make_run(make_measurement()), pytester.path / "baselines")
+    result = sweep(*SWEEP, f"--ntp-report-dir={in_the_way[what]}", *options, apart=True)
+    assert result.ret == (2 if options else 4)
+    said = [line for line in (*result.outlines, *result.errlines) if "run.json" in line]
+    assert len(said) == 1
+    assert re.search(r"cannot be written|is a folder: remove it", said[0])
+    assert pytester.path.joinpath("asked.txt").read_text() == ""
+
+
+def test_reports_are_not_looked_at_where_nothing_is_measured(sweep, pytester):
+    pytester.path.joinpath("file").write_text("")
+    assert sweep(*SWEEP, "--ntp-report-dir=file", "--collect-only").ret == 0
+    assert sweep("--benchmark-disable", *SWEEP[1:], "--ntp-report-dir=file").ret == 0
+
+
+def test_two_sweeps_into_one_folder_are_one_too_many(sweep, pytester):
+    with sole_writer(pytester.path / "reports/latest/run.json"):
+        result = sweep(*SWEEP, apart=True)
+        assert result.ret == 4
+        result.stderr.fnmatch_lines([f"ERROR: *run.json is being written by another process ({os.getpid()}): wait*"])
+        assert pytester.path.joinpath("asked.txt").read_text() == ""
+        sweep(*SWEEP, "--ntp-report-dir=reports/another").assert_outcomes(passed=3, skipped=1)
+    sweep(*SWEEP).assert_outcomes(passed=3, skipped=1)
+    assert not list(pytester.path.rglob(".*.lock"))
+
+
+def test_the_table_comes_before_what_pytest_benchmark_fails_with(sweep, pytester):
+    sweep(*SWEEP, "--benchmark-save=first")
+    (saved,) = pytester.path.glob(".benchmarks/*/0001_first.json")
+    document = json.loads(saved.read_text())
+    for bench in document["benchmarks"]:
+        bench["stats"]["mean"] /= 2
+    saved.write_text(json.dumps(document))
+    result = sweep(*SWEEP, "--benchmark-compare=0001", "--benchmark-compare-fail=mean:5%", apart=True)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*Fastest: *", "Written: run.json*"])
+    result.stderr.fnmatch_lines(["*PerformanceRegression: Performance has regressed."])
 
 
 GATED = (*SWEEP, "-k", "simple", "--ntp-baseline=baselines")
@@ -422,6 +506,19 @@ def test_a_folder_of_baselines_that_is_wrong_costs_no_sweep(sweep, pytester):
     result.stderr.no_fnmatch_line("*Traceback*")
     assert not (pytester.path / "asked.txt").exists()
     (pytester.path / "none").mkdir()
-    result = sweep(*SWEEP, "--ntp-baseline=none")
+    result = sweep(*SWEEP, "--ntp-baseline=none", apart=True)
     assert result.ret == 4
-    result.stdout.fnmatch_lines(["Not comparable: *none holds no baseline; ntp baseline RUN.json*"])
+    (said,) = (line for line in (*result.outlines, *result.errlines) if "holds no baseline" in line)
+    assert re.search(r"Not comparable: .*none holds no baseline; measure without --ntp-baseline, then ntp base", said)
+    assert pytester.path.joinpath("asked.txt").read_text() == ""
+
+
+def test_wrong_usage_of_a_gated_sweep_is_not_called_not_comparable(sweep, pytester):
+    (pytester.path / "baselines").mkdir()
+    for option in ("--ntp-threads=0", "--ntp-seed=none"):
+        assert sweep("--benchmark-only", option, "--ntp-baseline=baselines", apart=True).ret == 2
+
+
+def test_what_is_known_of_the_verdict_is_said_before_anything_is_measured(gated):
+    gated(calibrated=False).stdout.fnmatch_lines(["ntp: the noise of this machine is not known, *--calibrate"])
+    gated().stdout.no_fnmatch_line("ntp: *not*known*")

@@ -66,6 +66,11 @@ def load_calibration(folder: Path, machine: str, software: str) -> Calibration:
     return stored if (stored.machine, stored.software) == (machine, software) else empty
 
 
+def is_calibrated(folder: Path, machine: str) -> bool:
+    """Whether anything is kept of a machine, with whatever software."""
+    return any(folder.glob(f"calibration-{machine}-*.json"))
+
+
 def save_calibration(folder: Path, calibration: Calibration) -> None:
     """Replace what is kept.
 
