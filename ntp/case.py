@@ -22,6 +22,15 @@ _MODEL_SPEC = re.compile(rf"{BUILT_IN_MODEL}|[^\s:][^:]*:[A-Za-z_]\w*")
 _DATA_SPEC = re.compile(r"uniform|zipf(:(?P<exponent>\d+(\.\d+)?))?|file:.+", re.DOTALL)
 
 
+def _shown(text: str) -> str:
+    """What names a file has bytes that are no UTF-8 in a form (surrogates) that no record can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a name that is not UTF-8 cannot be written into a record: rename the file") from None
+    return text
+
+
 def _model_spec(text: str) -> str:
     if not _MODEL_SPEC.fullmatch(text):
         raise ValueError("a model is 'simple', 'package.module:factory' or 'path/to/file.py:factory'")
@@ -60,7 +69,7 @@ class Workload(Options):
     in the state in which training meets it. Only ``data`` runs alone: making a batch depends on nothing else.
     """
 
-    model: Annotated[str, AfterValidator(_model_spec)] = BUILT_IN_MODEL
+    model: Annotated[str, AfterValidator(_shown), AfterValidator(_model_spec)] = BUILT_IN_MODEL
     """'simple', 'package.module:factory' or 'path/to/file.py:factory'. A factory gets those of vocab_size, embed_dim,
     hidden_dim and seq_len that it names."""
     vocab_size: int = Field(1000, ge=1)
@@ -73,7 +82,7 @@ class Workload(Options):
     """Sequences in a step."""
     seq_len: int = Field(128, ge=1)
     """Predicted positions of a sequence."""
-    data: Annotated[str, AfterValidator(_data_spec)] = "uniform"
+    data: Annotated[str, AfterValidator(_shown), AfterValidator(_data_spec)] = "uniform"
     """'uniform' random ids, 'zipf' or 'zipf:EXPONENT' (realistic frequencies), or 'file:PATH': a text file as bytes, or
     a .bin file of uint16 tokens (uint32 if the vocabulary is larger than 65536)."""
     seed: int = Field(42, ge=0, lt=2**63)

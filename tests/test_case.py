@@ -210,3 +210,9 @@ def test_every_option_has_a_help():
     for group in (Workload, StepConfig, Runtime):
         for name, info in group.model_fields.items():
             assert info.description, name
+
+
+@pytest.mark.parametrize("field", ["model", "data"])
+def test_a_name_that_no_record_can_hold_is_refused(field):
+    with pytest.raises(OptionError, match=f"{field}: a name that is not UTF-8 cannot be written"):
+        Case.of({field: {"model": "a\udcff.py:make", "data": "file:a\udcff"}[field]})

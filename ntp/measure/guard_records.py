@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from ntp.case import Frozen
 from ntp.measure.environment import Machine, Software
-from ntp.measure.records import read_versioned
+from ntp.measure.records import Command, read_versioned
 
 SCHEMA_VERSION = 1
 
@@ -143,7 +143,7 @@ class GuardRecord(Frozen):
     started: str
     """ISO 8601, UTC."""
     wall_time_s: float
-    command: tuple[str, ...]
+    command: Command
     base: Side
     head: Side
     plan: Plan

@@ -11,9 +11,9 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, ValidationError, model_validator
 
 from ntp.case import Case, Frozen
 from ntp.errors import RecordError, WorkerFailed
@@ -23,6 +23,15 @@ from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, Operat
 from ntp.measure.peaks import MachinePeaks, Shape
 
 SCHEMA_VERSION = 1
+
+
+def _written(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Bytes that are no UTF-8, which Python holds as surrogates, stand in JSON as their escapes: it knows no others."""
+    return tuple(word.encode(errors="backslashreplace").decode() for word in words)
+
+
+Command = Annotated[tuple[str, ...], AfterValidator(_written)]
+"""What was called, with its arguments, as it can be written into a record."""
 
 
 class WarmUp(Frozen):
@@ -146,7 +155,7 @@ class Run(Frozen):
     started: str
     """ISO 8601, UTC."""
     wall_time_s: float
-    command: tuple[str, ...]
+    command: Command
     planned: int
     """How many cases were asked for; fewer measurements and failures than that mean an interrupted sweep."""
     measurements: tuple[Measurement, ...] = ()

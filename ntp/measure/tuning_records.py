@@ -9,7 +9,7 @@ from ntp.case import Case, Frozen
 from ntp.errors import RecordError
 from ntp.measure.environment import Machine, Software
 from ntp.measure.guard_records import Pair
-from ntp.measure.records import read_versioned
+from ntp.measure.records import Command, read_versioned
 
 SCHEMA_VERSION = 1
 
@@ -51,7 +51,7 @@ class Tuning(Frozen):
     """ISO 8601, UTC."""
     wall_time_s: float
     """Of all its sittings together."""
-    command: tuple[str, ...]
+    command: Command
     default: str
     """Id of the case that the search starts from, and that the winner is held against."""
     levers: tuple[Lever, ...]

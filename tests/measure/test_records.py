@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ntp.errors import RecordError
 from ntp.measure.records import SCHEMA_VERSION, Failure, Measurement, Reference, Run, WarmUp, write_whole
+from ntp.measure.runfile import document_of, text_of
 
 
 def document(run):
@@ -161,3 +162,9 @@ def test_a_failed_write_keeps_the_old_text(tmp_path, monkeypatch):
 def test_the_version_is_written(make_measurement):
     run = Run(started="", wall_time_s=1, command=(), planned=1, measurements=(make_measurement(),))
     assert document(run)["ntp"]["schema_version"] == SCHEMA_VERSION
+
+
+def test_an_argument_that_is_no_utf8_costs_no_record(make_run, make_measurement):
+    run = make_run(make_measurement(), command=("pytest", "-k", "a\udcff", "é"))
+    assert run.command == ("pytest", "-k", "a\\udcff", "é")
+    assert Run.from_document(json.loads(text_of(document_of(run)))) == run
