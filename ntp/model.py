@@ -114,14 +114,26 @@ def model_errors(what: str) -> Iterator[None]:
         raise ModelError(f"{what}: {type(exc).__name__}: {reason}") from exc
 
 
+def see_folder(entry: str) -> None:
+    """Let what lies in a folder be imported: after the standard library, before all that is installed.
+
+    First of all, a user's ``statistics.py`` would stand in the way of whatever needs the library's.
+    """
+    if entry not in sys.path:
+        installed = (
+            number for number, each in enumerate(sys.path) if each.endswith(("site-packages", "dist-packages"))
+        )
+        sys.path.insert(next(installed, len(sys.path)), entry)
+
+
 @contextmanager
 def _importable(directory: Path) -> Iterator[None]:
-    """The modules beside the user's work can be imported, as they can by ``python script.py``."""
+    """The modules beside the user's work can be imported for a while, as they can by ``python script.py``."""
     entry = str(directory)
     if entry in sys.path:
         yield
         return
-    sys.path.insert(0, entry)
+    see_folder(entry)
     try:
         yield
     finally:
@@ -134,7 +146,11 @@ def _find_factory(spec: str, where: str, name: str) -> Callable[..., object]:
     try:
         factory = getattr(module, name)
     except AttributeError:
-        raise ModelError(f"model {spec!r} not found: {where} has no {name!r}; name a factory that it defines") from None
+        taken = where.partition(".")[0] in {*sys.stdlib_module_names, "ntp"}
+        remedy = f"that name is taken by another module, name the file: {where}.py:{name}" if taken else (
+            "name a factory that it defines"
+        )  # fmt: skip
+        raise ModelError(f"model {spec!r} not found: {where} has no {name!r}; {remedy}") from None
     if not callable(factory):
         raise ModelError(
             f"model {spec!r} is not callable, it is a {type(factory).__name__}: "

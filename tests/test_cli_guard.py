@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -246,10 +247,19 @@ class Repository:
 
     def write(self, **files: str) -> None:
         for name, text in files.items():
-            (self.path / f"{name}.py").write_text(text)
+            path = self.path / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
 
-    def guard(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*arguments), capture_output=True, text=True, cwd=self.path, check=False)
+    def guard(self, *arguments: str, folder: str = ".", **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            cwd=self.path / folder,
+            env=os.environ | variables,
+            check=False,
+        )
 
     def command(self, *arguments: str) -> list[str]:
         options = ["--base", "HEAD", "--cases", USERS_CASE, "--out", "out/guard.json"]
@@ -298,6 +308,104 @@ def test_unchanged_code_is_measured_in_pairs(repository):
         check=False,
     )
     assert (replay.stdout, replay.returncode) == (result.stdout, result.returncode)
+
+
+@pytest.fixture
+def src_layout(repository):
+    """A package in ``src``, whose head repeats a part, and a file outside of it that imports the package."""
+    (repository.path / "pyproject.toml").write_text('[project]\nname = "my-project"\n')
+    (repository.path / ".gitignore").write_text("out/\n")
+    model = {"src/mine/__init__": "", "bench/bm": "from mine.model import make"}
+    repository.commit(**model, **{"src/mine/model": MODEL.format(change="")})
+    repository.commit(**{"src/mine/model": MODEL.format(change=".clone()"), "unrelated": ""})
+    return repository
+
+
+def assert_regression_of_its_own_code(repository, result, loaded):
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "aten::clone" in result.stdout
+    kept = GuardRecord.load(next(repository.path.rglob("guard.json")))
+    assert (kept.base.loaded, kept.head.loaded) == (loaded, loaded)
+    assert kept.changed == ("src/mine/model.py", "unrelated.py")
+    assert "were loaded" not in result.stdout
+
+
+SRC_CASES = "mine.model:make-b2-s4-t1-v50,bm.py:make-b2-s4-t1-v50"
+
+
+@pytest.mark.long
+def test_each_side_imports_its_own_code_where_the_python_path_leads_into_the_work_tree(src_layout):
+    path = str(src_layout.path / "src")
+    options = ("--base", "HEAD~1", "--budget", "1s", "--cases", SRC_CASES)
+    result = src_layout.guard(*options, folder="bench", PYTHONPATH=path)
+    loaded = ("bench/bm.py", "src/mine/__init__.py", "src/mine/model.py")
+    assert_regression_of_its_own_code(src_layout, result, loaded)
+
+
+@pytest.mark.long
+def test_each_side_imports_its_own_code_where_a_copy_of_the_package_is_installed(src_layout, tmp_path):
+    copy, details = tmp_path / "installed", tmp_path / "installed/my_project-1.dist-info"
+    shutil.copytree(src_layout.path / "src", copy)
+    details.mkdir()
+    (details / "METADATA").write_text("Metadata-Version: 2.1\nName: my-project\nVersion: 1\n")
+    (details / "RECORD").write_text("mine/__init__.py,,\nmine/model.py,,\n")
+    options = ("--base", "HEAD~1", "--budget", "1s", "--cases", SRC_CASES.partition(",")[0])
+    result = src_layout.guard(*options, PYTHONPATH=str(copy))
+    assert_regression_of_its_own_code(src_layout, result, ("src/mine/__init__.py", "src/mine/model.py"))
+
+
+ABSOLUTE = """
+import importlib.util
+spec = importlib.util.spec_from_file_location("mine", {path!r})
+module = importlib.util.module_from_spec(spec)
+import sys
+sys.modules["mine"] = module
+spec.loader.exec_module(module)
+make = module.make
+"""
+
+
+@pytest.mark.long
+def test_one_side_twice_is_not_comparable(repository):
+    repository.commit(mine=MODEL.format(change=""), model=ABSOLUTE.format(path=str(repository.path / "mine.py")))
+    repository.write(mine=MODEL.format(change=".clone()"))
+    result = repository.guard("--budget", "1s")
+    assert result.returncode == 4, result.stdout + result.stderr
+    assert "base: mine was imported from mine.py of the work tree" in " ".join(result.stdout.split())
+
+
+@pytest.mark.long
+def test_what_git_does_not_know_is_named_then_shared_or_made_on_each_side(repository):
+    (repository.path / ".gitignore").write_text("generated.py\nout/\n")
+    repository.commit(model="import generated\n" + MODEL.format(change=""))
+    repository.write(generated="")
+    options = ("--budget", "1s")
+    result = repository.guard(*options)
+    assert result.returncode == 4
+    assert "lacks what is beside git in the work tree: generated.py; share it with --link" in " ".join(
+        result.stdout.split()
+    )
+    assert repository.guard(*options, "--link", "generated.py").returncode == 3
+    made = repository.guard(*options, "--setup", "echo making; touch generated.py")
+    assert made.returncode == 3, made.stdout
+    kept = GuardRecord.load(repository.path / "out/guard.json")
+    assert [(side.preparation.status, side.preparation.output) for side in (kept.base, kept.head)] == [
+        (0, "making\n")
+    ] * 2
+    assert repository.is_clean()
+
+
+@pytest.mark.parametrize(
+    ("side", "fails_where", "status"), [("base", "! test -e new.py", 4), ("head", "test -e new.py", 5)]
+)
+def test_a_setup_that_fails_is_one_clear_line(repository, side, fails_where, status):
+    repository.commit(model=MODEL.format(change=""))
+    repository.write(new="")
+    result = repository.guard("--budget", "1s", "--setup", f"if {fails_where}; then echo no luck; exit 7; fi")
+    assert result.returncode == status, result.stdout
+    assert f"{side}: --setup ended with exit status 7" in " ".join(result.stdout.split())
+    assert "no luck" in result.stderr
+    assert repository.is_clean()
 
 
 @pytest.mark.parametrize(

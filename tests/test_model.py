@@ -168,7 +168,8 @@ def test_ctrl_c_while_the_model_is_built_stays_what_it_is(tmp_path):
         ("ntp_no_such_module:make", "no module 'ntp_no_such_module'"),
         ("ntp.no_such_module:make", "no module 'ntp.no_such_module'"),
         ("no/such/file.py:make", "no file 'no/such/file.py'"),
-        ("torch.nn:NoSuchClass", "torch.nn has no 'NoSuchClass'"),
+        ("torch.nn:NoSuchClass", "torch.nn has no 'NoSuchClass'; name a factory that it defines"),
+        ("profile:make", "profile has no 'make'; that name is taken by another module, name the file: profile.py:make"),
         (".relative:make", "importing .relative failed"),
     ],
 )

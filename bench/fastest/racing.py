@@ -23,6 +23,7 @@ from ntp.measure.peaks import gemm_shapes
 from ntp.measure.records import WarmUp
 from ntp.measure.roofline import measure_peaks
 from ntp.measure.software import read_git
+from ntp.measure.sources import Source
 from ntp.measure.system import read_machine
 
 Tell = Callable[[str], None]
@@ -69,8 +70,8 @@ class Racer(PipeWorker):
 def _racers(comparison: Comparison, stack: ExitStack) -> dict[SideName, Racer]:
     launch = partial(new_process, command=PEERS[comparison.peer]) if comparison.peer else new_process
     return {
-        "base": stack.enter_context(Racer(comparison.base, directory=ROOT, launch=launch, timeout_s=900)),
-        "head": stack.enter_context(Racer(comparison.head, directory=ROOT, timeout_s=900)),
+        "base": stack.enter_context(Racer(comparison.base, source=Source.of(ROOT), launch=launch, timeout_s=900)),
+        "head": stack.enter_context(Racer(comparison.head, source=Source.of(ROOT), timeout_s=900)),
     }
 
 

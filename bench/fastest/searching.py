@@ -20,6 +20,7 @@ from ntp.judge.tuning import incumbent, with_values
 from ntp.measure.guard_records import Pair, SideName
 from ntp.measure.pairs import STEPS_S, WorkerStarter, measure_pair
 from ntp.measure.software import read_git
+from ntp.measure.sources import Source
 from ntp.measure.system import read_machine
 from ntp.measure.tuning_records import Lever, Tuning
 
@@ -122,6 +123,6 @@ def _pair(start: WorkerStarter, raced: Raced, seed: int, steps_s: float) -> Pair
     sides: dict[SideName, Case] = {"base": Case.parse(raced.base), "head": Case.parse(raced.head)}
     with ExitStack() as stack:
         workers: dict[SideName, Worker] = {
-            side: stack.enter_context(start(case, Path.cwd())) for side, case in sides.items()
+            side: stack.enter_context(start(case, Source.here())) for side, case in sides.items()
         }
         return measure_pair(raced.head, workers, seed, steps_s, RACE_BLOCK_S)

@@ -21,6 +21,7 @@ from ntp.judge.guard import plan_of
 from ntp.measure.driver import PipeWorker
 from ntp.measure.guard_records import Block, GuardRecord, Pair, Plan
 from ntp.measure.pairs import WARM_UP_WINDOW, StartWorker, WorkerStarter, measure_pair, turns_of
+from ntp.measure.sources import Source
 from ntp.measure.system import read_machine
 
 Tell = Callable[[str], None]
@@ -114,7 +115,9 @@ def _run(folder: Path, seed: int) -> dict[str, Any]:
 
 def _paired(case: Case, start: StartWorker, folder: Path, seed: int) -> Pair:
     with ExitStack() as stack:
-        workers = {side: stack.enter_context(start(case, folder)) for side in random.Random(seed).sample(SIDES, 2)}
+        workers = {
+            side: stack.enter_context(start(case, Source.of(folder))) for side in random.Random(seed).sample(SIDES, 2)
+        }
         return measure_pair(case.id, workers, seed)
 
 
@@ -123,7 +126,7 @@ def _one_after_the_other(case: Case, start: StartWorker, folder: Path, seed: int
     blocks: list[Block] = []
     turns = steps = 0
     for side in random.Random(seed).sample(SIDES, 2):
-        with start(case, folder) as worker:
+        with start(case, Source.of(folder)) as worker:
             worker.load()
             warm = worker.warm_up(WARM_UP_WINDOW).step_time_ns
             if not turns:
@@ -132,8 +135,8 @@ def _one_after_the_other(case: Case, start: StartWorker, folder: Path, seed: int
     return Pair(case_id=case.id, seed=seed, blocks=tuple(blocks))
 
 
-def _new_interpreter(case: Case, directory: Path) -> PipeWorker:
-    return PipeWorker(case, directory=directory)
+def _new_interpreter(case: Case, source: Source) -> PipeWorker:
+    return PipeWorker(case, source=source)
 
 
 RUNTIMES: Mapping[str, dict[str, str]] = {

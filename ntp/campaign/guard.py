@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from ntp.case import Case
 from ntp.errors import WorkerFailed
 from ntp.judge.guard import verdict_on
-from ntp.measure.checkout import checkout
+from ntp.measure.checkout import changed_files, checkout, lacking
 from ntp.measure.environment import Software
 from ntp.measure.guard_records import WORK_TREE, Cell, GuardRecord, Plan, Side, SideName
-from ntp.measure.pairs import SideFailed, StartWorker, WorkerStarter, count, measure_pair
+from ntp.measure.pairs import Counted, SideFailed, StartWorker, WorkerStarter, count, measure_pair
+from ntp.measure.preparing import failure_of, prepare
+from ntp.measure.sources import Source, foreign, own_files
 from ntp.measure.system import read_machine
 
 if TYPE_CHECKING:
@@ -44,10 +46,10 @@ class _Guard:
     """A run of the guard under way."""
 
     def __init__(
-        self, record: GuardRecord, folders: dict[SideName, Path], start: StartWorker, clock_s: Callable[[], float]
+        self, record: GuardRecord, sources: dict[SideName, Source], start: StartWorker, clock_s: Callable[[], float]
     ) -> None:
         self.record = record
-        self._folders = folders
+        self._sources = sources
         self._start = start
         self._clock_s = clock_s
         self._started_s = clock_s()
@@ -70,23 +72,47 @@ class _Guard:
         with ExitStack() as stack, ThreadPoolExecutor(len(SIDES)) as pool:
             # Started here: a process that a thread starts dies with the thread.
             counting = {
-                side: pool.submit(count, stack.enter_context(self._start(case, self._folders[side]))) for side in SIDES
+                side: pool.submit(count, stack.enter_context(self._start(case, source)), source)
+                for side, source in self._sources.items()
             }
             changes: dict[str, object] = {}
-            for side, counted in counting.items():
+            for side, counting_side in counting.items():
                 try:
-                    changes[side], software = counted.result()
-                    self._found(side, software)
+                    changes |= self._counted(side, counting_side.result())
                 except WorkerFailed as error:
-                    changes |= _failure(SideFailed(side, error))
+                    changes |= _failure(SideFailed(side, error), lacking(self._sources[side], _words(error)))
         changes["wall_time_s"] = self._clock_s() - started_s
         return self.replace(cell.model_copy(update=changes))
 
-    def _found(self, side: SideName, software: Software) -> None:
-        """Keep what the first worker of a side found."""
+    def _counted(self, side: SideName, counted: Counted) -> dict[str, object]:
+        """What a side's worker counted; but nothing, if it is not of that side alone."""
+        files = None if counted.imported is None else counted.imported.files
+        self._found(side, counted.software, None if files is None else own_files(self._sources[side], files))
+        if files and (elsewhere := foreign(self._sources[side], files)):
+            return {"foreign": f"{side}: {elsewhere}, so that both sides may have run the same code: {_FOREIGN_REMEDY}"}
+        return {side: counted.counts}
+
+    def _found(self, side: SideName, software: Software, loaded: Sequence[str] | None) -> None:
+        """Keep what the first worker of a side found, and what any of them loaded."""
         known: Side = getattr(self.record, side)
-        if known.software is None:
-            self.record = self.record.model_copy(update={side: known.model_copy(update={"software": software})})
+        changes: dict[str, object] = {"software": known.software or software}
+        if loaded is not None:
+            changes["loaded"] = tuple(sorted({*(known.loaded or ()), *loaded}))
+        self.record = self.record.model_copy(update={side: known.model_copy(update=changes)})
+
+    def prepare(self, command: str) -> bool:
+        """Run the user's command in each side's folder. Whether all went well: else every cell has failed of it."""
+        for side, source in self._sources.items():
+            preparation = prepare(source.folder, command, self._clock_s)
+            known: Side = getattr(self.record, side)
+            updated = known.model_copy(update={"preparation": preparation})
+            self.record = self.record.model_copy(update={side: updated})
+            if preparation.status:
+                failed = _failure(SideFailed(side, failure_of(preparation)))
+                cells = tuple(cell.model_copy(update=failed) for cell in self.record.cells)
+                self.record = self.record.model_copy(update={"cells": cells})
+                return False
+        return True
 
     def pair(self, cell: Cell) -> GuardRecord:
         """Add a pair to a cell."""
@@ -97,7 +123,7 @@ class _Guard:
         try:
             with ExitStack() as stack:
                 workers: dict[SideName, Worker] = {
-                    side: stack.enter_context(self._start(case, self._folders[side]))
+                    side: stack.enter_context(self._start(case, self._sources[side]))
                     for side in random.Random(seed).sample(SIDES, 2)
                 }
                 changes = {"pairs": (*cell.pairs, measure_pair(cell.case_id, workers, seed))}
@@ -108,9 +134,17 @@ class _Guard:
         return self.replace(cell.model_copy(update={**changes, "wall_time_s": cell.wall_time_s + pair_s}))
 
 
-def _failure(error: WorkerFailed) -> dict[str, object]:
+_FOREIGN_REMEDY = "let it be found from the model's own file, or through an editable installation"
+
+
+def _words(error: WorkerFailed) -> str:
+    return f"{error} {error.stderr_tail}"
+
+
+def _failure(error: WorkerFailed, more: str = "") -> dict[str, object]:
     of_base = isinstance(error, SideFailed) and error.side == "base"
-    return {"base_failure" if of_base else "failure": str(error), "stderr_tail": error.stderr_tail}
+    message = "; ".join(filter(None, (str(error), more)))
+    return {"base_failure" if of_base else "failure": message, "stderr_tail": error.stderr_tail}
 
 
 def guard(
@@ -122,6 +156,8 @@ def guard(
     budget_s: float,
     seed: int = 0,
     allowed: Sequence[str] = (),
+    setup: str = "",
+    links: Sequence[Path] = (),
     command: Sequence[str] = (),
     directory: Path | None = None,
     start: StartWorker | None = None,
@@ -131,14 +167,30 @@ def guard(
     """Count every case of the plan on both sides, then add pairs where they are needed. Each step yields the record.
 
     It ends when ``next_cell`` wants no more, or when another pair would not fit into ``budget_s`` seconds. Both sides
-    run on the same CPUs, with the same interpreter and libraries, each with the modules of its own folder.
+    run on the same CPUs, with the same interpreter and libraries, each with the modules of its own tree.
+
+    Args:
+        plan: what is guarded, and when a verdict is reached.
+        base: a commit.
+        head: a commit, or the work tree.
+        next_cell: the rule.
+        budget_s: seconds, from the first count on.
+        seed: of the order of turns.
+        allowed: names of counts that may rise, or patterns of them.
+        setup: a shell command that is run in each side's folder first.
+        links: paths of the work tree that the checkouts share with it.
+        command: as it was given.
+        directory: in the repository; None: the current one.
+        start: starts workers.
+        clock_s: a clock.
+        progress: is told what comes next.
 
     Raises:
-        OptionError: a ref or the folder is wrong. Found before any worker is started.
+        OptionError: a ref, the folder or a link is wrong. Found before any worker is started.
     """
     with (
-        checkout(base, directory) as (base_side, base_folder),
-        checkout(head, directory) as (head_side, head_folder),
+        checkout(base, directory, links) as (base_side, base_source),
+        checkout(head, directory, links) as (head_side, head_source),
         WorkerStarter() as starter,
     ):
         record = GuardRecord(
@@ -151,10 +203,16 @@ def guard(
             budget_s=budget_s,
             seed=seed,
             allowed=tuple(allowed),
+            changed=changed_files(base_side, head_side, directory),
             machine=read_machine(),
             cells=tuple(Cell(case_id=case_id) for case_id in plan.cells),
         )
-        run = _Guard(record, {"base": base_folder, "head": head_folder}, start or starter, clock_s)
+        run = _Guard(record, {"base": base_source, "head": head_source}, start or starter, clock_s)
+        if setup:
+            progress(f"making both sides ready: {setup}")
+            if not run.prepare(setup):
+                yield run.record
+                return
         for cell in record.cells:
             progress(f"counting what a step of {cell.case_id} does")
             yield run.count(cell)

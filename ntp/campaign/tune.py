@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ntp.campaign.levers import COMPILE
@@ -22,6 +21,7 @@ from ntp.errors import NtpError, OptionError, WorkerFailed
 from ntp.judge.tuning import incumbent, levers_of, log_ratio, standings, wants_another_pair, with_values
 from ntp.measure.driver import Refused
 from ntp.measure.pairs import Outpaced, SideFailed, StartWorker, WorkerStarter, measure_pair
+from ntp.measure.sources import Source
 from ntp.measure.system import read_machine
 from ntp.measure.tuning_records import Lever, Purpose, Race, Tuning
 
@@ -115,7 +115,7 @@ class _Search:
         with ExitStack() as stack:
             cases: dict[SideName, Case] = {"base": against, "head": case}
             workers: dict[SideName, Worker] = {
-                side: stack.enter_context(self._start(each, Path.cwd())) for side, each in cases.items()
+                side: stack.enter_context(self._start(each, Source.here())) for side, each in cases.items()
             }
             drop_above = DROP_ABOVE if race.purpose == "search" else math.inf
             pair = measure_pair(case.id, workers, seed, RACE_STEPS_S, RACE_BLOCK_S, drop_above)

@@ -56,6 +56,20 @@ def guard(
             show_default="none",
         ),
     ] = "",
+    setup: Annotated[
+        str,
+        typer.Option(
+            metavar="COMMAND", help="Run this shell command in each side's folder first.", show_default="none"
+        ),
+    ] = "",
+    link: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Share a path of the work tree with the checkouts, which lack what git does not know. Repeatable.",
+            show_default="none",
+        ),
+    ] = None,
     fail_on: Annotated[
         FailOn | None, typer.Option("--fail-on", help="Fail if the head is faster, too: for teams that pin.")
     ] = None,
@@ -100,6 +114,8 @@ def guard(
                 "budget_s": budget,
                 "seed": order_seed,
                 "allowed": names(allow),
+                "setup": setup,
+                "links": link or (),
                 "command": ("ntp", *sys.argv[1:]),
             }
             record = _kept(campaign(plan, base, head, **settings, progress=progress), out)  # type: ignore[arg-type]

@@ -120,7 +120,7 @@ def verdict_on(record: GuardRecord) -> GuardVerdict:
 
 
 def _known(cell: Cell, plan: Plan, differing: str) -> CellPairs:
-    reason = differing or cell.base_failure or cell.failure
+    reason = differing or cell.foreign or cell.base_failure or cell.failure
     pairs = tuple(log_ratios(pair, plan.guarded) for pair in cell.pairs)
     return CellPairs(cell=cell.case_id, pairs=pairs, not_comparable=reason)
 
@@ -145,6 +145,14 @@ def _next_case(record: GuardRecord, suite: SuiteVerdict) -> str | None:
     if any(cell.failure for cell in record.cells):
         return None
     return suite.next_cell
+
+
+def changed_but_not_loaded(record: GuardRecord) -> tuple[str, ...]:
+    """The Python files in which the sides differ, if neither has imported any of them: the verdict is not on them."""
+    loaded = (record.base.loaded, record.head.loaded)
+    if None in loaded or {*record.changed} & {file for files in loaded for file in files or ()}:
+        return ()
+    return record.changed
 
 
 def summary(verdict: GuardVerdict) -> dict[str, object]:

@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
 import psutil
@@ -26,9 +25,10 @@ from ntp.measure.environment import Environment, conditions
 from ntp.measure.launch import Launch, new_process
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.measure.offspring import descendants, kill_all, kill_marked
-from ntp.measure.protocol import Loaded, Ran, Referenced, Worker
+from ntp.measure.protocol import Imported, Loaded, Ran, Referenced, Worker
 from ntp.measure.records import Harness, Measurement, Observations, Reference, WarmUp
 from ntp.measure.software import read_git
+from ntp.measure.sources import Source
 from ntp.measure.system import read_counters, read_machine
 from ntp.measure.warmup import MIN_WINDOW
 
@@ -38,6 +38,7 @@ _ACTIVITY = {
     "warm_up": "warming up",
     "run": "running steps",
     "reference": "timing the reference product",
+    "imported": "listing its modules",
     "phases": "timing phases",
     "memory": "following its memory",
     "denormals": "counting denormal numbers",
@@ -78,7 +79,7 @@ class PipeWorker:
     Args:
         case: what the worker holds. Its runtime decides on the environment variables and the CPUs.
         timeout_s: how long one request may take before the worker counts as hung.
-        directory: where it runs, and whose modules (ntp itself too, if it is there) come before those installed.
+        source: where it runs, and where its modules come from; None: in the current folder, the ntp that runs this.
         launch: starts the process.
 
     Every request raises :class:`~ntp.errors.WorkerFailed` when the worker dies, hangs, refuses or answers rubbish.
@@ -89,7 +90,7 @@ class PipeWorker:
         case: Case,
         *,
         timeout_s: float = 300.0,
-        directory: Path | None = None,
+        source: Source | None = None,
         launch: Launch = new_process,
     ) -> None:
         self.case = case
@@ -99,7 +100,7 @@ class PipeWorker:
         # A file, not a pipe: nobody has to read it while the worker runs, and a talkative model can't fill it up.
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in stop)
         try:
-            self._process = launch(case.runtime, directory, self._stderr)
+            self._process = launch(case.runtime, source or Source.here(), self._stderr)
         except BaseException:
             self._stderr.close()
             raise
@@ -135,6 +136,10 @@ class PipeWorker:
     def reference(self) -> Referenced:
         """Time the reference product, for some ten milliseconds. No step is run."""
         return self._ask("reference", {}, Referenced, self._timeout_s)
+
+    def imported(self, folders: Sequence[str], packages: Sequence[str]) -> Imported:
+        """List the modules whose files lie in one of the folders, and those of the packages, wherever they lie."""
+        return self._ask("imported", {"folders": list(folders), "packages": list(packages)}, Imported, self._timeout_s)
 
     def phases(self, steps: int) -> PhaseTimes:
         """Time the phases of so many steps, beside as many bare ones."""

@@ -1,12 +1,13 @@
 """A process that has torch loaded and forks itself into workers: they start in a tenth of the time.
 
 Run as a script, ``python fork_server.py PARENT_PID SOCKET_FD MODULE...``, in the environment of the workers' runtime.
-It imports the named modules, none of ``ntp``: that comes from the folder of the worker that is asked for. It starts no
-thread, since a thread does not survive a fork.
+It imports the named modules, none of ``ntp``: that comes from the source of the worker that is asked for
+(:mod:`ntp.measure.bootstrap`, which is loaded from beside this file). It starts no thread, since a thread does not
+survive a fork.
 
 Requests come over the socket, one JSON object a message, and are answered in order:
 
-    {"fork": FOLDER, "mark": MARK}, with three file descriptors for standard input, output and error -> {"pid": PID}
+    {"fork": SOURCE, "mark": MARK}, with three file descriptors for standard input, output and error -> {"pid": PID}
     {"poll": PID} -> {"status": EXIT STATUS, minus the number of the signal it died of, or null while it runs}
 """
 
@@ -14,6 +15,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import runpy
@@ -21,8 +23,11 @@ import signal
 import socket
 import sys
 import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-MESSAGE_BYTES = 1 << 16
+MESSAGE_BYTES = 1 << 20
 
 MARK = "NTP_WORKER"
 """The environment variable that tells which worker a process is, or was started by."""
@@ -49,18 +54,29 @@ def _take_mark(mark: str) -> None:
     os.environ[MARK] = mark
 
 
-def _become_worker(folder: str, mark: str, descriptors: list[int], server_pid: int) -> None:
-    """In the child: run the worker's module as ``python -m`` would in that folder. Does not return."""
+def _bootstrap() -> ModuleType:
+    """The file beside this one: it is no module of an ntp here."""
+    spec = importlib.util.spec_from_file_location("_ntp_bootstrap", Path(__file__).with_name("bootstrap.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _become_worker(request: dict[str, Any], descriptors: list[int], server_pid: int, bootstrap: ModuleType) -> None:
+    """In the child: run the worker's module in its folder. Does not return."""
     status = 1
     try:
         os.setpgid(0, 0)
-        _take_mark(mark)
+        _take_mark(request["mark"])
         for standard, descriptor in enumerate(descriptors):
             os.dup2(descriptor, standard)
             os.close(descriptor)
-        os.chdir(folder)
+        source = request["fork"]
+        os.chdir(source["folder"])
         sys.dont_write_bytecode = True  # the folder may be the user's own: nothing is to be left there
-        sys.path.insert(0, folder)
+        bootstrap.arrange(source)
         sys.argv = ["worker", str(server_pid)]
         runpy.run_module("ntp.measure.worker", run_name="__main__", alter_sys=True)
         status = 0
@@ -74,20 +90,22 @@ def _become_worker(folder: str, mark: str, descriptors: list[int], server_pid: i
         os._exit(status)
 
 
-def _answer(request: dict[str, object], descriptors: list[int], requests: socket.socket) -> dict[str, object]:
+def _answer(
+    request: dict[str, Any], descriptors: list[int], requests: socket.socket, bootstrap: ModuleType
+) -> dict[str, object]:
     if "fork" in request:
         server_pid = os.getpid()
         pid = os.fork()
         if not pid:
             requests.close()
-            _become_worker(str(request["fork"]), str(request["mark"]), descriptors, server_pid)
+            _become_worker(request, descriptors, server_pid, bootstrap)
         # Here as well as in the child, whichever is first: once answered, the parent may end the whole group.
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(pid, pid)
         for descriptor in descriptors:
             os.close(descriptor)
         return {"pid": pid}
-    pid, status = os.waitpid(int(str(request["poll"])), os.WNOHANG)
+    pid, status = os.waitpid(request["poll"], os.WNOHANG)
     return {"status": os.waitstatus_to_exitcode(status) if pid else None}
 
 
@@ -98,14 +116,14 @@ def main() -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != int(parent_pid):  # it died before we asked
         return
-    del sys.path[0]  # the folder of this script, which is no place to import from
+    bootstrap = _bootstrap()
     _load(modules)
     with socket.socket(fileno=int(socket_fd)) as requests:
         while True:
             message, descriptors, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 3)
             if not message:
                 return
-            requests.send(json.dumps(_answer(json.loads(message), descriptors, requests)).encode())
+            requests.send(json.dumps(_answer(json.loads(message), descriptors, requests, bootstrap)).encode())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,16 @@ WORK_TREE = "worktree"
 """Stands in place of a ref for the work tree as it is, uncommitted changes and all."""
 
 
+class Preparation(Frozen):
+    """What the user's own command made of a side's tree before any worker was started."""
+
+    command: str
+    status: int
+    output: str
+    """The end of what it printed."""
+    wall_time_s: float
+
+
 class Side(Frozen):
     """One side of a comparison."""
 
@@ -34,6 +44,9 @@ class Side(Frozen):
     """Whether its tree has an ntp of its own. Else its workers import the one that is installed."""
     software: Software | None = None
     """What its workers found. One interpreter runs both sides, but a side may bring libraries of its own."""
+    loaded: tuple[str, ...] | None = None
+    """The repository's files that its workers imported, seen from its top. Null: none of them could say."""
+    preparation: Preparation | None = None
 
 
 class Counts(Frozen):
@@ -92,6 +105,8 @@ class Cell(Frozen):
     """Why the base could not run it: then there is nothing to compare with."""
     failure: str = ""
     """Why the head could not: a failure, and no verdict."""
+    foreign: str = ""
+    """What a side imported that is not of its own tree: then it is no side, and there is nothing to compare."""
     stderr_tail: str = ""
     """The last lines of the worker that failed."""
     wall_time_s: float = 0.0
@@ -151,6 +166,8 @@ class GuardRecord(Frozen):
     seed: int
     allowed: tuple[str, ...] = ()
     """Names of counts that may rise, or patterns of them."""
+    changed: tuple[str, ...] = ()
+    """The Python files in which the sides differ, seen from the top of the repository."""
     machine: Machine | None = None
     cells: tuple[Cell, ...] = Field(min_length=1)
 

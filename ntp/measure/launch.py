@@ -11,13 +11,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
 from ntp.case import Runtime
 from ntp.errors import WorkerFailed
-from ntp.measure import fork_server
+from ntp.measure import bootstrap, fork_server
 from ntp.measure.runtime import CONTROLLED, environment_variables
+from ntp.measure.sources import Source
 
 PRELOADED = ("torch", "numpy", "pydantic")
 """What every worker imports and neither side of a comparison brings with it."""
@@ -43,8 +43,8 @@ class WorkerProcess(Protocol):
         """
 
 
-Launch = Callable[[Runtime, Path | None, IO[bytes]], WorkerProcess]
-"""From the runtime, the folder to run in and the file for its standard error to a process."""
+Launch = Callable[[Runtime, Source, IO[bytes]], WorkerProcess]
+"""From the runtime, where its modules come from and the file for its standard error to a process."""
 
 
 def _environment(runtime: Runtime, mark: str) -> dict[str, str]:
@@ -62,13 +62,17 @@ class NewProcess(subprocess.Popen[bytes]):
     mark: str
 
 
+def own_module(module: str, source: Source | None = None) -> tuple[str, ...]:
+    """The command that runs a module of ntp's in a new interpreter, in no danger from what lies in its folder."""
+    where = (source or Source.here()).model_dump_json()
+    return sys.executable, "-P", bootstrap.__file__, where, module
+
+
 def new_process(
-    runtime: Runtime,
-    directory: Path | None,
-    stderr: IO[bytes],
-    command: Sequence[str] = (sys.executable, "-m", "ntp.measure.worker"),
+    runtime: Runtime, source: Source, stderr: IO[bytes], command: Sequence[str] | None = None
 ) -> WorkerProcess:
     """Start a new interpreter."""
+    command = command or own_module("ntp.measure.worker", source)
     mark = _new_mark()
     process = NewProcess(
         [*command, str(os.getpid())],
@@ -76,7 +80,7 @@ def new_process(
         stdout=subprocess.PIPE,
         stderr=stderr,
         bufsize=0,
-        cwd=directory,
+        cwd=source.folder,
         env=_environment(runtime, mark),
         start_new_session=True,
     )
@@ -119,7 +123,7 @@ class ForkServer:
         self._lock = threading.Lock()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, fork_server.__file__, str(os.getpid()), str(theirs.fileno()), *PRELOADED],
+                [sys.executable, "-P", fork_server.__file__, str(os.getpid()), str(theirs.fileno()), *PRELOADED],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=_environment(runtime, _new_mark()),  # room for those of its forks
@@ -127,7 +131,7 @@ class ForkServer:
                 start_new_session=True,
             )
 
-    def launch(self, _runtime: Runtime, directory: Path | None, stderr: IO[bytes]) -> WorkerProcess:
+    def launch(self, _runtime: Runtime, source: Source, stderr: IO[bytes]) -> WorkerProcess:
         """Fork a worker. The runtime is the server's.
 
         Raises:
@@ -137,8 +141,9 @@ class ForkServer:
         our_stdout, their_stdout = os.pipe()
         stdin, stdout = os.fdopen(our_stdin, "wb", buffering=0), os.fdopen(our_stdout, "rb", buffering=0)
         try:
-            folder, mark = str((directory or Path.cwd()).resolve()), _new_mark()
-            answer = self._ask({"fork": folder, "mark": mark}, [their_stdin, their_stdout, stderr.fileno()])
+            mark = _new_mark()
+            request = {"fork": source.model_dump(mode="json"), "mark": mark}
+            answer = self._ask(request, [their_stdin, their_stdout, stderr.fileno()])
         except BaseException:
             stdin.close()
             stdout.close()

@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from ntp.case import Case, Runtime
 from ntp.errors import WorkerFailed
-from ntp.measure.driver import PipeWorker
+from ntp.measure.driver import PipeWorker, Refused
 from ntp.measure.environment import Software
 from ntp.measure.guard_records import Block, Counts, Pair, SideName
 from ntp.measure.launch import ForkServer
-from ntp.measure.protocol import Worker
+from ntp.measure.protocol import Imported, Worker
+from ntp.measure.sources import OWN, Source
 
 STEPS_S = 3.0
 """Seconds of timed steps in a pair, both sides together."""
@@ -40,11 +40,11 @@ FORKS = 16
 
 Answer = TypeVar("Answer")
 
-StartWorker = Callable[[Case, Path], PipeWorker]
+StartWorker = Callable[[Case, Source], PipeWorker]
 
 
 class WorkerStarter:
-    """Starts workers that import what lies in a folder.
+    """Starts workers, each with its modules from where its source says.
 
     On Linux they are forks of a process that has torch loaded, one for each runtime, since a pair of new interpreters
     spends more time on imports than on steps. Forks share where the libraries lie in memory, and with it what that does
@@ -56,10 +56,10 @@ class WorkerStarter:
         self._forks: Counter[Runtime] = Counter()
         self._retired: ForkServer | None = None
 
-    def __call__(self, case: Case, directory: Path) -> PipeWorker:
-        """A worker of the case that imports what lies in ``directory``."""
+    def __call__(self, case: Case, source: Source) -> PipeWorker:
+        """A worker of the case with the modules of a source."""
         if sys.platform != "linux":
-            return PipeWorker(case, directory=directory)
+            return PipeWorker(case, source=source)
         if self._forks[case.runtime] == FORKS:
             # Its last fork may be the other half of a pair, and still at work: it ends when the next is renewed.
             self._retire(self._servers.pop(case.runtime))
@@ -67,7 +67,7 @@ class WorkerStarter:
         if case.runtime not in self._servers:
             self._servers[case.runtime] = ForkServer(case.runtime)
         self._forks[case.runtime] += 1
-        return PipeWorker(case, directory=directory, launch=self._servers[case.runtime].launch)
+        return PipeWorker(case, source=source, launch=self._servers[case.runtime].launch)
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +83,16 @@ class WorkerStarter:
         self._retired = server
 
 
-def count(worker: Worker) -> tuple[Counts, Software]:
+class Counted(NamedTuple):
+    """What a worker counted, and what it is made of."""
+
+    counts: Counts
+    software: Software
+    imported: Imported | None
+    """Null where the ntp of the worker is too old to tell."""
+
+
+def count(worker: Worker, source: Source) -> Counted:
     """Count what a step of a worker's case does, after two steps that bring it to its steady state, and with what.
 
     Raises:
@@ -99,7 +108,18 @@ def count(worker: Worker) -> tuple[Counts, Software]:
         allocated_bytes=profile.allocated_bytes_per_step,
         peak_tensor_bytes=memory.peak_bytes,
     )
-    return counts, loaded.software
+    return Counted(counts, loaded.software, _imported(worker, source))
+
+
+def _imported(worker: Worker, source: Source) -> Imported | None:
+    """What the worker has imported of the repository, and of its packages from elsewhere."""
+    folders = {str(folder) for folder in (source.top, source.tree) if folder is not None}
+    try:
+        return worker.imported(sorted(folders), [name for name, _ in source.packages])
+    except Refused:
+        if source.ntp == OWN:
+            raise
+        return None
 
 
 class Outpaced(Exception):

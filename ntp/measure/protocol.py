@@ -4,6 +4,7 @@ Requests are ``{"do": NAME, ...}``; answers are ``{"ok": {...}}`` or ``{"error":
 "ModelError"}``, the kind empty where it is no error of ntp's own.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from pydantic import Field, NonNegativeInt
@@ -43,6 +44,13 @@ class Referenced(Frozen):
     cpu_time_s: float
 
 
+class Imported(Frozen):
+    """Answer to ``imported``: what of the user's repository the process has loaded."""
+
+    files: tuple[tuple[str, str], ...]
+    """The names of modules, and their files."""
+
+
 class Worker(Protocol):
     """A case that can be run. A process behind a pipe in earnest, a script of times in tests."""
 
@@ -57,6 +65,9 @@ class Worker(Protocol):
 
     def reference(self) -> Referenced:
         """Time the reference product, for some ten milliseconds. No step is run."""
+
+    def imported(self, folders: Sequence[str], packages: Sequence[str]) -> Imported:
+        """List the modules whose files lie in one of the folders, and those of the packages, wherever they lie."""
 
     def phases(self, steps: int) -> PhaseTimes:
         """Time the phases of so many steps, beside as many bare ones."""

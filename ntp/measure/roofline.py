@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,13 +20,13 @@ from ntp.case import Runtime
 from ntp.errors import OptionError, RecordError, WorkerFailed
 from ntp.measure.cpus import available_cpus, choose_cpus, read_topology
 from ntp.measure.environment import Cache, Machine, NamedValues, Software, conditions
+from ntp.measure.launch import own_module
 from ntp.measure.peaks import MachinePeaks, Setting, Shape, ThreadPeaks
 from ntp.measure.probe import Answer, Request
 from ntp.measure.records import write_whole
 from ntp.measure.runtime import CONTROLLED, environment_variables
 from ntp.measure.system import read_counters, read_machine
 
-COMMAND = (sys.executable, "-m", "ntp.measure.probe")
 SQUARE = 2048
 """Side of the large square. Twice that gains nothing on up to a dozen cores, and takes eight times as long."""
 
@@ -82,7 +81,7 @@ def measure_peaks(
     folder: Path | None = None,
     machine: Machine | None = None,
     software: Software | None = None,
-    command: Sequence[str] = COMMAND,
+    command: Sequence[str] | None = None,
     timeout_s: float = 120.0,
 ) -> MachinePeaks:
     """The peaks of this machine for each thread count: from the cache, or measured, seven seconds for each count.
@@ -133,7 +132,7 @@ def measure_peaks(
     )
 
 
-def _measure(setting: Setting, request: Request, command: Sequence[str], timeout_s: float) -> ThreadPeaks:
+def _measure(setting: Setting, request: Request, command: Sequence[str] | None, timeout_s: float) -> ThreadPeaks:
     """Run a probe, and see what else its CPUs did meanwhile."""
     counters, own_s = read_counters(cpus=setting.cpus), _childrens_cpu_s()
     answer = run_probe(request, command, timeout_s)
@@ -207,7 +206,7 @@ class _Kept:
             self.peaks = self.peaks.model_copy(update={"warnings": (f"the peaks were measured but not kept: {error}",)})
 
 
-def run_probe(request: Request, command: Sequence[str] = COMMAND, timeout_s: float = 120.0) -> Answer:
+def run_probe(request: Request, command: Sequence[str] | None = None, timeout_s: float = 120.0) -> Answer:
     """Measure in a fresh process.
 
     Raises:
@@ -216,7 +215,7 @@ def run_probe(request: Request, command: Sequence[str] = COMMAND, timeout_s: flo
     inherited = {name: value for name, value in os.environ.items() if name not in CONTROLLED}
     try:
         process = subprocess.Popen(
-            [*command, request.model_dump_json(), str(os.getpid())],
+            [*(command or own_module("ntp.measure.probe")), request.model_dump_json(), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,8 +1,8 @@
 """The child process: holds one case, warms it up, runs steps on request and times each of them itself.
 
-Started as ``python -m ntp.measure.worker PARENT_PID`` by :class:`ntp.measure.driver.PipeWorker`, which has already set
-the environment variables of the case's runtime. Requests come on standard input, answers leave on what was standard
-output; whatever a model prints goes to standard error, where it disturbs nothing.
+Started with ``PARENT_PID`` by :class:`ntp.measure.driver.PipeWorker`, through :mod:`ntp.measure.bootstrap`, with the
+environment variables of the case's runtime already set. Requests come on standard input, answers leave on what was
+standard output; whatever a model prints goes to standard error, where it disturbs nothing.
 """
 
 import ctypes
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ntp.case import Case, Frozen
 from ntp.errors import NtpError, OptionError
+from ntp.measure import bootstrap
 from ntp.measure.memory import page_faults, peak_rss_bytes, reset_peak_rss
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.measure.phases import PhaseClock, phase_pass
-from ntp.measure.protocol import Loaded, Ran, Referenced
+from ntp.measure.protocol import Imported, Loaded, Ran, Referenced
 from ntp.measure.py_spy import allow_tracing
 from ntp.measure.records import WarmUp
 from ntp.measure.warmup import warm_up
@@ -88,7 +89,7 @@ class CaseHolder:
         import torch
 
         from ntp.measure.software import read_process, read_software
-        from ntp.model import parameter_count
+        from ntp.model import parameter_count, see_folder
         from ntp.step import Training
 
         # After the import, which two workers that share a CPU would otherwise share it for, too.
@@ -98,6 +99,8 @@ class CaseHolder:
         torch.set_num_interop_threads(wanted.runtime.interop_threads)
         if wanted.runtime.denormals == "flushed" and not torch.set_flush_denormal(True):
             raise OptionError("denormals flushed: this CPU cannot; leave them kept")
+        # Not before: what lies there must not stand in the way of what is imported above.
+        see_folder(os.getcwd())
         self._training = Training.start(wanted.workload, wanted.step)
         self._run_step = stepper(self._training, wanted.workload.part)
         # What was built so far lives as long as the process: the collector need not look at it during a step.
@@ -136,6 +139,18 @@ class CaseHolder:
         from ntp.measure.reference import reference_pass
 
         return reference_pass(self._threads)
+
+    def imported(self, folders: list[str], packages: list[str]) -> Imported:
+        """List the modules whose files lie in one of the folders, and those of the packages, wherever they lie."""
+        files = ((name, getattr(module, "__file__", None)) for name, module in sorted(sys.modules.items()))
+
+        def wanted(name: str, file: str) -> bool:
+            of_package = any(f"{name}.".startswith(f"{package}.") for package in packages)
+            return of_package or any(bootstrap.is_users(file, folder) for folder in folders)
+
+        # Some modules that have no file, torch.classes among them, have a relative name in its place.
+        known = [(name, file) for name, file in files if isinstance(file, str) and os.path.isabs(file)]
+        return Imported(files=tuple((name, file) for name, file in known if wanted(name, file)))
 
     def phases(self, steps: int) -> PhaseTimes:
         """Time the phases of so many steps, beside as many bare ones."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from ntp.judge.guard import TAIL, CellJudgement, GuardVerdict
+from ntp.judge.guard import TAIL, CellJudgement, GuardVerdict, changed_but_not_loaded
 from ntp.judge.verdict import Finding
 from ntp.measure.guard_records import WORK_TREE, GuardRecord, Side
 from ntp.report.markup import code, prose, table
@@ -12,6 +12,7 @@ from ntp.report.units import UNKNOWN, duration
 from ntp.report.verdicts import change_notes, counted, finding, limit, worse
 
 HEADERS = ("case", "verdict", "slowdown", "interval", TAIL, "pairs", "could tell", "time")
+_NAMED_FILES = 3
 _PRACTICAL_BUDGET_S = 3600
 """Longer than that, nobody waits for a verdict."""
 
@@ -85,6 +86,15 @@ def _percent(ratio: float) -> str:
 
 
 def _notes(record: GuardRecord, verdict: GuardVerdict) -> Iterator[str]:
+    if unseen := changed_but_not_loaded(record):
+        files = f"{', '.join(unseen[:_NAMED_FILES])}{', ...' if len(unseen) > _NAMED_FILES else ''}"
+        which = "the 1 Python file that differs was not" if len(unseen) == 1 else (
+            f"none of the {len(unseen)} Python files that differ was"
+        )  # fmt: skip
+        yield (
+            f"{which} loaded by either side ({files}): the verdict says nothing about the change; guard a case "
+            "whose model imports what has changed"
+        )
     for cell in verdict.cells:
         for note in _notes_on(cell, record.plan.min_pairs):
             yield f"{cell.case_id}: {note}"

@@ -14,8 +14,9 @@ from ntp.judge.guard import plan_of, verdict_on
 from ntp.measure.environment import Machine, Process, Software
 from ntp.measure.guard_records import GuardRecord, Plan
 from ntp.measure.pairs import MIN_BLOCKS, count
-from ntp.measure.protocol import Loaded, Ran
+from ntp.measure.protocol import Imported, Loaded, Ran
 from ntp.measure.records import WarmUp
+from ntp.measure.sources import Source
 
 campaign = importlib.import_module("ntp.campaign.guard")
 
@@ -79,6 +80,9 @@ class Worker:
         )
         return self.said("run", ran)
 
+    def imported(self, folders, packages):
+        return self.said("imported", Imported(files=tuple(self.bench.imported.get(self.side, {}).items())))
+
     def memory(self):
         return self.said("memory", self.bench.shows.memory)
 
@@ -102,6 +106,8 @@ class Bench:
         """Why a worker fails, by request, case and side."""
         self.versions = {}
         """The version of ntp that a worker finds, by case and side."""
+        self.imported = {}
+        """The files that a worker has imported, by side and by module."""
         self.starters = set()
         self.time_s = 1000.0
         self.slowdown = 1
@@ -118,9 +124,9 @@ class Bench:
             ["git", "-C", self.path, *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    def start(self, case, folder):
-        side = (folder / "side").read_text()
-        self.folders[side] = folder
+    def start(self, case, source):
+        side = (source.folder / "side").read_text()
+        self.folders[side] = source.folder
         self.starters.add(threading.current_thread())
         self.log.append(("start", case.id, side))
         if error := self.fails.get(("start", case.id, side)):
@@ -204,7 +210,7 @@ def test_all_is_counted_then_paired_as_asked_and_each_step_hands_out_a_record(be
     def requests(case, *names):
         return {(name, case.id, side) for name in ("start", "load", "run", *names) for side in ("base", "head")}
 
-    counting = ("memory", "flops", "operators")
+    counting = ("memory", "flops", "operators", "imported")
     assert steps == [
         requests(SMALL, *counting),
         requests(LARGE, *counting),
@@ -230,7 +236,7 @@ def test_the_record_says_what_was_asked_and_seen(bench):
     assert (record.base.ref, record.base.commit, record.base.dirty) == ("trunk", bench.commit, False)
     assert (record.head.ref, record.head.commit, record.head.dirty) == ("worktree", bench.commit, True)
     (cell,) = record.cells
-    counts, software = count(Worker(bench, SMALL, "base"))
+    counts, software, _ = count(Worker(bench, SMALL, "base"), Source.of(bench.path))
     assert cell.base == cell.head == counts
     assert record.base.software == record.head.software == software
     assert len({pair.seed for pair in cell.pairs}) == 2, "each pair has an order of its own"
@@ -463,8 +469,8 @@ def test_unless_told_otherwise_workers_come_from_a_starter_that_ends_with_the_gu
             assert bench.running == [], "its processes outlive the workers"
             bench.log.append("exit")
 
-        def __call__(self, case, folder):
-            return bench.start(case, folder)
+        def __call__(self, case, source):
+            return bench.start(case, source)
 
     monkeypatch.setattr(campaign, "WorkerStarter", Starter)
     run = bench.guard(for_ever(SMALL), start=None)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.judge.counts import Change
-from ntp.judge.guard import STATISTICS, TAIL, TYPICAL, log_ratios, plan_of, summary, verdict_on
+from ntp.judge.guard import STATISTICS, TAIL, TYPICAL, changed_but_not_loaded, log_ratios, plan_of, summary, verdict_on
 from ntp.judge.verdict import Verdict
 from ntp.measure.environment import Software
 from ntp.measure.guard_records import Block, Cell, Counts, Guarded, GuardRecord, Pair, Plan, Side
@@ -221,6 +221,26 @@ class TestCounts:
         assert verdict_on(make_guard_record(more)).next_case == ONE
 
 
+class TestChangedFilesThatWereNotLoaded:
+    def record(self, make_guard_record, changed, base, head):
+        record = make_guard_record(Cell(case_id=ONE), changed=changed)
+        sides = {"base": base, "head": head}
+        update = {name: getattr(record, name).model_copy(update={"loaded": files}) for name, files in sides.items()}
+        return record.model_copy(update=update)
+
+    FILES = st.sets(st.sampled_from(["a.py", "b.py", "c.py"]))
+
+    @given(changed=FILES, base=FILES, head=FILES)
+    def test_it_is_all_of_them_or_none(self, make_guard_record, changed, base, head):
+        record = self.record(make_guard_record, tuple(sorted(changed)), tuple(base), tuple(head))
+        assert set(changed_but_not_loaded(record)) == (set() if changed & (base | head) else changed)
+
+    @pytest.mark.parametrize("unknown", ["base", "head"])
+    def test_nothing_is_said_where_a_side_cannot_tell(self, make_guard_record, unknown):
+        loaded = {"base": (), "head": ()} | {unknown: None}
+        assert changed_but_not_loaded(self.record(make_guard_record, ("a.py",), **loaded)) == ()
+
+
 class TestWhatCannotBeCompared:
     def test_a_case_that_the_base_lacks(self, make_guard_record, clean):
         lacking = Cell(case_id=OTHER, head=clean.head, base_failure="base: no such model")
@@ -237,6 +257,14 @@ class TestWhatCannotBeCompared:
     def test_a_regression_elsewhere_outweighs_it(self, make_cell, make_guard_record):
         lacking = Cell(case_id=OTHER, base_failure="base: no such model")
         assert verdict_on(make_guard_record(lacking, make_cell(ONE, 0.03))).verdict == "regression"
+
+    def test_a_side_that_ran_what_is_not_its_own_is_no_side_whatever_was_counted_and_timed(
+        self, make_cell, make_guard_record
+    ):
+        slower = make_cell(ONE, 0.03, foreign="base: mine was imported from mine.py of the work tree")
+        found = verdict_on(make_guard_record(slower))
+        assert (found.verdict, found.failures, found.next_case) == ("not comparable", (), None)
+        assert found.cells[0].times.not_comparable.startswith("base: mine was imported")
 
     @pytest.mark.parametrize(("with_it", "without"), [("base", "head"), ("head", "base")])
     def test_an_ntp_of_its_own_against_the_one_installed(self, make_guard_record, clean, with_it, without):

@@ -4,12 +4,23 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from ntp.errors import OptionError
-from ntp.measure.checkout import checkout
+from ntp.measure.checkout import changed_files, lacking
+from ntp.measure.checkout import checkout as side_and_source
 from ntp.measure.guard_records import WORK_TREE
+from ntp.measure.sources import OWN
+
+
+@contextmanager
+def checkout(*arguments, **options):
+    """A side and its folder."""
+    with side_and_source(*arguments, **options) as (side, source):
+        yield side, source.folder
 
 
 class Repository:
@@ -185,7 +196,7 @@ def test_a_folder_in_no_repository(tmp_path, ref):
 
 def test_a_repository_without_a_commit(tmp_path):
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    assert refusal(WORK_TREE, tmp_path) == "the repository has no commit yet"
+    assert refusal(WORK_TREE, tmp_path).startswith("the repository has no commit yet: commit something")
     assert refusal("HEAD", tmp_path).startswith("'HEAD' names no commit")
 
 
@@ -276,10 +287,153 @@ def test_what_git_cannot_do_is_said_in_a_line(repository, tmp_path):
 
 
 def test_whether_a_side_has_an_ntp_of_its_own(repository):
-    repository.write("ntp/__init__.py", "")
+    repository.write("ntp/measure/worker.py", "")
     repository.commit("third")
-    (repository.path / "ntp/__init__.py").unlink()
-    with checkout("HEAD", repository.path) as (side, _):
+    (repository.path / "ntp/measure/worker.py").unlink()
+    with side_and_source("HEAD", repository.path / "sub") as (side, source):
         assert side.brings_ntp
+        assert source.ntp == source.tree, "it lies at the top, wherever the guard is called"
     with checkout(WORK_TREE, repository.path) as (side, _):
         assert not side.brings_ntp
+
+
+def test_a_package_of_the_users_that_is_called_ntp_is_none(repository):
+    repository.write("ntp/__init__.py", "")
+    repository.commit("third")
+    with side_and_source("HEAD", repository.path) as (side, source):
+        assert not side.brings_ntp
+        assert source.ntp == OWN
+
+
+@pytest.mark.parametrize("ref", ["HEAD", WORK_TREE])
+def test_what_git_says_is_passed_on_with_its_remedy(repository, monkeypatch, ref):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    said = refusal(ref, repository.path)
+    assert said.startswith("git rev-parse failed: fatal: detected dubious ownership in repository at ")
+    assert f"git config --global --add safe.directory {repository.path}" in said
+
+
+def test_a_folder_of_gits_own_is_no_place_to_compare_in(repository):
+    assert refusal("HEAD", repository.path / ".git") == (
+        "git rev-parse failed: fatal: this operation must be run in a work tree"
+    )
+
+
+class TestChangedFiles:
+    def changed(self, repository, base, head):
+        with checkout(base, repository.path) as (base_side, _), checkout(head, repository.path) as (head_side, _):
+            return changed_files(base_side, head_side, repository.path)
+
+    def test_between_two_commits(self, repository):
+        repository.write("notes.txt", "third")
+        repository.git("mv", "sub/part.py", "sub/moved.py")
+        repository.commit("third")
+        assert self.changed(repository, "HEAD", "HEAD") == ()
+        assert self.changed(repository, "HEAD~2", "HEAD~1") == ("model.py", "new/part.py")
+        assert self.changed(repository, "HEAD~1", "HEAD") == ("sub/moved.py", "sub/part.py")
+
+    def test_of_the_work_tree_new_files_too_but_none_that_git_ignores(self, repository):
+        repository.write(".gitignore", "ignored.py")
+        for name in ("untracked.py", "ignored.py", "model.py", 'n\xf6tes "x".py'):
+            repository.write(name, "third")
+        assert self.changed(repository, "HEAD", WORK_TREE) == ("model.py", 'n\xf6tes "x".py', "untracked.py")
+        assert self.changed(repository, WORK_TREE, WORK_TREE) == ()
+
+
+class TestWhatACheckoutLacks:
+    @pytest.fixture(autouse=True)
+    def ignored(self, repository):
+        repository.write(".gitignore", "_version.py\n*.so\ndata/\n.venv/\n__pycache__/\n")
+        repository.write("pkg/__init__.py", "")
+        repository.commit("third")
+        for name in ("pkg/_version.py", "pkg/_C.cpython-311.so", "data/tokens.bin", ".venv/x", "__pycache__/y"):
+            repository.write(name, "built")
+
+    def said(self, repository, error, ref="HEAD"):
+        with side_and_source(ref, repository.path) as (_, source):
+            return lacking(source, error)
+
+    @pytest.mark.parametrize(
+        ("error", "named"),
+        [
+            ("ModuleNotFoundError: No module named 'pkg._version'", "pkg/_version.py"),
+            ("ImportError: cannot import name '_C' from 'pkg'", "pkg/_C.cpython-311.so"),
+            ("FileNotFoundError: [Errno 2] No such file or directory: 'data/tokens.bin'", "data"),
+        ],
+    )
+    def test_that_the_error_names(self, repository, error, named):
+        assert self.said(repository, error) == (
+            f"the checkout lacks what is beside git in the work tree: {named}; "
+            "share it with --link PATH, or make it on each side with --setup COMMAND"
+        )
+
+    def test_where_the_error_names_none_of_it(self, repository):
+        said = self.said(repository, "RuntimeError: no luck")
+        assert said.startswith("perhaps because the checkout lacks what is beside git in the work tree: ")
+        assert "data" in said
+        assert ".venv" not in said
+
+    def test_the_work_tree_lacks_nothing(self, repository):
+        assert self.said(repository, "No module named 'pkg._version'", WORK_TREE) == ""
+
+    def test_a_checkout_that_has_all(self, repository):
+        repository.git("clean", "--quiet", "-dfX")
+        assert self.said(repository, "No module named 'x'") == ""
+
+    def test_what_is_shared_is_there(self, repository):
+        links = [Path("data"), Path("pkg/_version.py")]
+        with checkout("HEAD", repository.path, links) as (_, folder):
+            assert (folder / "data/tokens.bin").read_text() == "built"
+            assert (folder / "pkg/_version.py").read_text() == "built"
+        assert (repository.path / "data/tokens.bin").read_text() == "built", "removing the worktree follows no link"
+
+    def test_paths_are_seen_from_the_current_folder(self, repository):
+        with checkout("HEAD", repository.path / "sub", [Path("../data")]) as (_, folder):
+            assert (folder.parent / "data/tokens.bin").is_file()
+
+    @pytest.mark.parametrize(
+        ("link", "says"),
+        [
+            ("missing", "--link missing: there is no such path in the work tree"),
+            ("model.py", "--link model.py: HEAD has a model.py of its own"),
+            ("..", "--link ..: it lies outside of the repository"),
+            (".", "--link .: it lies outside of the repository"),
+        ],
+    )
+    def test_what_cannot_be_shared_is_refused(self, repository, tmp_path, link, says):
+        assert refusal("HEAD", repository.path, [Path(link)]).startswith(says)
+        assert list((tmp_path / "temporary").iterdir()) == []
+
+
+class TestSubmodules:
+    @pytest.fixture
+    def outer(self, repository, tmp_path):
+        """A repository whose ``vendor/inner`` is the other one, at its first commit, and then at its second."""
+        (tmp_path / "outer").mkdir()
+        outer = Repository(tmp_path / "outer")
+        allowed = ("-c", "protocol.file.allow=always")
+        outer.git(*allowed, "submodule", "--quiet", "add", str(repository.path), "vendor/inner")
+        for commit in (repository.first, repository.second):
+            inner = ["-C", str(outer.path / "vendor/inner")]
+            subprocess.run(["git", *inner, "checkout", "--quiet", commit], check=True)
+            outer.commit("a submodule")
+        repository.path.rename(tmp_path / "moved")  # whoever asks its server has no answer
+        return outer
+
+    def test_each_side_has_its_own_commit_from_what_is_here(self, outer):
+        before = outer.state()
+        with checkout("HEAD~1", outer.path) as (_, base), checkout("HEAD", outer.path) as (_, head):
+            assert (base / "vendor/inner/model.py").read_text() == "first"
+            assert (head / "vendor/inner/model.py").read_text() == "second"
+        assert outer.state() == before
+
+    def test_one_that_is_not_here_stays_empty(self, outer):
+        outer.git("submodule", "--quiet", "deinit", "--force", "vendor/inner")
+        with checkout("HEAD", outer.path) as (_, folder):
+            assert list((folder / "vendor/inner").iterdir()) == []
+
+    def test_a_commit_that_is_not_here_is_named(self, outer):
+        with side_and_source("HEAD", outer.path) as (_, source):
+            shutil.rmtree(source.tree / "vendor/inner")
+            (source.tree / "vendor/inner").mkdir()
+            assert "vendor/inner" in lacking(source, "No module named 'inner'")

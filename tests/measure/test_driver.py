@@ -24,6 +24,7 @@ from ntp.measure.launch import new_process
 from ntp.measure.observations import Denormals
 from ntp.measure.protocol import Loaded, Ran, Referenced
 from ntp.measure.records import Observations, Reference, WarmUp
+from ntp.measure.sources import Source
 
 CASE = Case(workload=Workload(batch_size=2, seq_len=4))
 
@@ -88,9 +89,9 @@ def test_a_process_that_cannot_be_started_leaves_no_file_open(tmp_path):
         raise WorkerFailed("no process")
 
     with pytest.raises(WorkerFailed, match="no process"):
-        PipeWorker(CASE, directory=tmp_path, launch=refused)
-    runtime, directory, stderr = given
-    assert (runtime, directory) == (CASE.runtime, tmp_path)
+        PipeWorker(CASE, source=Source.of(tmp_path), launch=refused)
+    runtime, source, stderr = given
+    assert (runtime, source) == (CASE.runtime, Source.of(tmp_path))
     assert stderr.closed
 
 

@@ -20,6 +20,7 @@ from ntp.errors import WorkerFailed
 from ntp.measure import fork_server, launch
 from ntp.measure.driver import PipeWorker, Refused
 from ntp.measure.launch import ForkedProcess, ForkServer, new_process
+from ntp.measure.sources import Source
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks on Linux alone")
 
@@ -46,7 +47,7 @@ def scripted(bare, tmp_path):
     """``scripted(body)``: a fork of the bare server in a folder whose worker is ``body``."""
 
     def start(body, server=bare, **options):
-        return PipeWorker(CASE, directory=folder_with(tmp_path, body), launch=server.launch, **options)
+        return PipeWorker(CASE, source=Source.of(folder_with(tmp_path, body)), launch=server.launch, **options)
 
     return start
 
@@ -125,8 +126,8 @@ class TestAForkWithTorch:
                 f"    return Sequential(Embedding(vocab_size, {size}), Linear({size}, vocab_size))\n"
             )
         with (
-            PipeWorker(case, directory=tmp_path / "3", launch=server.launch) as small,
-            PipeWorker(case, directory=tmp_path / "7", launch=server.launch) as large,
+            PipeWorker(case, source=Source.of(tmp_path / "3"), launch=server.launch) as small,
+            PipeWorker(case, source=Source.of(tmp_path / "7"), launch=server.launch) as large,
         ):
             assert small.load().parameters == 50 * 3 + 3 * 50 + 50
             assert large.load().parameters == 50 * 7 + 7 * 50 + 50
@@ -190,7 +191,7 @@ class TestHowAForkEnds:
             return str(failure.value), failure.value.stderr_tail.splitlines()[-1:]
 
         forked = failure_of(scripted(body))
-        assert forked == failure_of(PipeWorker(CASE, directory=folder_with(tmp_path, body)))
+        assert forked == failure_of(PipeWorker(CASE, source=Source.of(folder_with(tmp_path, body))))
         assert forked[0].startswith(f"simple-b2-s4-t1: {how} while being loaded")
         assert forked[1] == ([last_words] if last_words else [])
 
@@ -345,7 +346,7 @@ class TestForksShareNothing:
         folder = folder_with(tmp_path, self.COUNTING)
 
         def ask(_):
-            with PipeWorker(CASE, directory=folder, launch=bare.launch) as worker:
+            with PipeWorker(CASE, source=Source.of(folder), launch=bare.launch) as worker:
                 return worker.pid, said_by(worker)[2]
 
         with ThreadPoolExecutor(4) as pool:
@@ -356,18 +357,18 @@ class TestForksShareNothing:
         folder = folder_with(tmp_path, self.COUNTING)
         monkeypatch.chdir(tmp_path)
         for directory in (folder, folder.relative_to(tmp_path)):
-            with PipeWorker(CASE, directory=directory, launch=bare.launch) as worker:
+            with PipeWorker(CASE, source=Source.of(directory), launch=bare.launch) as worker:
                 assert said_by(worker)[-1] == str(folder)
         monkeypatch.chdir(folder)
-        with PipeWorker(CASE, launch=bare.launch) as worker:
+        with PipeWorker(CASE, source=Source.of(Path()), launch=bare.launch) as worker:
             assert said_by(worker)[-1] == str(folder)
 
-    def test_it_imports_from_its_folder_first_and_never_from_where_the_server_lies(self, scripted, bare, tmp_path):
+    def test_neither_its_folder_nor_the_servers_is_where_it_imports_from(self, scripted, bare, tmp_path):
         body = SAYING + "sys.stdin.readline(); say(__name__, sys.argv[1:], sys.path)"
         with scripted(body) as worker:
             name, arguments, path = said_by(worker)
         assert (name, arguments) == ("__main__", [str(bare._process.pid)])
-        assert path[0] == str(folder_with(tmp_path, body))
+        assert str(folder_with(tmp_path, body)) not in path
         assert str(Path(fork_server.__file__).parent) not in path
 
 

@@ -1,6 +1,7 @@
 """A pair and the counts of a side, with workers that need no process, and how workers are started."""
 
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from ntp.case import Case, Runtime, Workload
 from ntp.errors import WorkerFailed
 from ntp.measure import pairs
+from ntp.measure.driver import Refused
 from ntp.measure.environment import Process, Software
 from ntp.measure.pairs import (
     BLOCK_S,
@@ -24,11 +26,15 @@ from ntp.measure.pairs import (
     turns_of,
     unlike_turns,
 )
-from ntp.measure.protocol import Loaded, Ran
+from ntp.measure.protocol import Imported, Loaded, Ran
 from ntp.measure.records import WarmUp
+from ntp.measure.sources import Source
 
 MIB = 2**20
 SOFTWARE = Software(torch="2.9")
+SOURCE = Source(
+    folder=Path("/tree/sub"), top=Path("/top"), tree=Path("/tree"), packages=(("mine", Path("/tree/mine.py")),)
+)
 WARM_UP = f"warm_up {WARM_UP_WINDOW}"
 
 
@@ -65,6 +71,10 @@ class Worker:
         self.steps += steps
         ran = Ran(step_time_ns=times_ns, minor_page_faults=0, major_page_faults=0, cpu_time_s=1, peak_rss_bytes=5)
         return self.said(f"run {steps}", ran)
+
+    def imported(self, folders, packages):
+        self.asked_for = (folders, packages)
+        return self.said("imported", Imported(files=(("mine", "/tree/mine.py"),)))
 
     def memory(self):
         return self.said("memory", self.shows.memory)
@@ -245,9 +255,25 @@ def test_a_worker_that_fails_ends_the_pair_and_its_side_is_named(side, what):
 
 def test_counts_are_taken_in_the_steady_state_and_come_with_the_software(make_observations):
     worker = Worker(shows=make_observations())
-    _, software = count(worker)
-    assert software == SOFTWARE
-    assert [what for _, what in worker.log] == ["load", "run 2", "memory", "flops", "operators 1"]
+    assert count(worker, SOURCE).software == SOFTWARE
+    assert [what for _, what in worker.log] == ["load", "run 2", "memory", "flops", "operators 1", "imported"]
+
+
+def test_what_was_imported_is_asked_for_last_with_the_trees_and_the_packages(make_observations):
+    worker = Worker(shows=make_observations())
+    assert count(worker, SOURCE).imported == Imported(files=(("mine", "/tree/mine.py"),))
+    assert worker.asked_for == (["/top", "/tree"], ["mine"])
+
+
+def test_an_older_ntp_of_a_side_may_not_know_what_it_imported(make_observations):
+    def refuses(*_):
+        raise Refused("no such request")
+
+    worker = Worker(shows=make_observations())
+    worker.imported = refuses
+    assert count(worker, SOURCE.model_copy(update={"ntp": Path("/tree")})).imported is None
+    with pytest.raises(Refused):
+        count(worker, SOURCE)
 
 
 def test_counts_are_sums_over_phases(make_observations, make_operators):
@@ -259,7 +285,7 @@ def test_counts_are_sums_over_phases(make_observations, make_operators):
         ("between operators", "between phases", 4.5, 0, 0),
     )
     shows = make_observations(operators=operators)
-    counts, _ = count(Worker(shows=shows))
+    counts = count(Worker(shows=shows), SOURCE).counts
     assert counts.operators == (("aten::addmm", 2), ("aten::mm", 6))
     assert counts.allocated_bytes == 64 * MIB, "whoever allocated it"
     assert counts.flops == sum(share.flops for share in shows.flops.phases) > 0
@@ -267,10 +293,10 @@ def test_counts_are_sums_over_phases(make_observations, make_operators):
     assert counts.parameters == 7
 
 
-@pytest.mark.parametrize("what", ["load", "run 2", "memory", "flops", "operators 1"])
+@pytest.mark.parametrize("what", ["load", "run 2", "memory", "flops", "operators 1", "imported"])
 def test_a_count_that_cannot_be_taken_is_a_failure(make_observations, what):
     with pytest.raises(WorkerFailed, match=f"{what} failed"):
-        count(Worker(shows=make_observations(), fails=(what,)))
+        count(Worker(shows=make_observations(), fails=(what,)), SOURCE)
 
 
 SMALL = Case(workload=Workload(batch_size=2))
@@ -304,7 +330,7 @@ def servers(monkeypatch):
 def test_a_worker_is_a_fork_in_its_folder(servers, tmp_path):
     with WorkerStarter() as start:
         worker = start(SMALL, tmp_path)
-    assert (worker.case, worker.directory, worker.launch) == (SMALL, tmp_path, "a fork of 0")
+    assert (worker.case, worker.source, worker.launch) == (SMALL, tmp_path, "a fork of 0")
 
 
 def test_cases_of_one_runtime_are_forks_of_one_process(servers, tmp_path):
@@ -363,5 +389,5 @@ def test_elsewhere_than_on_linux_each_worker_is_a_new_process(servers, tmp_path,
     monkeypatch.setattr(pairs, "sys", SimpleNamespace(platform="darwin"))
     with WorkerStarter() as start:
         worker = start(SMALL, tmp_path)
-    assert vars(worker) == {"case": SMALL, "directory": tmp_path}
+    assert vars(worker) == {"case": SMALL, "source": tmp_path}
     assert servers.events == []

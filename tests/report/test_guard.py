@@ -195,6 +195,22 @@ def test_a_regression_beside_a_failure_is_a_regression(make_cell, make_guard_rec
     assert f"- {TWO}: head: died of SIGSEGV" in text
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (("a.py",), "the 1 Python file that differs was not loaded by either side (a.py): "),
+        (("a.py", "b.py"), "none of the 2 Python files that differ was loaded by either side (a.py, b.py): "),
+        (tuple("abcd"), "none of the 4 Python files that differ was loaded by either side (a, b, c, ...): "),
+    ],
+)
+def test_a_change_that_no_case_runs_is_told_first_beside_the_verdict(make_cell, make_guard_record, changed, says):
+    record = make_guard_record(make_cell(ONE), changed=changed)
+    sides = {side: getattr(record, side).model_copy(update={"loaded": ("model.py",)}) for side in ("base", "head")}
+    text = shown(record.model_copy(update=sides))
+    assert text.startswith("Pass: ")
+    assert f"- {says}the verdict says nothing about" in text
+
+
 def test_one_pair_and_one_case_are_singular(make_cell, make_guard_record):
     assert "(1 pair of processes in " in shown(make_guard_record(make_cell(ONE, pairs=1)))
     assert "(5 pairs of processes in " in shown(make_guard_record(make_cell(ONE, pairs=5)))

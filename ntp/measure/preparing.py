@@ -1,0 +1,35 @@
+"""A command of the user's that makes a side's folder ready: it builds an extension, or generates a file."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ntp.errors import WorkerFailed
+from ntp.measure.guard_records import Preparation
+
+_KEPT_CHARACTERS = 20_000
+_TOLD_LINES = 12
+
+
+def prepare(folder: Path, command: str, clock_s: Callable[[], float] = time.perf_counter) -> Preparation:
+    """Run a shell command in a folder, to its end. It has no input."""
+    started_s = clock_s()
+    done = subprocess.run(  # noqa: S602  (it is the user's own command)
+        command,
+        shell=True,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    output = done.stdout.decode(errors="backslashreplace")[-_KEPT_CHARACTERS:]
+    wall_time_s = round(clock_s() - started_s, 3)
+    return Preparation(command=command, status=done.returncode, output=output, wall_time_s=wall_time_s)
+
+
+def failure_of(preparation: Preparation) -> WorkerFailed:
+    """The error of a command that failed, with the last lines that it printed."""
+    tail = preparation.output.strip().splitlines()[-_TOLD_LINES:]
+    return WorkerFailed(f"--setup ended with exit status {preparation.status}: {preparation.command}", "\n".join(tail))
