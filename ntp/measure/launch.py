@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Protocol, Self
 
 from ntp.case import Runtime
@@ -160,7 +160,7 @@ class ForkServer:
             return -signal.SIGKILL
         return status
 
-    def _ask(self, request: dict[str, object], descriptors: Sequence[int] = ()) -> dict[str, Any]:
+    def _ask(self, request: Mapping[str, object], descriptors: Sequence[int] = ()) -> dict[str, Any]:
         answer = b""
         with self._lock:
             try:

@@ -133,6 +133,24 @@ class TestAForkWithTorch:
             assert large.load().parameters == 50 * 7 + 7 * 50 + 50
             assert len(small.run(1).step_time_ns) == len(large.run(1).step_time_ns) == 1
 
+    @pytest.mark.parametrize("how", ["fork", "new process"])
+    def test_files_of_the_users_that_are_called_as_other_modules_stand_in_nobodys_way(self, server, tmp_path, how):
+        shadows = ("ntp", "statistics", "profile", "pydantic", "torch", "numpy", "threadpoolctl")
+        for name in shadows:
+            (tmp_path / f"{name}.py").write_text("raise RuntimeError('this is the wrong one')")
+        (tmp_path / "mine.py").write_text(
+            "import statistics, torch\nfrom helper import size\n"
+            "def make(vocab_size): return torch.nn.Embedding(vocab_size, size(vocab_size))\n"
+        )
+        (tmp_path / "helper.py").write_text("def size(vocab_size):\n    import late\n    return vocab_size\n")
+        (tmp_path / "late.py").write_text("")
+        case = Case(workload=Workload(model="mine:make", batch_size=2, seq_len=4, vocab_size=50))
+        launch = server.launch if how == "fork" else new_process
+        with PipeWorker(case, source=Source(folder=tmp_path), launch=launch) as worker:
+            worker.load()
+            worker.run(2)
+            worker.operators(1)
+
     def test_one_that_is_killed_is_told_of_and_the_others_run_on(self, server):
         with (
             PipeWorker(CASE, launch=server.launch) as killed,
