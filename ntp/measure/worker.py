@@ -86,6 +86,7 @@ class CaseHolder:
         """Import torch, take the CPUs, build model, optimizer and data."""
         wanted = Case.model_validate(case)
 
+        import threadpoolctl  # type: ignore[import-untyped]  # noqa: F401  (what reads the software imports it late)
         import torch
 
         from ntp.measure.software import read_process, read_software
