@@ -5,6 +5,7 @@ from the defaults: ``simple-b32-s128-t2``, ``simple-b8-s64-t1-zipf:1.1-fused``. 
 changes the id of a case that leaves it alone. :meth:`Case.parse` turns an id back into the same case.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -12,8 +13,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 from urllib.parse import quote, unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
 
 from ntp.errors import OptionError, Untrusted
+from ntp.lines import shorten
 
 BUILT_IN_MODEL = "simple"
 """The model that ntp brings with it."""
@@ -22,22 +25,25 @@ _MODEL_SPEC = re.compile(rf"{BUILT_IN_MODEL}|[^\s:][^:]*:[A-Za-z_]\w*")
 _DATA_SPEC = re.compile(r"uniform|zipf(:(?P<exponent>\d+(\.\d+)?))?|file:.+", re.DOTALL)
 
 
-def _shown(text: str) -> str:
-    """What names a file has bytes that are no UTF-8 in a form (surrogates) that no record can hold."""
+def _check_name(text: str) -> None:
+    """Refuse what can name no file: a null character, and half of a character that is none of a path's bytes."""
+    if "\0" in text:
+        raise ValueError("a path holds no null character")
     try:
-        text.encode()
+        text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise ValueError("a name that is not UTF-8 cannot be written into a record: rename the file") from None
-    return text
+        raise ValueError("no path holds half a character") from None
 
 
 def _model_spec(text: str) -> str:
+    _check_name(text)
     if not _MODEL_SPEC.fullmatch(text):
         raise ValueError("a model is 'simple', 'package.module:factory' or 'path/to/file.py:factory'")
     return text
 
 
 def _data_spec(text: str) -> str:
+    _check_name(text)
     match = _DATA_SPEC.fullmatch(text)
     if not match:
         raise ValueError("data is 'uniform', 'zipf', 'zipf:EXPONENT' or 'file:PATH'")
@@ -47,9 +53,33 @@ def _data_spec(text: str) -> str:
 
 
 class Frozen(BaseModel):
-    """Base of every value that must never change once it is made: no unknown fields, hashable."""
+    """Base of every value that must never change once it is made: no unknown fields, hashable.
+
+    Its text may be a path, or what a model says, that is not UTF-8: Python holds each such byte as half a character,
+    which pydantic neither writes to JSON nor reads from it. Python's own JSON does both, as an escape.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def model_dump_json(self, **options: Any) -> str:
+        """As pydantic writes it, or in ASCII where pydantic cannot."""
+        try:
+            return super().model_dump_json(**options)
+        except PydanticSerializationError:
+            return json.dumps(self.model_dump(mode="json", **options))
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """As pydantic reads it, and what :meth:`model_dump_json` wrote without it.
+
+        Raises:
+            ValidationError: it is not JSON, or of another kind.
+        """
+        try:
+            document = json.loads(json_data)
+        except (ValueError, RecursionError):
+            return super().model_validate_json(json_data, **options)  # knows what is wrong with it
+        return cls.model_validate(document, **options)
 
 
 class Options(Frozen):
@@ -69,7 +99,7 @@ class Workload(Options):
     in the state in which training meets it. Only ``data`` runs alone: making a batch depends on nothing else.
     """
 
-    model: Annotated[str, AfterValidator(_shown), AfterValidator(_model_spec)] = BUILT_IN_MODEL
+    model: Annotated[str, AfterValidator(_model_spec)] = BUILT_IN_MODEL
     """'simple', 'package.module:factory' or 'path/to/file.py:factory'. A factory gets those of vocab_size, embed_dim,
     hidden_dim and seq_len that it names."""
     vocab_size: int = Field(1000, ge=1)
@@ -82,7 +112,7 @@ class Workload(Options):
     """Sequences in a step."""
     seq_len: int = Field(128, ge=1)
     """Predicted positions of a sequence."""
-    data: Annotated[str, AfterValidator(_shown), AfterValidator(_data_spec)] = "uniform"
+    data: Annotated[str, AfterValidator(_data_spec)] = "uniform"
     """'uniform' random ids, 'zipf' or 'zipf:EXPONENT' (realistic frequencies), or 'file:PATH': a text file as bytes, or
     a .bin file of uint16 tokens (uint32 if the vocabulary is larger than 65536)."""
     seed: int = Field(42, ge=0, lt=2**63)
@@ -205,9 +235,17 @@ _ID_HEAD = re.compile(
 )
 
 
+_SHOWN_OF_ID = 200
+"""Characters of what is no id that a message shows."""
+
+
 def _quote(text: str) -> str:
-    """Free text (a model spec, a path) inside an id: no hyphen, no white space."""
-    return quote(text, safe="/:._+").replace("-", "%2D")
+    """Free text (a model spec, a path) inside an id: no hyphen, no white space, every byte that is not UTF-8 as one."""
+    return quote(text, safe="/:._+", errors="surrogateescape").replace("-", "%2D")
+
+
+def _unquote(text: str) -> str:
+    return unquote(text, errors="surrogateescape")
 
 
 class Case(Frozen):
@@ -253,21 +291,20 @@ class Case(Frozen):
         Raises:
             OptionError: the text is not the id of any case.
         """
+        wrong = f"{shorten(text, _SHOWN_OF_ID)!r} is not a case id"
         head = _ID_HEAD.fullmatch(text)
         if not head:
-            raise OptionError(
-                f"{text!r} is not a case id: write MODEL-bBATCH-sSEQLEN-tTHREADS, as in simple-b32-s128-t2"
-            )
+            raise OptionError(f"{wrong}: write MODEL-bBATCH-sSEQLEN-tTHREADS, as in simple-b32-s128-t2")
         values: dict[str, dict[str, Any]] = {
             "workload": {
-                "model": unquote(head["model"]),
+                "model": _unquote(head["model"]),
                 "batch_size": int(head["batch_size"]),
                 "seq_len": int(head["seq_len"]),
             },
             "step": {},
             "runtime": {"threads": int(head["threads"])},
         }
-        for group, field, value in _named_options(head["rest"], f"{text!r} is not a case id"):
+        for group, field, value in _named_options(head["rest"], wrong):
             values[group][field] = value
         with option_errors():
             return cls.model_validate(values)
@@ -278,11 +315,11 @@ def _named_options(rest: str, what_is_wrong: str) -> Iterator[tuple[str, str, st
     while rest:
         for group, field, prefix, pattern in _ID_TOKENS:
             if match := re.match(rf"-{prefix}({pattern})(?=-|$)", rest):
-                yield group, field, unquote(match[1]) if field == "data" else match[1]
+                yield group, field, _unquote(match[1]) if field == "data" else match[1]
                 rest = rest[match.end() :]
                 break
         else:
-            raise OptionError(f"{what_is_wrong}: {rest!r} names no option")
+            raise OptionError(f"{what_is_wrong}: {shorten(rest, _SHOWN_OF_ID)!r} names no option")
 
 
 def named_step(name: str) -> StepConfig:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ntp.case import Frozen, StepConfig, Workload
 from ntp.errors import CheckpointError
+from ntp.lines import one_line, shorten
 from ntp.step import Training
 
 FILE_NAME = "checkpoint.pt"
@@ -66,7 +67,7 @@ class Checkpoint:
 
     def mismatch(self, exc: Exception) -> CheckpointError:
         """The error for states that do not fit the model that the spec now builds."""
-        detail = " ".join(str(exc).split())[:200]
+        detail = shorten(one_line(str(exc)), 200)
         return CheckpointError(
             f"the checkpoint does not fit model {self.config.workload.model!r}, whose code has changed since: {detail}"
         )
@@ -105,7 +106,7 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
         temporary.replace(directory / FILE_NAME)
         _sync(directory)  # the new name, too, must outlive a power cut
     except (OSError, RuntimeError) as exc:  # torch's writer reports a full disk as a RuntimeError
-        detail = " ".join(str(exc).split())[:200]
+        detail = shorten(one_line(str(exc)), 200)
         raise CheckpointError(f"checkpoint in {str(directory)!r} cannot be written: {detail}") from exc
     finally:
         temporary.unlink(missing_ok=True)

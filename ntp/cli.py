@@ -17,9 +17,10 @@ from ntp.commands.profile import profile
 from ntp.commands.runs import baseline, compare, report
 from ntp.commands.train import predict, train
 from ntp.commands.tune import tune
-from ntp.console import one_line, tell
+from ntp.console import tell
 from ntp.errors import NtpError, WorkerFailed
 from ntp.exit_status import BROKEN_PIPE, INTERRUPTED, TOOL_FAILED, USAGE
+from ntp.lines import MESSAGE_CHARACTERS, one_line, shorten
 
 # typer has its usage errors from click up to 0.25, and from a copy of its own since: this names either.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: what can be mended is one line on stderr, no traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")  # as the files are, in every locale
+            # As the files are, in every locale; a path that is not UTF-8 is shown escaped, as they have it.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         status = app(arguments, prog_name="ntp", standalone_mode=False)
         sys.stdout.flush()
@@ -80,7 +82,7 @@ def _refuse(exc: Exception) -> int:
     cause = exc.__cause__
     given = f" (got {cause.errors()[0]['input']!r})" if isinstance(cause, ValidationError) else ""
     message = exc.format_message().replace("Value error, ", "").rstrip(".")  # type: ignore[attr-defined]
-    tell(f"error: {one_line(message)}{given}; ntp --help shows what there is")
+    tell(f"error: {shorten(one_line(message + given), MESSAGE_CHARACTERS)}; ntp --help shows what there is")
     return USAGE
 
 

@@ -26,11 +26,6 @@ def tell_if_terminal(message: str) -> None:
         tell(message)
 
 
-def one_line(text: str) -> str:
-    """The text without line breaks."""
-    return " ".join(text.split())
-
-
 @contextmanager
 def sigterm_as_exit() -> Iterator[None]:
     """Let ``kill`` unwind the stack as Ctrl-C does, so that what was made for the time being is removed."""

@@ -2,12 +2,18 @@
 
 from typing import ClassVar
 
+from ntp.lines import MESSAGE_CHARACTERS, as_utf8, one_line, shorten
+
 
 class NtpError(Exception):
     """Something the user can mend. The message is one line that names the value and the remedy."""
 
     section: ClassVar[str] = "reference.md"
     """Of the documentation, which says more: a page in docs/, and its anchor."""
+
+    def __init__(self, message: str) -> None:
+        # What a model says, or a path, may be a megabyte; what to do about it stands at the end.
+        super().__init__(shorten(as_utf8(message), MESSAGE_CHARACTERS))
 
     @property
     def cause(self) -> "type[NtpError]":
@@ -16,7 +22,7 @@ class NtpError(Exception):
 
     def explained(self) -> str:
         """The message on one line, with where the documentation says more."""
-        return f"{' '.join(str(self).split())} (docs/{self.cause.section})"
+        return f"{one_line(str(self))} (docs/{self.cause.section})"
 
 
 class OptionError(NtpError):

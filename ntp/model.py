@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ntp.case import Workload
 from ntp.errors import ModelError, NtpError
+from ntp.lines import first_line
 
 BUILT_IN = {"simple": "ntp.model:SimpleNextTokenModel"}
 """Short names. Each stands for a spec like any other: there is one rule for all factories."""
@@ -110,8 +111,7 @@ def model_errors(what: str) -> Iterator[None]:
     except (NtpError, KeyboardInterrupt):
         raise
     except BaseException as exc:
-        reason = next(iter(str(exc).strip().splitlines()), "no message")
-        raise ModelError(f"{what}: {type(exc).__name__}: {reason}") from exc
+        raise ModelError(f"{what}: {type(exc).__name__}: {first_line(exc)}") from exc
 
 
 def see_folder(entry: str) -> None:

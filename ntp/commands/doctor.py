@@ -10,8 +10,9 @@ import typer
 
 from ntp.case import Case, check_trusted
 from ntp.cli_options import names
-from ntp.console import one_line, status_line, tell, tell_if_terminal
+from ntp.console import status_line, tell, tell_if_terminal
 from ntp.errors import OptionError, WorkerFailed
+from ntp.lines import one_line
 
 
 def doctor(

@@ -182,7 +182,7 @@ def _guard_status(verdict: "GuardVerdict", fail_on: FailOn | None) -> int:
 
 def _append(path: Path, text: str) -> None:
     try:
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{text}\n")
     except OSError as error:
         raise RecordError(f"{path} cannot be written ({error.strerror}): mend or unset GITHUB_STEP_SUMMARY") from error

@@ -117,7 +117,7 @@ def _kept(tunings: "Generator[Tuning, None, None]", out: Path) -> "Tuning | None
     try:
         with closing(tunings):
             for tuning in tunings:
-                write_whole(out, tuning.model_dump_json(indent=None) + "\n")
+                write_whole(out, tuning.model_dump_json() + "\n")
     except KeyboardInterrupt:
         if tuning is None:
             raise

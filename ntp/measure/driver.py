@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 
 from ntp.case import Case, Frozen, Runtime
 from ntp.errors import WorkerFailed
+from ntp.lines import last_lines
 from ntp.measure.cpus import available_cpus, choose_cpus, read_topology
 from ntp.measure.environment import Environment, conditions
 from ntp.measure.launch import Launch, new_process
@@ -32,7 +33,9 @@ from ntp.measure.sources import Source
 from ntp.measure.system import read_counters, read_machine
 from ntp.measure.warmup import MIN_WINDOW
 
-_STDERR_LINES = 12
+_STDERR_BYTES = 1 << 16
+"""Of what a worker wrote, its end is read: a model may print for hours."""
+
 _ACTIVITY = {
     "load": "being loaded",
     "warm_up": "warming up",
@@ -193,7 +196,7 @@ class PipeWorker:
             if "error" in message:
                 # The ntp of a guard's base may be older, and name no kind.
                 raise Refused(*self._told(str(message["error"])), kind=str(message.get("kind", "")))
-            return answer.model_validate_json(json.dumps(message["ok"]))
+            return answer.model_validate(message["ok"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(line[:80])
             raise self._failed(f"answered rubbish while {_ACTIVITY[do]}: {reason}") from error
@@ -247,9 +250,8 @@ class PipeWorker:
 
     def _told(self, what: str) -> tuple[str, str]:
         """A message about the case, and what the worker wrote at last."""
-        self._stderr.seek(0)
-        tail = self._stderr.read().decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
-        return f"{self.case.id}: {what}", "\n".join(tail)
+        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _STDERR_BYTES))
+        return f"{self.case.id}: {what}", last_lines(self._stderr.read())
 
 
 class Sampling(Frozen):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ntp.case import Frozen
+from ntp.lines import first_line
 from ntp.measure.peaks import Dtype, Product, Route, Shape, Skipped, Stream
 from ntp.measure.rounds import Job, time_in_rounds
 from ntp.measure.software import parse_torch_config
@@ -129,8 +130,7 @@ def _tried(route: GemmRoute) -> GemmRoute | Skipped:
     try:
         route.error()
     except (RuntimeError, AttributeError, TypeError) as error:  # NotImplementedError is a RuntimeError
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return Skipped(dtype=route.dtype, route=route.route, reason=f"torch refuses it: {first_line}")
+        return Skipped(dtype=route.dtype, route=route.route, reason=f"torch refuses it: {first_line(error)}")
     return route
 
 

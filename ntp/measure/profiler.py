@@ -1,8 +1,10 @@
 """A pass under torch.profiler: which operators a step's time goes to, and a trace to look at in ui.perfetto.dev."""
 
+import contextlib
 import functools
 import gc
 import math
+import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
@@ -119,11 +121,24 @@ def _profile_step(
             training.step(phase_span)
         step_ns = clock_ns() - start_ns
     if trace_path is not None:
-        profiler.export_chrome_trace(str(trace_path))
+        _export(profiler, trace_path)
     calls = list(_calls_within_step(profiler.events() or ()))
     del profiler
     gc.collect()
     return step_ns, calls
+
+
+def _export(profiler: profile, path: Path) -> None:
+    """Write the trace. torch takes a path as UTF-8 alone: to a folder that is not, Linux has another way."""
+    with contextlib.suppress(UnicodeEncodeError):
+        str(path).encode()
+        profiler.export_chrome_trace(str(path))
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        profiler.export_chrome_trace(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
 
 
 def _calls_within_step(events: Iterable[FunctionEvent]) -> Iterator[_Call]:

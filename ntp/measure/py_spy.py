@@ -143,10 +143,11 @@ class _Recorder:
         path = out_dir / _FILES[form]
         arguments = {"pid": self._pid, "duration": self._duration_s, "rate": self._rate_hz, "format": form}
         options = [f"--{name}={value}" for name, value in arguments.items()]
-        line = [*self._command, "record", *options, f"--output={path}", *(["--native"] if native else [])]
+        line = [*self._command, "record", *options, f"--output={path.name}", *(["--native"] if native else [])]
         try:
             done = subprocess.run(
                 line,
+                cwd=out_dir,  # py-spy takes no path that is not UTF-8
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -158,7 +159,7 @@ class _Recorder:
         except OSError as error:
             gone = _NO_PY_SPY.model_copy(update={"message": f"py-spy cannot be started: {error.strerror}"})
             return self._missing(path, native, gone)
-        output = done.stdout.decode(errors="replace")
+        output = done.stdout.decode(errors="backslashreplace")
         counts = re.search(r"Samples: (\d+) Errors: (\d+)", output)
         samples, errors = (int(counts[1]), int(counts[2])) if counts else (0, 0)
         if done.returncode or not path.is_file():

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from ntp.case import Case, Frozen
 from ntp.errors import RecordError, WorkerFailed
+from ntp.lines import as_utf8
 from ntp.measure.environment import Environment
 from ntp.measure.flame import Flame
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
@@ -26,8 +27,8 @@ SCHEMA_VERSION = 1
 
 
 def _written(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Bytes that are no UTF-8, which Python holds as surrogates, stand in JSON as their escapes: it knows no others."""
-    return tuple(word.encode(errors="backslashreplace").decode() for word in words)
+    """Nobody runs a command from a record: bytes that are not UTF-8 are escaped in a way that every reader has."""
+    return tuple(map(as_utf8, words))
 
 
 Command = Annotated[tuple[str, ...], AfterValidator(_written)]
@@ -191,8 +192,7 @@ class Run(Frozen):
             raise RecordError(f"{name} has schema version {version!r}, this ntp reads {SCHEMA_VERSION}: upgrade ntp")
         try:
             records = [bench["extra_info"]["ntp"] for bench in benchmarks if "ntp" in bench["extra_info"]]
-            # Through JSON: strict as the file is, with its lists as tuples.
-            return cls.model_validate_json(json.dumps({**header, "measurements": records}))
+            return cls.model_validate({**header, "measurements": records})
         except (ValidationError, KeyError, TypeError) as error:
             raise RecordError(f"{name} is damaged: {_reason(error)}; measure again") from error
 
@@ -219,8 +219,10 @@ def _reason(error: Exception) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-class _Header(BaseModel):
+class _Header(Frozen):
     """What a file of any version has."""
+
+    model_config = ConfigDict(extra="ignore")
 
     schema_version: int
 
@@ -246,8 +248,7 @@ def read_versioned(path: Path, kind: type[Record], what: str, version: int, *, w
         found = _Header.model_validate_json(text).schema_version
         if found == version:
             document = {name: value for name, value in json.loads(text).items() if name not in without}
-            # Through JSON: strict as the file is, with its lists as tuples.
-            return kind.model_validate_json(json.dumps(document))
+            return kind.model_validate(document)
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror}): give what --out wrote") from error
     except ValidationError as error:
@@ -269,7 +270,7 @@ def write_whole(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
                 file.write(text)
             Path(temporary).chmod(0o644)
             os.replace(temporary, path)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from ntp.case import Runtime
 from ntp.errors import OptionError, RecordError, WorkerFailed
+from ntp.lines import last_lines
 from ntp.measure.cpus import available_cpus, choose_cpus, read_topology
 from ntp.measure.environment import Cache, Machine, NamedValues, Software, conditions
 from ntp.measure.launch import own_module
@@ -34,7 +35,6 @@ _MIB = 2**20
 _UNKNOWN_CACHE_ARRAY_BYTES = 64 * _MIB
 _MIN_ARRAY_BYTES = 8 * _MIB
 _STEERING = re.compile(r"(MKL|ONEDNN|DNNL|OPENBLAS|BLIS|VECLIB|ATEN)_(?!VERBOSE$).*")
-_STDERR_LINES = 12
 
 
 def stream_array_bytes(caches: Sequence[Cache] | None, threads: int, available_bytes: int) -> int:
@@ -258,6 +258,5 @@ def _how_it_ended(status: int) -> str:
 
 
 def _failed(request: Request, why: str, stderr: bytes) -> WorkerFailed:
-    tail = stderr.decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
     message = f"the peak with {_threads(request.threads)} could not be measured: {why}"
-    return WorkerFailed(message, "\n".join(tail))
+    return WorkerFailed(message, last_lines(stderr))

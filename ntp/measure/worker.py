@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ntp.case import Case, Frozen
 from ntp.errors import NtpError, OptionError
+from ntp.lines import MESSAGE_CHARACTERS, first_line, shorten
 from ntp.measure import bootstrap
 from ntp.measure.memory import page_faults, peak_rss_bytes, reset_peak_rss
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
@@ -195,8 +196,8 @@ def serve(holder: CaseHolder, requests: TextIO, answers: TextIO) -> None:
                 traceback.print_exc()
             elif error.__cause__:
                 traceback.print_exception(error.__cause__)
-            first_line = (str(error).strip() or "no message").splitlines()[0]
-            message = first_line if known else f"{type(error).__name__}: {first_line}"
+            said = first_line(error)
+            message = shorten(said if known else f"{type(error).__name__}: {said}", MESSAGE_CHARACTERS)
             kind = type(error).__name__ if known else ""
             answers.write(json.dumps({"error": message, "kind": kind}) + "\n")
         else:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from ntp.lines import one_line, printable
+
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of cells that are Markdown already. A pipe would end its cell, even within a code span."""
@@ -13,18 +15,14 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return tabulate(escaped, headers, tablefmt="pipe", disable_numparse=True, colalign=alignment)
 
 
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def prose(text: str) -> str:
     """Text that Markdown leaves as it is."""
-    return re.sub(r"([\\`*_\[\]<>#~&$])", r"\\\1", _printable(" ".join(text.split())))
+    return re.sub(r"([\\`*_\[\]<>#~&$])", r"\\\1", one_line(text))
 
 
 def code(text: str) -> str:
     """A code span. One that holds backticks is fenced by more of them."""
-    line = _printable(" ".join(text.split()))
+    line = one_line(text)
     ticks = "`" * (1 + _longest_run(line))
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{ticks}{pad}{line}{pad}{ticks}"
@@ -33,7 +31,7 @@ def code(text: str) -> str:
 def fenced(text: str) -> str:
     """A code block. One that holds fences has longer ones around it."""
     ticks = "`" * max(3, 1 + _longest_run(text))
-    lines = (_printable(line.expandtabs()) for line in text.strip("\n").splitlines())
+    lines = (printable(line.expandtabs()) for line in text.strip("\n").splitlines())
     return "\n".join([f"{ticks}text", *lines, ticks])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from tabulate import SEPARATING_LINE, tabulate
 
 from ntp.judge.statistics import Interval
+from ntp.lines import one_line, shorten
 from ntp.measure.records import Run
 from ntp.report.sentences import (
     GROWTH_HEADERS,
@@ -46,23 +47,9 @@ def terminal(run: Run) -> str:
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def shorten(text: str, width: int) -> str:
-    """The text with its middle left out, where it is longer than ``width`` characters."""
-    if len(text) <= width:
-        return text
-    head = max(0, width - 3) // 2
-    tail = max(0, width - 3 - head)
-    return f"{text[:head]}...{text[len(text) - tail :]}"[:width]
-
-
 def wrapped(text: str, indent: str = "", first: str = "", width: int = WIDTH) -> str:
     """Lines of ``width`` characters at most, indented: the first by ``first``, the others by ``indent``."""
-    return textwrap.fill(_one_line(text), width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def _one_line(text: str) -> str:
-    """Without line breaks, and without what could move the cursor or colour the screen."""
-    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    return textwrap.fill(one_line(text), width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def id_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

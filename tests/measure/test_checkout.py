@@ -159,6 +159,14 @@ def test_a_folder_behind_a_symbolic_link(repository, tmp_path):
         assert (folder / "part.py").read_text() == "first"
 
 
+def test_a_repository_whose_path_is_not_utf_8(repository, tmp_path):
+    there = tmp_path / os.fsdecode(b"\xff")
+    repository.path.rename(there)
+    with checkout("HEAD~1", there / "sub") as (side, folder):
+        assert side.commit == repository.first
+        assert (folder / "part.py").read_text() == "first"
+
+
 def test_two_worktrees_of_one_commit(repository):
     with checkout("HEAD", repository.path) as (_, base), checkout("HEAD", repository.path) as (_, head):
         assert base != head

@@ -27,7 +27,7 @@ RECORD = GuardRecord(
 
 TIMES = st.floats(0, 1e9)
 NUMBERS = st.integers(0, 2**60)
-TEXT = st.text(max_size=20)
+TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
 
 
 def tuples(items, **sizes):

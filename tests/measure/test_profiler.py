@@ -3,6 +3,7 @@
 import gc
 import gzip
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -210,6 +211,12 @@ def test_a_trace_may_be_gzipped(training, tmp_path):
     with gzip.open(path, "rt") as file:
         names = {event["name"] for event in complete_events(json.load(file))}
     assert {"ntp.step", "ntp.forward", "aten::addmm"} <= names
+
+
+def test_a_trace_goes_to_a_folder_whose_name_is_not_utf_8(training, tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff") / "trace.json"
+    operator_pass(training, 1, path)
+    assert "ntp.step" in {event["name"] for event in complete_events(json.loads(path.read_text()))}
 
 
 def trace_processor_shell():

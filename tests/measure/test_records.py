@@ -18,6 +18,9 @@ def document(run):
     return {"ntp": run.header(), "benchmarks": benchmarks}
 
 
+any_text = st.text(st.characters(exclude_categories=()))
+"""Halves of characters too, as Python has the bytes of a path that is not UTF-8."""
+
 times = st.lists(st.integers(1, 10**12), min_size=1, max_size=20).map(tuple)
 
 
@@ -30,8 +33,8 @@ references = st.none() | st.builds(Reference, shape=st.just((2, 3, 4)), turns_ns
     warm_up_ns=times,
     reference=references,
     wall=st.floats(0, 1e6),
-    message=st.text(),
-    command=st.lists(st.text()),
+    message=any_text,
+    command=st.lists(any_text),
 )
 def test_a_run_comes_back_as_it_was(make_measurement, step_time_ns, warm_up_ns, reference, wall, message, command):
     measurement = make_measurement(step_time_ns=step_time_ns, reference=reference)
@@ -46,6 +49,7 @@ def test_a_run_comes_back_as_it_was(make_measurement, step_time_ns, warm_up_ns, 
         failures=(Failure(case_id="simple-b1-s1-t1", message=message),),
     )
     assert Run.from_document(json.loads(json.dumps(document(run)))) == run
+    assert Run.model_validate_json(run.model_dump_json()) == run
 
 
 def test_a_measurement_of_before_there_was_a_reference_product_can_still_be_read(make_measurement, make_run):
@@ -137,6 +141,13 @@ def test_writing_replaces_and_leaves_nothing_behind(tmp_path):
     write_whole(path, "two\r\n")
     assert path.read_bytes() == b"two\r\n"
     assert [file.name for file in path.parent.iterdir()] == ["run.json"]
+
+
+@given(text=any_text)
+def test_text_that_is_not_utf_8_is_written_escaped(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("reports") / "report.md"
+    write_whole(path, text)
+    assert path.read_bytes() == text.encode("utf-8", "backslashreplace")
 
 
 def test_a_folder_that_is_a_file(tmp_path):

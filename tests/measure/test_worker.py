@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from ntp.case import PHASES
 from ntp.errors import ModelError
+from ntp.lines import MESSAGE_CHARACTERS
 from ntp.measure import worker
+from ntp.measure.flame import FlameWarning
 from ntp.measure.records import WarmUp
 from ntp.measure.worker import PART_PHASES, CaseHolder, serve, stepper, take_cpus
 
@@ -112,6 +114,39 @@ def test_the_window_of_a_warm_up_is_the_one_that_was_asked_for(monkeypatch):
     holder._compiles = True
     assert holder.warm_up(3).compiling_step_ns == (8, 9, 10)
     assert asked[1:] == [(11, 3)]
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_whatever_text_is_in_an_answer_reaches_the_parent(text):
+    class Talkative(Holder):
+        def flame(self):
+            return FlameWarning(kind="failed", message=text, advice="")
+
+        def fail(self):
+            raise RuntimeError(text)
+
+    out = io.StringIO()
+    serve(Talkative(), io.StringIO('{"do": "flame"}\n{"do": "fail"}\n'), out)
+    told, failed = map(json.loads, out.getvalue().encode().splitlines())
+    assert FlameWarning.model_validate(told["ok"]).message == text
+    assert failed["error"] == f"RuntimeError: {next(iter(text.strip().splitlines()), 'no message')}"
+
+
+def test_an_exception_that_cannot_be_asked_is_an_answer_and_a_megabyte_of_one_is_not(capsys):
+    class Mute(Exception):
+        def __str__(self):
+            raise ValueError
+
+    class Hostile(Holder):
+        def run(self, steps):
+            raise Mute if steps == 1 else RuntimeError("no " * steps)
+
+    out = io.StringIO()
+    serve(Hostile(), io.StringIO('{"do": "run", "steps": 1}\n{"do": "run", "steps": 1000000}\n'), out)
+    mute, talkative = map(json.loads, out.getvalue().splitlines())
+    assert mute["error"] == "Mute: no message"
+    assert talkative["error"].startswith("RuntimeError: no no")
+    assert len(talkative["error"]) == MESSAGE_CHARACTERS
 
 
 @pytest.fixture

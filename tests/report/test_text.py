@@ -30,7 +30,7 @@ from ntp.measure.peaks import MachinePeaks, Product, Setting, Stream, ThreadPeak
 from ntp.measure.records import Failure, Measurement, Observations, Run
 from ntp.report import text
 from ntp.report.tables import COLUMNS, tables_of
-from ntp.report.terminal import WIDTH, shorten
+from ntp.report.terminal import WIDTH
 
 Make = Callable[..., Measurement]
 MakeRun = Callable[..., Run]
@@ -152,7 +152,7 @@ def test_a_warning_is_given_once_with_its_cases(make_measurement: Make, make_run
     assert markdown.count("the hypervisor gave 50.0%") == 5
 
 
-any_text = st.text(st.characters(codec="utf-8"), max_size=80)
+any_text = st.text(st.characters(exclude_categories=()), max_size=80)
 nasty_text = st.text("|`\\*_<>#[]~&$-+ \n\tab1.\x1b", max_size=60)
 models = st.from_regex(r"[a-z/_]{1,150}:[a-z]{1,20}", fullmatch=True) | st.just("simple")
 
@@ -319,7 +319,7 @@ def test_a_failure_reads_as_it_was_written(make_run: MakeRun, case_id: str, mess
     start = next(i for i, token in enumerate(tokens) if token.content == "Failed cases")
     paragraph = next(token for token in tokens[start + 1 :] if token.type == "inline")
     told = message.removeprefix(f"{case_id}: ")
-    expected = f"{' '.join(case_id.split())}: {' '.join(told.split())}".replace("\x1b", "?").rstrip()
+    expected = f"{' '.join(case_id.split())}: {' '.join(told.split())}".replace("\x1b", r"\x1b").rstrip()
     assert words([paragraph]).rstrip() == expected
 
 
@@ -335,7 +335,7 @@ def test_a_traceback_keeps_its_lines_and_cannot_end_its_block(make_run: MakeRun)
     tail = "Traceback:\n```\n  **not bold**\n\x1b[31mred"
     tokens = tokens_of(text.markdown(make_run(failures=(Failure(case_id="a", message="b", stderr_tail=tail),))))
     block = next(token for token in tokens if token.type == "fence")
-    assert block.content == tail.replace("\x1b", "?") + "\n"
+    assert block.content == tail.replace("\x1b", r"\x1b") + "\n"
 
 
 def test_csv_holds_the_raw_numbers(small_run: Run) -> None:
@@ -363,15 +363,6 @@ def test_json_holds_what_the_report_says(small_run: Run) -> None:
     (environment,) = document["environments"]
     assert environment["machine"]["fingerprint"] == small_run.measurements[0].environment.machine.fingerprint
     assert document["time"]["wall_s"] == 61.2
-
-
-@given(st.text(max_size=50), st.integers(0, 40))
-def test_shortening_keeps_both_ends(name: str, width: int) -> None:
-    short = shorten(name, width)
-    assert len(short) == min(len(name), width)
-    if len(name) > width > 5:
-        assert name.startswith(short.split("...")[0])
-        assert short[-1] == name[-1]
 
 
 def test_reports_need_neither_torch_nor_scipy() -> None:
