@@ -64,7 +64,7 @@ class NewProcess(subprocess.Popen[bytes]):
 
 def own_module(module: str, source: Source | None = None) -> tuple[str, ...]:
     """The command that runs a module of ntp's in a new interpreter, in no danger from what lies in its folder."""
-    where = (source or Source.here()).model_dump_json()
+    where = json.dumps((source or Source.here()).model_dump(mode="json"))  # pydantic's own refuses what is not UTF-8
     return sys.executable, "-P", bootstrap.__file__, where, module
 
 
