@@ -59,7 +59,7 @@ class Frozen(BaseModel):
     which pydantic neither writes to JSON nor reads from it. Python's own JSON does both, as an escape.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def model_dump_json(self, **options: Any) -> str:
         """As pydantic writes it, or in ASCII where pydantic cannot."""
@@ -82,6 +82,19 @@ class Frozen(BaseModel):
         return cls.model_validate(document, **options)
 
 
+MAX_NUMBER = 2**63 - 1
+"""No number of a value is larger: sums and products of a few such numbers are still finite as floats."""
+
+Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+"""How many of something, bytes and nanoseconds included."""
+
+Positive = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+"""A count of something of which there is one at least."""
+
+Amount = Annotated[float, Field(ge=0, le=MAX_NUMBER)]
+"""A time in seconds, a rate, a mean of counts."""
+
+
 class Options(Frozen):
     """Values that a user gives as options. What stands below a field is the help of its option."""
 
@@ -102,20 +115,20 @@ class Workload(Options):
     model: Annotated[str, AfterValidator(_model_spec)] = BUILT_IN_MODEL
     """'simple', 'package.module:factory' or 'path/to/file.py:factory'. A factory gets those of vocab_size, embed_dim,
     hidden_dim and seq_len that it names."""
-    vocab_size: int = Field(1000, ge=1)
+    vocab_size: Positive = 1000
     """Token ids are below this."""
-    embed_dim: int = Field(256, ge=1)
+    embed_dim: Positive = 256
     """Width of the embedding."""
-    hidden_dim: int = Field(1024, ge=1)
+    hidden_dim: Positive = 1024
     """Width of the hidden layer."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: Positive = 32
     """Sequences in a step."""
-    seq_len: int = Field(128, ge=1)
+    seq_len: Positive = 128
     """Predicted positions of a sequence."""
     data: Annotated[str, AfterValidator(_data_spec)] = "uniform"
     """'uniform' random ids, 'zipf' or 'zipf:EXPONENT' (realistic frequencies), or 'file:PATH': a text file as bytes, or
     a .bin file of uint16 tokens (uint32 if the vocabulary is larger than 65536)."""
-    seed: int = Field(42, ge=0, lt=2**63)
+    seed: Count = 42
     """Of weights and data."""
     part: Literal["step", "data", "forward", "backward", "optimizer"] = "step"
     """What of the step is timed."""
@@ -174,7 +187,7 @@ EAGER = "eager"
 class Runtime(Options):
     """How the machine is set up for the process that runs the step. The defaults are the quiet ones."""
 
-    threads: int = Field(1, ge=1)
+    threads: Positive = 1
     """torch's threads."""
     allocator: Literal["glibc-tuned", "glibc", "jemalloc", "tcmalloc", "mimalloc"] = "glibc-tuned"
     """'glibc-tuned' keeps large blocks in the heap, so that their pages are not faulted in anew every step; 'glibc' is
@@ -183,7 +196,7 @@ class Runtime(Options):
     """What idle OpenMP threads do: 'passive' sleeps, 'active' spins, 'unset' leaves it to them."""
     affinity: Literal["pinned", "free"] = "pinned"
     """'pinned' to a CPU a thread, or 'free'."""
-    interop_threads: int = Field(1, ge=1)
+    interop_threads: Positive = 1
     """torch's threads between operators, for which a training step has little use."""
     huge_pages: Literal["default", "thp"] = "default"
     """'thp' lets glibc ask for transparent huge pages."""

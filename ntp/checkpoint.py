@@ -2,15 +2,16 @@
 
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from pydantic import ConfigDict, InstanceOf, ValidationError
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ntp.case import Frozen, StepConfig, Workload
-from ntp.errors import CheckpointError
+from ntp.case import Count, Frozen, StepConfig, Workload
+from ntp.errors import CheckpointError, refusal
 from ntp.lines import one_line, shorten
 from ntp.step import Training
 
@@ -25,7 +26,7 @@ class RunConfig(Frozen):
     step: StepConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Checkpoint:
     """A run between two steps: what it computes, how far it is, and every state that its next step depends on.
 
@@ -33,11 +34,11 @@ class Checkpoint:
     """
 
     config: RunConfig
-    step: int
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-    global_rng: Tensor
-    data_rng: Tensor
+    step: Count
+    model: InstanceOf[dict[str, Any]]  # itself, no copy: torch keeps versions in an attribute of it
+    optimizer: InstanceOf[dict[str, Any]]
+    global_rng: InstanceOf[Tensor]
+    data_rng: InstanceOf[Tensor]
 
     @classmethod
     def of(cls, training: Training, config: RunConfig, step: int) -> Self:
@@ -62,7 +63,7 @@ class Checkpoint:
             training.optimizer.load_state_dict(self.optimizer)
             training.generator.set_state(self.data_rng)
             torch.set_rng_state(self.global_rng)
-        except (RuntimeError, ValueError, KeyError, TypeError) as exc:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as exc:
             raise self.mismatch(exc) from exc
 
     def mismatch(self, exc: Exception) -> CheckpointError:
@@ -134,6 +135,10 @@ def load(directory: Path) -> Checkpoint:
         return Checkpoint(config=config, **content)
     except CheckpointError:
         raise
+    except ValidationError as exc:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is damaged: {refusal(exc)}; delete it, or name another directory"
+        ) from exc
     except Exception as exc:  # torch, zipfile, pickle and pydantic each have their own ways to say so
         raise CheckpointError(
             f"checkpoint {str(path)!r} is damaged or not one of ntp's ({type(exc).__name__}): "

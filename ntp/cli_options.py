@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ntp.case import Options, Runtime, StepConfig, Workload
+from ntp.case import MAX_NUMBER, Options, Runtime, StepConfig, Workload
 
 ALL_CPUS = "all CPUs"
 """What is shown as the default of a number of threads that nobody gave."""
@@ -37,7 +37,9 @@ ThreadsOption = Annotated[
         "--threads", metavar="N", min=1, max=MAX_THREADS, help="torch's threads.", show_default="torch's choice"
     ),
 ]
-OrderSeedOption = Annotated[int, typer.Option("--order-seed", min=0, metavar="N", help="Of the order of turns.")]
+OrderSeedOption = Annotated[
+    int, typer.Option("--order-seed", min=0, max=MAX_NUMBER, metavar="N", help="Of the order of turns.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 

@@ -1,8 +1,22 @@
 """What can go wrong, as types. Each message is one line: what was wrong, the value, and the remedy."""
 
-from typing import ClassVar
+import reprlib
+from typing import TYPE_CHECKING, ClassVar
 
 from ntp.lines import MESSAGE_CHARACTERS, as_utf8, one_line, shorten
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+def refusal(error: "ValidationError") -> str:
+    """What pydantic refuses first, in one line: the field, what is wrong with it, and the value, cut short."""
+    first = error.errors()[0]
+    given = first["input"]
+    # Of what is no single value, the field's name says enough.
+    value = f" (got {reprlib.repr(given)})" if isinstance(given, str | int | float | None) else ""
+    where = ".".join(map(str, first["loc"])) or "the file"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}{value}"
 
 
 class NtpError(Exception):

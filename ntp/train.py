@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ntp import checkpoint as checkpoints
@@ -31,7 +32,7 @@ class StepRecord(Frozen):
     """
 
     step: int
-    loss: float
+    loss: float = Field(allow_inf_nan=True)  # what diverges is told
     step_time_ms: float
     tokens_per_s: float
     logged: bool

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ntp.case import Case, StepConfig, Workload
+from ntp.case import MAX_NUMBER, Case, StepConfig, Workload
 from ntp.cli_options import JsonOption, ThreadsOption, takes_case
 from ntp.cli_text import step_line, summary_text
 from ntp.console import progress_bar, tell, write
@@ -98,7 +98,7 @@ def predict(
         int | None,
         typer.Option(metavar="K", help="Draw from the K most probable tokens alone.", show_default="all"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="N", help="Of the draws.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_NUMBER, metavar="N", help="Of the draws.")] = 42,
     as_json: JsonOption = False,
 ) -> None:
     """Predict the tokens that follow a prompt, with a model that ntp train saved.

@@ -45,7 +45,7 @@ from pydantic import Field
 from ntp.case import Frozen
 from ntp.judge.sequential import Estimate, critical_values, t_quantile
 from ntp.judge.statistics import Interval
-from ntp.measure.guard_records import Guarded, Plan
+from ntp.measure.guard_records import MAX_RATIO, Guarded, Plan
 
 Verdict = Literal["pass", "regression", "improvement", "inconclusive", "not comparable"]
 """Five values. None of them stands for an error."""
@@ -55,8 +55,8 @@ _GRAVEST_FIRST: tuple[Verdict, ...] = ("regression", "not comparable", "inconclu
 _PRACTICAL_PAIRS = 1000
 """An estimate of more pairs than this says 'never' rather than a number."""
 
-LogRatio = Annotated[float, Field(ge=-20, le=20, allow_inf_nan=False)]
-"""log(head / base) of one pair. Nothing that ran on both sides is e^20 times slower on one."""
+LogRatio = Annotated[float, Field(ge=-math.log(MAX_RATIO), le=math.log(MAX_RATIO))]
+"""log(head / base) of one pair."""
 
 
 class CellPairs(Frozen):

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, ValidationError
+from pydantic import Field, ValidationError
 
-from ntp.case import Case, Frozen
+from ntp.case import Case, Count, Frozen
 from ntp.measure.records import Measurement, Reference, write_whole
 
 
 class CalibratedRun(Frozen):
     """One process of a case: its samples, and the reference product's."""
 
-    step_time_ns: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    step_time_ns: tuple[Count, ...] = Field(min_length=1)
     reference: Reference
 
 

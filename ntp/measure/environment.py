@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from ntp.case import Frozen
+from ntp.case import Amount, Count, Frozen
 
 NamedValues = tuple[tuple[str, str], ...]
 """A mapping that can be hashed: (name, value) pairs, sorted by name."""
@@ -38,18 +38,18 @@ def nominal_bytes(usable_bytes: int) -> int:
 class Cache(Frozen):
     """One kind of cache, and how often it is there."""
 
-    level: int
-    size_bytes: int  # of one instance
-    instances: int  # a machine has fewer than CPUs where CPUs share one
+    level: Count
+    size_bytes: Count  # of one instance
+    instances: Count  # a machine has fewer than CPUs where CPUs share one
 
 
 class CoreKind(Frozen):
     """The CPUs of one speed. A hybrid machine has several kinds."""
 
     name: str | None = None  # performance, efficiency or low-power, where the kernel names them
-    capacity: int | None = None  # the kernel's relative speed; 1024 is the fastest CPU
-    max_frequency_mhz: int | None = None
-    cpus: int
+    capacity: Count | None = None  # the kernel's relative speed; 1024 is the fastest CPU
+    max_frequency_mhz: Count | None = None
+    cpus: Count
 
 
 class Machine(Frozen):
@@ -57,14 +57,14 @@ class Machine(Frozen):
 
     cpu_model: str | None = None  # several names, joined by " + ", where the cores differ in it
     architecture: str | None = None  # as platform.machine() spells it: x86_64, aarch64, arm64
-    logical_cpus: int | None = None  # online
-    physical_cores: int | None = None  # online
+    logical_cpus: Count | None = None  # online
+    physical_cores: Count | None = None  # online
     smt: bool | None = None  # whether any core runs more than one hardware thread
     core_kinds: tuple[CoreKind, ...] | None = None  # the fastest first
-    numa_nodes: int | None = None  # nodes that have CPUs; memory-only nodes do not count
+    numa_nodes: Count | None = None  # nodes that have CPUs; memory-only nodes do not count
     caches: tuple[Cache, ...] | None = None  # data and unified, by level, then the largest first
     isa_flags: tuple[str, ...] | None = None  # those that matter to matrix arithmetic, as Linux names them, sorted
-    memory_bytes: int | None = None  # usable, all nodes
+    memory_bytes: Count | None = None  # usable, all nodes
     hypervisor: bool | None = None  # true: a guest. ARM tells seldom
     governor: str | None = None  # cpufreq's; several, joined by commas, where the CPUs differ in it
     transparent_hugepages: str | None = None  # always, madvise or never
@@ -121,7 +121,7 @@ class Library(Frozen):
     prefix: str | None = None  # libgomp, libiomp, libscipy_openblas, ...
     version: str | None = None
     architecture: str | None = None  # which kernels OpenBLAS has chosen
-    num_threads: int | None = None
+    num_threads: Count | None = None
     file: str  # the base name
     package: str | None = None  # the Python package that brought it; null: the system's or the environment's own
 
@@ -178,24 +178,24 @@ class Software(Frozen):
 class Process(Frozen):
     """How the measuring process is set up."""
 
-    affinity: tuple[int, ...] | None = None  # the CPUs it may run on
-    quota_cpus: float | None = None  # the tightest cgroup quota, in CPUs; null: no limit, or unknown
+    affinity: tuple[Count, ...] | None = None  # the CPUs it may run on
+    quota_cpus: Amount | None = None  # the tightest cgroup quota, in CPUs; null: no limit, or unknown
     allocator: str | None = None  # glibc, musl, jemalloc, tcmalloc, mimalloc
     allocator_tunables: NamedValues = ()  # in effect since the process started; glibc's by their short names
     variables: NamedValues = ()  # the environment variables that can change a step's time, without directories
-    torch_threads: int | None = None  # null: torch is not loaded
-    torch_interop_threads: int | None = None
+    torch_threads: Count | None = None  # null: torch is not loaded
+    torch_interop_threads: Count | None = None
 
 
 class Counters(Frozen):
     """What the kernel had counted at one moment. Two of them make :class:`Conditions`."""
 
-    total_s: float | None = None  # CPU seconds of all kinds, over the CPUs that were read
-    idle_s: float | None = None  # with those that waited for input or output
-    steal_s: float | None = None  # those a hypervisor gave to others
-    throttled_s: float | None = None  # CPU seconds held back by a cgroup quota, over the process's own groups
-    throttled_periods: int | None = None
-    load_1min: float | None = None
+    total_s: Amount | None = None  # CPU seconds of all kinds, over the CPUs that were read
+    idle_s: Amount | None = None  # with those that waited for input or output
+    steal_s: Amount | None = None  # those a hypervisor gave to others
+    throttled_s: Amount | None = None  # CPU seconds held back by a cgroup quota, over the process's own groups
+    throttled_periods: Count | None = None
+    load_1min: Amount | None = None
 
 
 class Conditions(Frozen):
@@ -203,9 +203,9 @@ class Conditions(Frozen):
 
     steal_share: float | None = Field(None, ge=0, le=1)
     other_cpu_share: float | None = Field(None, ge=0, le=1)  # used by other processes, and by the kernel for them
-    throttled_s: float | None = Field(None, ge=0)  # CPU seconds
-    throttled_periods: int | None = Field(None, ge=0)
-    load_1min: float | None = None  # before the run
+    throttled_s: Amount | None = None  # CPU seconds
+    throttled_periods: Count | None = None
+    load_1min: Amount | None = None  # before the run
 
 
 def _difference(before: float | None, after: float | None) -> float | None:

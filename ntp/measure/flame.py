@@ -4,9 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
-from ntp.case import Frozen
+from ntp.case import Count, Frozen, Positive
 
 Kind = Literal[
     "no-py-spy", "not-permitted", "process-gone", "no-space", "timed-out", "no-samples", "failed", "python-only"
@@ -32,9 +30,9 @@ class Flame(Frozen):
     speedscope: str | None = None  # for https://www.speedscope.app
     svg: str | None = None
     native: bool = False  # whether the stacks go on into the C++ of torch and its libraries
-    samples: int = 0  # of all recordings together
-    errors: int = 0  # looks at the process that gave no stack
-    rate_hz: int = Field(gt=0)
+    samples: Count = 0  # of all recordings together
+    errors: Count = 0  # looks at the process that gave no stack
+    rate_hz: Positive
     warnings: tuple[FlameWarning, ...] = ()
 
 

@@ -5,11 +5,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from ntp.case import Frozen
+from ntp.case import Amount, Count, Frozen, Positive
 from ntp.measure.environment import Machine, Software
 from ntp.measure.records import Command, read_versioned
 
@@ -25,10 +25,11 @@ class Preparation(Frozen):
     """What the user's own command made of a side's tree before any worker was started."""
 
     command: str
-    status: int
+    status: Annotated[int, Field(ge=-255, le=255)]
+    """Its exit status, or minus the number of the signal that ended it."""
     output: str
     """The end of what it printed."""
-    wall_time_s: float
+    wall_time_s: Amount
 
 
 class Side(Frozen):
@@ -52,26 +53,30 @@ class Side(Frozen):
 class Counts(Frozen):
     """What one step does, counted. The same code gives the same counts."""
 
-    parameters: int
-    flops: int
-    operators: tuple[tuple[str, float], ...]
+    parameters: Count
+    flops: Count
+    operators: tuple[tuple[str, Amount], ...]
     """Calls a step by name, sorted by it."""
-    allocated_bytes: float
-    peak_tensor_bytes: int
+    allocated_bytes: Amount
+    peak_tensor_bytes: Count
+
+
+MAX_RATIO = math.exp(20)
+"""Between the step times of a pair. Nothing that ran on both sides is so many times slower on one."""
 
 
 class Block(Frozen):
     """Steps of one side, one after the other."""
 
     side: SideName
-    step_time_ns: tuple[PositiveInt, ...] = Field(min_length=1)
+    step_time_ns: tuple[Positive, ...] = Field(min_length=1)
 
 
 class Pair(Frozen):
     """A fresh process of each side, run in turn on the same CPUs."""
 
     case_id: str
-    seed: int
+    seed: Count
     """Of the order of the turns."""
     blocks: tuple[Block, ...] = Field(min_length=2)
     """In the order in which they were run."""
@@ -81,6 +86,9 @@ class Pair(Frozen):
         turns = Counter(block.side for block in self.blocks)
         if turns["base"] != turns["head"]:
             raise ValueError(f"{turns['base']} turns of the base and {turns['head']} of the head")
+        times_ns = [time_ns for block in self.blocks for time_ns in block.step_time_ns]
+        if max(times_ns) > MAX_RATIO * min(times_ns):
+            raise ValueError(f"no step_time_ns can be {min(times_ns)} where another is {max(times_ns)}")
         return self
 
     @property
@@ -109,7 +117,7 @@ class Cell(Frozen):
     """What a side imported that is not of its own tree: then it is no side, and there is nothing to compare."""
     stderr_tail: str = ""
     """The last lines of the worker that failed."""
-    wall_time_s: float = 0.0
+    wall_time_s: Amount = 0.0
     """Spent on this case, counting and pairs."""
 
 
@@ -131,13 +139,13 @@ class Plan(Frozen):
     cells: tuple[str, ...] = Field(min_length=1)
     """Ids of all cases that are guarded."""
     guarded: tuple[Guarded, ...] = Field((Guarded(statistic="turns"),), min_length=1)
-    alpha: float = Field(0.05, gt=0, lt=0.5)
+    alpha: float = Field(0.05, ge=1e-6, lt=0.5)
     """The error allowed: the probability of a false pass or a false regression anywhere in the suite."""
     power: float = Field(0.8, ge=0.5, lt=1)
     """With what probability the smallest detectable effect would have been detected."""
-    min_pairs: int = Field(5, ge=2)
+    min_pairs: int = Field(5, ge=2, le=1000)
     """The first look at a cell. From fewer, the spread is hardly known."""
-    max_pairs: int = Field(20, ge=2)
+    max_pairs: int = Field(20, ge=2, le=1000)
     """The last look. The fewer, the less each look costs, and the less a noisy cell can get."""
 
     @model_validator(mode="after")
@@ -154,16 +162,16 @@ class Plan(Frozen):
 class GuardRecord(Frozen):
     """A guard's run: what it was asked, and what it saw."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = SCHEMA_VERSION
     started: str
     """ISO 8601, UTC."""
-    wall_time_s: float
+    wall_time_s: Amount
     command: Command
     base: Side
     head: Side
     plan: Plan
-    budget_s: float = Field(gt=0)
-    seed: int
+    budget_s: Amount = Field(gt=0)
+    seed: Count
     allowed: tuple[str, ...] = ()
     """Names of counts that may rise, or patterns of them."""
     changed: tuple[str, ...] = ()

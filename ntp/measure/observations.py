@@ -5,11 +5,12 @@ This module needs no torch: reports read these records.
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Self
 
 from pydantic import Field, model_validator
 
-from ntp.case import Frozen
+from ntp.case import Amount, Count, Frozen
 
 BETWEEN_PHASES = "between"
 """Stands for a phase where something happened within a step but in none of its phases."""
@@ -18,11 +19,16 @@ BETWEEN_OPERATORS = "(between operators)"
 """Stands for an operator where time passed in none: Python, and torch on its way from one operator to the next."""
 
 
+def _median_ratio(times_ns: Sequence[int], bare_ns: Sequence[int]) -> float:
+    """How many times as long as its bare partner a step takes; a nanosecond where the clock saw no time pass."""
+    return statistics.median(time_ns / max(1, bare) for time_ns, bare in zip(times_ns, bare_ns, strict=True))
+
+
 class PhaseSamples(Frozen):
     """One phase in each of the instrumented steps."""
 
     phase: str
-    time_ns: tuple[int, ...] = Field(min_length=1)
+    time_ns: tuple[Count, ...] = Field(min_length=1)
 
     @property
     def median_ns(self) -> float:
@@ -35,9 +41,9 @@ class PhaseTimes(Frozen):
 
     phases: tuple[PhaseSamples, ...] = Field(min_length=1)
     """In the order of the step."""
-    instrumented_step_ns: tuple[int, ...]
+    instrumented_step_ns: tuple[Count, ...]
     """The whole of each step whose phases were timed."""
-    bare_step_ns: tuple[int, ...]
+    bare_step_ns: tuple[Count, ...]
     """The whole of each step that nothing but this was done to; the n-th belongs to the n-th instrumented one."""
 
     @model_validator(mode="after")
@@ -66,8 +72,7 @@ class PhaseTimes(Frozen):
     @property
     def cost(self) -> float:
         """What looking costs: by how much an instrumented step is longer than its bare partner, median over pairs."""
-        pairs = zip(self.instrumented_step_ns, self.bare_step_ns, strict=True)
-        return statistics.median(instrumented / bare for instrumented, bare in pairs) - 1
+        return _median_ratio(self.instrumented_step_ns, self.bare_step_ns) - 1
 
 
 class Operator(Frozen):
@@ -79,15 +84,15 @@ class Operator(Frozen):
     """One of ntp.case.PHASES, or :data:`BETWEEN_PHASES`."""
     input_shapes: str = ""
     """Of its tensors, ``4096x256, 256x1024``; empty where calls of all shapes are added up."""
-    calls_per_step: float
-    self_time_ns_per_step: float
+    calls_per_step: Amount
+    self_time_ns_per_step: Amount
     """Wall time inside the operator but in none that it called."""
-    allocated_bytes_per_step: float
+    allocated_bytes_per_step: Amount
     """What its calls allocated and did not free before they returned, the operators it called not counted."""
-    moved_bytes_per_step: float
+    moved_bytes_per_step: Amount
     """An estimate of what its calls read and wrote: four bytes for each element of the tensors they were given, and
     what they allocated. Zero where the result is a view, and where other operators did the work."""
-    flops_per_step: float
+    flops_per_step: Amount
     """By the profiler's own formulas, which know matrix products, convolutions, additions and multiplications."""
 
 
@@ -98,8 +103,8 @@ class OperatorProfile(Frozen):
     """One for each name and phase, the costliest first. They make up the whole step."""
     largest_by_shape: tuple[Operator, ...]
     """The costliest when calls with inputs of other shapes count as other operators."""
-    profiled_step_ns: tuple[int, ...] = Field(min_length=1)
-    bare_step_ns: tuple[int, ...] = Field(min_length=1)
+    profiled_step_ns: tuple[Count, ...] = Field(min_length=1)
+    bare_step_ns: tuple[Count, ...] = Field(min_length=1)
     """Without the profiler; the n-th ran right before the n-th profiled one."""
 
     @model_validator(mode="after")
@@ -130,8 +135,7 @@ class OperatorProfile(Frozen):
     @property
     def overhead(self) -> float:
         """By how much a profiled step is longer than the bare one before it, median over pairs."""
-        pairs = zip(self.profiled_step_ns, self.bare_step_ns, strict=True)
-        return statistics.median(profiled / bare for profiled, bare in pairs) - 1
+        return _median_ratio(self.profiled_step_ns, self.bare_step_ns) - 1
 
     def share(self, operator: Operator) -> float:
         """The operator's part of the self time of all. The shares of :attr:`operators` add up to 1."""
@@ -142,7 +146,7 @@ class FlopShare(Frozen):
     """The floating-point operations of one phase or one operator."""
 
     name: str
-    flops: int
+    flops: Count
 
 
 class FlopCount(Frozen):
@@ -164,18 +168,18 @@ class FlopCount(Frozen):
 class TensorBytes(Frozen):
     """Bytes of live tensor storage, by what they are for. Every byte is in exactly one field."""
 
-    parameters: int = 0
-    buffers: int = 0
-    gradients: int = 0
+    parameters: Count = 0
+    buffers: Count = 0
+    gradients: Count = 0
     """Storage that a parameter's ``grad`` holds, or will hold when the step is over."""
-    optimizer_state: int = 0
-    inputs: int = 0
+    optimizer_state: Count = 0
+    inputs: Count = 0
     """The batch."""
-    activations: int = 0
+    activations: Count = 0
     """Made by forward or loss and still alive when backward begins, whoever holds them."""
-    temporaries: int = 0
+    temporaries: Count = 0
     """Whatever else was made in the step."""
-    other: int = 0
+    other: Count = 0
     """Left over from an earlier step, and none of the above."""
 
     @property
@@ -195,20 +199,20 @@ class PhaseMemory(Frozen):
     """Live tensor bytes during one phase."""
 
     phase: str
-    peak_bytes: int
-    live_bytes: int
+    peak_bytes: Count
+    live_bytes: Count
     """When the phase ends."""
-    start_ns: int | None = None
+    start_ns: Count | None = None
     """Since the step began; None where unknown."""
-    end_ns: int | None = None
+    end_ns: Count | None = None
 
 
 class LiveBytes(Frozen):
     """How many tensor bytes were live from this instant on."""
 
-    time_ns: int
+    time_ns: Count
     """Since the step began."""
-    live_bytes: int
+    live_bytes: Count
 
 
 class MemoryProfile(Frozen):

@@ -14,10 +14,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ntp.case import Frozen, Workload
+from ntp.case import Amount, Count, Frozen, Positive, Workload
 from ntp.measure.environment import NamedValues
 
-Shape = tuple[int, int, int]
+Shape = tuple[Positive, Positive, Positive]
 """M, K, N of a product (M, K) x (K, N) -> (M, N). It takes 2*M*K*N floating-point operations."""
 
 Dtype = Literal["fp32", "bf16"]
@@ -82,7 +82,7 @@ def _rows(rows: int, k: int, n: int) -> int:
 class Timed(Frozen):
     """Something that was run several times. The best time is what the machine can do when nothing disturbs it."""
 
-    time_ns: tuple[int, ...] = Field(min_length=1)
+    time_ns: tuple[Count, ...] = Field(min_length=1)
     """The samples, in order."""
 
     @property
@@ -103,7 +103,7 @@ class Product(Timed):
     route: Route
     library: str  # mkl, onednn, open, accelerate, ...
     shape: Shape
-    error: float = Field(ge=0)
+    error: Amount
     """Of this route, on a small product: the largest deviation from float64, over the largest element."""
 
     @property
@@ -121,7 +121,7 @@ class Stream(Timed):
     """One pass over arrays that no cache can hold: ``copy`` is a = b, ``triad`` is a = b + s*c."""
 
     kernel: Literal["copy", "triad"]
-    array_bytes: int = Field(ge=1)
+    array_bytes: Positive
 
     @property
     def bytes_per_pass(self) -> int:
@@ -150,9 +150,9 @@ class Skipped(Frozen):
 class Setting(Frozen):
     """What the peaks of one machine and one software depend on: measurements with equal settings can be merged."""
 
-    threads: int = Field(ge=1)
-    cpus: tuple[int, ...] | None = None  # those the threads ran on; null: the platform pins nothing
-    quota_cpus: float | None = None
+    threads: Positive
+    cpus: tuple[Count, ...] | None = None  # those the threads ran on; null: the platform pins nothing
+    quota_cpus: Amount | None = None
     variables: NamedValues = ()  # of the environment, those that steer the matrix libraries
 
 

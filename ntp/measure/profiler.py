@@ -155,7 +155,7 @@ def _calls_within_step(events: Iterable[FunctionEvent]) -> Iterator[_Call]:
             name=BETWEEN_OPERATORS if event.name == STEP_SPAN or event.name in ours else event.name,
             phase=phases.at(start_us).removeprefix(SPAN_PREFIX) or BETWEEN_PHASES,
             input_shapes=shapes_text(event.input_shapes),
-            self_time_ns=event.self_cpu_time_total * 1000,
+            self_time_ns=max(0.0, event.self_cpu_time_total * 1000),
             allocated_bytes=_allocated_bytes(event),
             moved_bytes=_moved_bytes(event),
             flops=event.flops or 0,

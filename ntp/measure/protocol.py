@@ -7,9 +7,9 @@ Requests are ``{"do": NAME, ...}``; answers are ``{"ok": {...}}`` or ``{"error":
 from collections.abc import Sequence
 from typing import Protocol
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
-from ntp.case import Frozen
+from ntp.case import Amount, Count, Frozen
 from ntp.measure.environment import Process, Software
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.measure.peaks import Shape
@@ -20,7 +20,7 @@ from ntp.measure.warmup import MIN_WINDOW
 class Loaded(Frozen):
     """Answer to ``load``: the model is built and its first batch can be made."""
 
-    parameters: int
+    parameters: Count
     parameter_dtypes: tuple[str, ...] = ()
     software: Software
     process: Process
@@ -29,19 +29,19 @@ class Loaded(Frozen):
 class Ran(Frozen):
     """Answer to ``run``: the samples, and what the process used while they were taken."""
 
-    step_time_ns: tuple[int, ...] = Field(min_length=1)
-    minor_page_faults: int
-    major_page_faults: int
-    cpu_time_s: float
-    peak_rss_bytes: int
+    step_time_ns: tuple[Count, ...] = Field(min_length=1)
+    minor_page_faults: Count
+    major_page_faults: Count
+    cpu_time_s: Amount
+    peak_rss_bytes: Count
 
 
 class Referenced(Frozen):
     """Answer to ``reference``: the samples of the reference product."""
 
     shape: Shape
-    time_ns: tuple[NonNegativeInt, ...] = Field(min_length=1)
-    cpu_time_s: float
+    time_ns: tuple[Count, ...] = Field(min_length=1)
+    cpu_time_s: Amount
 
 
 class Imported(Frozen):

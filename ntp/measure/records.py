@@ -7,16 +7,17 @@ concerns the whole run in a top-level ``"ntp"``.
 
 import json
 import os
+import reprlib
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ntp.case import Case, Frozen
-from ntp.errors import RecordError, WorkerFailed
+from ntp.case import MAX_NUMBER, Amount, Case, Count, Frozen
+from ntp.errors import RecordError, WorkerFailed, refusal
 from ntp.lines import as_utf8
 from ntp.measure.environment import Environment
 from ntp.measure.flame import Flame
@@ -38,24 +39,24 @@ Command = Annotated[tuple[str, ...], AfterValidator(_written)]
 class WarmUp(Frozen):
     """The steps before the first sample."""
 
-    step_time_ns: tuple[int, ...]
-    wall_time_ns: int
+    step_time_ns: tuple[Count, ...]
+    wall_time_ns: Count
     """From the first step's start to the last one's end. More than the sum of the steps where a part is timed."""
     steady: bool
     """Whether the step time had settled, or the cap was hit first."""
-    compiling_step_ns: tuple[int, ...] = ()
+    compiling_step_ns: tuple[Count, ...] = ()
     """The steps before all these, in which torch.compile did its work, where there was any."""
 
 
 class Harness(Frozen):
     """Where the time that a measurement took went, in seconds of wall time unless said."""
 
-    start_s: float
+    start_s: Amount
     """Starting the process, importing torch, building the model."""
-    warm_up_s: float
-    timed_s: float
+    warm_up_s: Amount
+    timed_s: Amount
     """All timed steps, with what lies between them, the reference product too."""
-    parent_cpu_s: float
+    parent_cpu_s: Amount
     """CPU time that this process, the worker's parent, used while steps were timed."""
 
 
@@ -70,7 +71,7 @@ class Observations(Frozen):
     flame: Flame | None = None
     failures: tuple[str, ...] = ()
     """Of observers that did not bear this model or this machine, a line each. The samples are none the worse for it."""
-    wall_time_s: float = 0.0
+    wall_time_s: Amount = 0.0
     """What the looking took, flame graphs aside."""
 
 
@@ -82,7 +83,7 @@ class Reference(Frozen):
     """
 
     shape: Shape
-    turns_ns: tuple[tuple[NonNegativeInt, ...], ...] = Field(min_length=1)
+    turns_ns: tuple[tuple[Count, ...], ...] = Field(min_length=1)
     """The samples of each turn: before the first timed step, between the turns of the steps, and after the last one."""
 
     @model_validator(mode="after")
@@ -101,20 +102,20 @@ class Measurement(Frozen):
     """The record of one case."""
 
     case: Case
-    step_time_ns: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    step_time_ns: tuple[Count, ...] = Field(min_length=1)
     """The samples: the duration of each timed step (or of its part, where the case names one), in order."""
     warm_up: WarmUp
     harness: Harness
-    parameters: int
+    parameters: Count
     """The numbers that the model learns."""
     parameter_dtypes: tuple[str, ...] = ()
     """As torch names them: torch.float32."""
-    peak_rss_bytes: int
+    peak_rss_bytes: Count
     """The worker's largest resident size while steps were timed: interpreter, libraries, model and activations. Since
     its start where the kernel does not let the mark be reset."""
-    minor_page_faults: int
+    minor_page_faults: Count
     """During the timed steps, all of them together."""
-    major_page_faults: int
+    major_page_faults: Count
     environment: Environment
     observations: Observations = Observations()
     reference: Reference | None = None
@@ -155,9 +156,9 @@ class Run(Frozen):
 
     started: str
     """ISO 8601, UTC."""
-    wall_time_s: float
+    wall_time_s: Amount
     command: Command
-    planned: int
+    planned: Count
     """How many cases were asked for; fewer measurements and failures than that mean an interrupted sweep."""
     measurements: tuple[Measurement, ...] = ()
     failures: tuple[Failure, ...] = ()
@@ -189,12 +190,16 @@ class Run(Frozen):
         header = dict(header)
         version = header.pop("schema_version")
         if version != SCHEMA_VERSION:
-            raise RecordError(f"{name} has schema version {version!r}, this ntp reads {SCHEMA_VERSION}: upgrade ntp")
+            raise RecordError(
+                f"{name} has schema version {reprlib.repr(version)}, this ntp reads {SCHEMA_VERSION}: upgrade ntp"
+            )
         try:
             records = [bench["extra_info"]["ntp"] for bench in benchmarks if "ntp" in bench["extra_info"]]
             return cls.model_validate({**header, "measurements": records})
-        except (ValidationError, KeyError, TypeError) as error:
-            raise RecordError(f"{name} is damaged: {_reason(error)}; measure again") from error
+        except ValidationError as error:
+            raise RecordError(f"{name} is damaged: {refusal(error)}; measure again") from error
+        except (KeyError, TypeError) as error:
+            raise RecordError(f"{name} is damaged: {error!r}; measure again") from error
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -204,7 +209,7 @@ class Run(Frozen):
             RecordError: the file is missing, unreadable, truncated, foreign, or of another version.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = _parsed(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise RecordError(f"{path} cannot be read ({error.strerror}): give the path of a run.json") from error
         except (ValueError, RecursionError) as error:
@@ -212,11 +217,16 @@ class Run(Frozen):
         return cls.from_document(document, str(path))
 
 
-def _reason(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return repr(error)
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+def _parsed(text: str) -> Any:
+    """What a JSON text says. An integer longer than any count is infinite: Python refuses to read or show the longest.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _DIGITS else float(digits))
+
+
+_DIGITS = len(str(-MAX_NUMBER))
 
 
 class _Header(Frozen):
@@ -224,7 +234,7 @@ class _Header(Frozen):
 
     model_config = ConfigDict(extra="ignore")
 
-    schema_version: int
+    schema_version: Count
 
 
 Record = TypeVar("Record", bound=Frozen)
@@ -244,19 +254,18 @@ def read_versioned(path: Path, kind: type[Record], what: str, version: int, *, w
         RecordError: the file is missing, damaged, foreign, or of another version.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        found = _Header.model_validate_json(text).schema_version
+        document = _parsed(path.read_text(encoding="utf-8"))
+        found = _Header.model_validate(document).schema_version
         if found == version:
-            document = {name: value for name, value in json.loads(text).items() if name not in without}
-            return kind.model_validate(document)
+            return kind.model_validate({name: value for name, value in document.items() if name not in without})
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror}): give what --out wrote") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise RecordError(f"{path} is no {what}: {where}: {first['msg']}; give what --out wrote") from error
-    except ValueError as error:
+        raise RecordError(f"{path} is no {what}: {refusal(error)}; give what --out wrote") from error
+    except UnicodeDecodeError as error:
         raise RecordError(f"{path} is no text ({error}): give what --out wrote") from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path} is no {what}: Invalid JSON ({error}); give what --out wrote") from error
     raise RecordError(f"{path} has schema version {found}, this ntp reads {version}: upgrade ntp")
 
 

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from ntp.case import Case, Frozen
+from ntp.case import Amount, Case, Count, Frozen, Positive
 from ntp.errors import RecordError
 from ntp.measure.environment import Machine, Software
 from ntp.measure.guard_records import Pair
@@ -28,12 +28,12 @@ class Race(Frozen):
     against: str
     outcome: Outcome
     pairs: tuple[Pair, ...] = ()
-    pace: float | None = None
+    pace: Amount | None = None
     """Of one that was outpaced: its step time over that of the other, in the warm-up."""
-    peak_rss_bytes: int | None = None
+    peak_rss_bytes: Count | None = None
     message: str = ""
     """Why it was refused, or how it failed."""
-    wall_time_s: float = 0.0
+    wall_time_s: Amount = 0.0
 
 
 class Lever(Frozen):
@@ -46,18 +46,18 @@ class Lever(Frozen):
 class Tuning(Frozen):
     """A search: what it was asked, and what it saw."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = SCHEMA_VERSION
     started: str
     """ISO 8601, UTC."""
-    wall_time_s: float
+    wall_time_s: Amount
     """Of all its sittings together."""
     command: Command
     default: str
     """Id of the case that the search starts from, and that the winner is held against."""
     levers: tuple[Lever, ...]
-    budget_s: float = Field(gt=0)
-    memory_limit_bytes: int | None = Field(None, gt=0)
-    seed: int
+    budget_s: Amount = Field(gt=0)
+    memory_limit_bytes: Positive | None = None
+    seed: Count
     machine: Machine | None = None
     software: Software | None = None
     races: tuple[Race, ...] = ()

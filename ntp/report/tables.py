@@ -206,9 +206,14 @@ def _harness_time(run: Run) -> HarnessTime:
         observed_s=observed_s,
         rest_s=max(0.0, run.wall_time_s - start_s - warm_up_s - timed_s - observed_s),
         wall_s=run.wall_time_s,
-        share_of_steps=(warm_up_s + timed_s) / run.wall_time_s if run.wall_time_s else 0.0,
-        parent_cpu_share=parent_cpu_s / timed_s if timed_s else 0.0,
+        share_of_steps=_share(warm_up_s + timed_s, run.wall_time_s),
+        parent_cpu_share=_share(parent_cpu_s, timed_s),
     )
+
+
+def _share(part_s: float, whole_s: float) -> float:
+    """Of a time that may be none, or shorter than any clock tells."""
+    return part_s / max(whole_s, 1e-9) if whole_s else 0.0
 
 
 def surroundings(run: Run) -> list[tuple[Machine, Software, Git]]:

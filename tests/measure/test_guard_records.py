@@ -26,7 +26,7 @@ RECORD = GuardRecord(
 )
 
 TIMES = st.floats(0, 1e9)
-NUMBERS = st.integers(0, 2**60)
+NUMBERS = st.integers(0, 2**63 - 1)
 TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
 
 
@@ -37,9 +37,9 @@ def tuples(items, **sizes):
 @st.composite
 def pairs(draw):
     sides = draw(st.permutations(["base", "head"] * draw(st.integers(1, 3))))
-    times_ns = tuples(st.integers(1, 2**60), min_size=1)
+    times_ns = tuples(st.integers(10**4, 10**12), min_size=1)
     blocks = tuple(Block(side=side, step_time_ns=draw(times_ns)) for side in sides)
-    return Pair(case_id=draw(TEXT), seed=draw(st.integers()), blocks=blocks)
+    return Pair(case_id=draw(TEXT), seed=draw(NUMBERS), blocks=blocks)
 
 
 PAIRS = pairs()
@@ -75,7 +75,7 @@ def records(draw):
     plan = Plan(
         cells=tuple(cell.case_id for cell in cells),
         guarded=draw(st.lists(GUARDED, min_size=1, max_size=3, unique_by=lambda each: each.statistic).map(tuple)),
-        alpha=draw(st.floats(0, 0.5, exclude_min=True, exclude_max=True)),
+        alpha=draw(st.floats(1e-6, 0.5, exclude_max=True)),
         min_pairs=min_pairs,
         max_pairs=min_pairs + draw(st.integers(0, 10)),
     )
@@ -89,7 +89,7 @@ def records(draw):
         head=SIDES,
         plan=st.just(plan),
         budget_s=st.floats(0, 1e9, exclude_min=True),
-        seed=st.integers(),
+        seed=NUMBERS,
         allowed=tuples(TEXT),
         machine=st.none() | st.builds(Machine, cpu_model=st.none() | TEXT),
         cells=st.just(cells),
