@@ -17,7 +17,7 @@ from ntp.errors import CheckpointError, RecordError
 from ntp.judge.tuning import winner
 from ntp.measure.environment import Conditions, CoreKind, Process
 from ntp.measure.flame import Flame
-from ntp.measure.guard_records import GuardRecord
+from ntp.measure.guard_records import GuardRecord, Preparation
 from ntp.measure.peaks import MachinePeaks
 from ntp.measure.records import Reference, Run
 from ntp.measure.runfile import document_of
@@ -26,10 +26,20 @@ from ntp.predict import load_trained
 from ntp.report import profile, tuning
 from ntp.train import TrainingRun
 
-NEVER = ("1" + "0" * 400, "1" + "0" * 5000, "-1" + "0" * 5000, "NaN", "Infinity", "-Infinity", "-1", "1e308", "-1e308")
+NEVER = (
+    "1" + "0" * 400,
+    "1" + "0" * 5000,
+    "-1" + "0" * 5000,
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "-256",
+    "1e308",
+    "-1e308",
+)
 """As they stand in a file: no field of any record can have such a value."""
 
-PERHAPS = ("0", "0.5", "1", "5e-324", "1e-9", str(2**31), str(2**63 - 1), str(2**63), "4.6e18", '"x"', "null")
+PERHAPS = ("-1", "0", "0.5", "1", "5e-324", "1e-9", str(2**31), str(2**63 - 1), str(2**63), "4.6e18", '"x"', "null")
 """What some fields can have and others not."""
 
 
@@ -94,6 +104,8 @@ def documents(run, make_guard_record, make_cell):
     """A file of each kind, in which every field of its records that can be a number is one."""
     cells = make_cell(), make_cell("simple-b8-s64-t1", log_ratio=0.05)
     guarded = make_guard_record(*cells)
+    prepared = Preparation(command="make", status=0, output="", wall_time_s=1.5)
+    guarded = guarded.model_copy(update={"head": guarded.head.model_copy(update={"preparation": prepared})})
     of_run = json.loads(json.dumps(document_of(run)))
     for bench in of_run["benchmarks"]:  # pytest-benchmark's own, which ntp does not read
         del bench["stats"], bench["params"]
