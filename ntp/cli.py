@@ -1,9 +1,11 @@
 """The command line: the commands put together, and how each of them ends."""
 
+import functools
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import Annotated
 
@@ -20,6 +22,7 @@ from ntp.commands.tune import tune
 from ntp.console import tell
 from ntp.errors import NtpError, WorkerFailed
 from ntp.exit_status import BROKEN_PIPE, INTERRUPTED, TOOL_FAILED, USAGE
+from ntp.interrupts import Interrupts, in_words, status_of
 from ntp.lines import MESSAGE_CHARACTERS, one_line, shorten
 
 # typer has its usage errors from click up to 0.25, and from a copy of its own since: this names either.
@@ -31,8 +34,25 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+
+def _telling(command: Callable[..., None]) -> Callable[..., None]:
+    """The command; where it is interrupted, it ends with one line that says so, and the status of the signal."""
+
+    @functools.wraps(command)
+    def told(**options: object) -> None:
+        try:
+            command(**options)
+        except KeyboardInterrupt as stop:  # here, for typer would make an exit status of it, and lose the rest
+            with suppress(OSError):
+                tell(in_words(stop))
+            raise typer.Exit(status_of(stop)) from stop
+
+    return told
+
+
 for command in (train, predict, profile, tune, guard, report, compare, baseline, doctor):
-    app.command()(command)
+    app.command()(_telling(command))
 
 
 @app.callback(invoke_without_command=True)
@@ -53,8 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # As the files are, in every locale; a path that is not UTF-8 is shown escaped, as they have it.
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        status = app(arguments, prog_name="ntp", standalone_mode=False)
-        sys.stdout.flush()
+        with Interrupts():
+            status = app(arguments, prog_name="ntp", standalone_mode=False)
+            sys.stdout.flush()
     except NtpError as exc:
         return _fail(exc)
     except _UsageError as exc:

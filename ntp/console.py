@@ -1,13 +1,10 @@
 """How commands speak: results on stdout, everything else on stderr, and progress where somebody looks on."""
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
-
-from ntp.exit_status import TERMINATED
 
 
 def write(result: str) -> None:
@@ -24,20 +21,6 @@ def tell_if_terminal(message: str) -> None:
     """A line on stderr, if that is a terminal."""
     if sys.stderr.isatty():
         tell(message)
-
-
-@contextmanager
-def sigterm_as_exit() -> Iterator[None]:
-    """Let ``kill`` unwind the stack as Ctrl-C does, so that what was made for the time being is removed."""
-
-    def leave(_number: int, _frame: object) -> None:
-        raise SystemExit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -6,8 +6,8 @@ if TYPE_CHECKING:
     from ntp.judge.verdict import Verdict
 
 REGRESSION, USAGE, INCONCLUSIVE, NOT_COMPARABLE, TOOL_FAILED = 1, 2, 3, 4, 5
-INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
-"""The shell's own for SIGINT, SIGPIPE and SIGTERM."""
+INTERRUPTED, BROKEN_PIPE = 130, 141
+"""The shell's own for SIGINT and SIGPIPE."""
 
 OF_VERDICT: "dict[Verdict, int]" = {
     "pass": 0,

@@ -161,6 +161,21 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     return sweep.forecast() if sweep else []
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """From here on, kill ends a sweep as Ctrl-C does, and nobody's second and third Ctrl-C costs the reports."""
+    sweep = session.config.stash.get(_SWEEP, None)
+    if sweep and sweep.planned and not sweep.benchmarks.disabled:
+        sweep.interrupts.__enter__()
+        session.config.add_cleanup(sweep.interrupts.__exit__)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where a test goes on in spite of Ctrl-C, the next one is heard again."""
+    if sweep := item.config.stash.get(_SWEEP, None):
+        sweep.interrupts.forget()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Add what ntp has to say of the run as a whole, to ``--benchmark-json`` and ``--benchmark-save`` too."""
@@ -174,9 +189,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the run once more, now that its length is known, with its web page, and judge it."""
     sweep = session.config.stash.get(_SWEEP, None)
     if sweep and (sweep.measured or sweep.failures):
-        sweep.write(page=True)
+        with suppress(KeyboardInterrupt):  # of somebody who does not want to wait for the charts, either
+            sweep.write(page=True)
     if sweep:
         sweep.judge(session)
+        if sweep.interrupts.terminated:
+            session.exitstatus = sweep.interrupts.terminated.exit_status
 
 
 @pytest.hookimpl(wrapper=True)

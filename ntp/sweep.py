@@ -17,6 +17,7 @@ from pytest_benchmark.utils import safe_dumps
 from ntp.case import Case, named_step
 from ntp.errors import RecordError, WorkerFailed
 from ntp.exit_status import NOT_COMPARABLE, TOOL_FAILED
+from ntp.interrupts import Interrupts
 from ntp.measure.cpus import available_cpus, check_threads
 from ntp.measure.driver import Observing, PipeWorker, Sampling, measure, observe
 from ntp.measure.peaks import MachinePeaks
@@ -81,6 +82,7 @@ class Sweep:
         self.planned = 0
         self.measured = 0
         self.failures: list[Failure] = []
+        self.interrupts = Interrupts()
         self._prepared = False
         self._given = dict(given)
         self.options = options = SweepOptions.of(given)

@@ -3,13 +3,10 @@
 Shapes: B batch size, T sequence length, V vocabulary size.
 """
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import torch
 from pydantic import Field
@@ -18,6 +15,7 @@ from torch import Tensor
 from ntp import checkpoint as checkpoints
 from ntp.case import Frozen, StepConfig, Workload
 from ntp.checkpoint import Checkpoint, RunConfig
+from ntp.interrupts import HeldBack
 from ntp.model import evaluating, logits_of, model_errors, parameter_count
 from ntp.step import Training
 
@@ -66,7 +64,7 @@ class TrainingRun:
     Attributes:
         step: how many steps have been taken, those before a resume included.
         resumed_at: the step of the checkpoint that the run goes on from; ``None`` for a new run.
-        interrupted: whether Ctrl-C ended :meth:`run` early.
+        saved_at: the step of the checkpoint that is there; ``None`` without one.
 
     Raises:
         ModelError, DataError: the workload cannot be run.
@@ -83,7 +81,7 @@ class TrainingRun:
         self.workload = workload
         self.step = 0
         self.resumed_at: int | None = None
-        self.interrupted = False
+        self.saved_at: int | None = None
         self._config = RunConfig(workload=workload, step=config)
         self._directory = directory
         self._clock = clock
@@ -94,31 +92,33 @@ class TrainingRun:
         self._first_batch = self._peek()
         if saved:
             saved.restore(self.training)
-            self.step = self.resumed_at = saved.step
+            self.step = self.resumed_at = self.saved_at = saved.step
 
     def run(self, steps: int = 100, log_every: int = 10, checkpoint_every: int = 100) -> Iterator[StepRecord]:
         """Train until ``steps`` steps have been taken in all, yielding each; with a directory, save as it goes.
 
-        A checkpoint is written every ``checkpoint_every`` steps and at the end. Ctrl-C lets the present step end,
-        saves, and ends the run; a second one does not wait.
+        A checkpoint is written every ``checkpoint_every`` steps and at the end. Ctrl-C, SIGTERM and SIGHUP have their
+        effect once the present step has ended and is saved; another, some seconds later, does not wait for the step.
 
         Raises:
             ModelError: the model failed, out of memory included.
             CheckpointError: a checkpoint could not be written.
+            KeyboardInterrupt: Ctrl-C, after the checkpoint was written.
         """
         since_logged: list[float] = []
-        with _stop_on_interrupt() as stopped:
-            while self.step < steps and not stopped.is_set():
+        # An exception in the middle of a step would leave half of the parameters updated, a state no run is ever in.
+        with HeldBack(self._clock) as signals:
+            while self.step < steps and not signals.asked:
                 loss, step_time_s = self._timed_step()
                 since_logged.append(step_time_s)
-                last = self.step == steps or stopped.is_set()
+                last = self.step == steps or signals.asked
                 if self.step % checkpoint_every == 0 and not last:
                     self._save()
                 logged = last or self.step % log_every == 0
                 yield self._record(loss, since_logged, logged)
                 if logged:
                     since_logged = []
-            self.interrupted = self.step < steps
+            signals.unbreakable = True
             if self._steps_here:
                 self._save()
 
@@ -185,6 +185,7 @@ class TrainingRun:
     def _save(self) -> None:
         if self._directory is not None:
             checkpoints.save(self._directory, Checkpoint.of(self.training, self._config, self.step))
+            self.saved_at = self.step
 
 
 @contextmanager
@@ -197,28 +198,6 @@ def thread_count(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, the second is Python's own. Outside the main thread it does nothing.
-
-    An exception in the middle of a step would leave half of the parameters updated, a state no run is ever in.
-    """
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopped.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _rate(count: int, seconds: float) -> float:

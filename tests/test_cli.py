@@ -12,6 +12,7 @@ import ntp
 from ntp import cli, exit_status
 from ntp.case import Case, Runtime, StepConfig, Workload
 from ntp.errors import NtpError, WorkerFailed
+from ntp.interrupts import Terminated
 from ntp.judge.disturbance import Spreads
 from ntp.measure.cpus import available_cpus
 from ntp.measure.records import Failure, Run
@@ -31,7 +32,11 @@ class Result:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]):
-    return lambda *arguments: Result(capsys, *arguments)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield lambda *arguments: Result(capsys, *arguments)
+    for number, handler in before.items():  # one that was interrupted is about to end, and deaf
+        signal.signal(number, handler)
 
 
 def test_train_writes_a_line_each_ten_steps_and_a_summary(run):
@@ -99,6 +104,7 @@ def test_ctrl_c_saves_says_so_and_exits_130(run, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(TrainingRun, "_timed_step", interrupted_step)
     result = run("train", *SMALL, "--checkpoint", tmp_path)
     assert result.status == 130
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     assert result.err == (
         f"ntp: interrupted after step 4 of 100; saved in {tmp_path}, the same command goes on from there\n"
     )
@@ -169,7 +175,9 @@ def test_bad_input_is_one_line_on_stderr_and_status_2(run, arguments: str, words
             "ntp: error: died (docs/reference.md#when-a-worker-fails)\nits last words\n",
         ),
         (WorkerFailed("no model", kind="ModelError"), 2, "ntp: error: no model (docs/your-own-model.md)\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "ntp: interrupted\n"),
+        (Terminated(signal.SIGTERM), 143, "ntp: ended by SIGTERM\n"),
+        (Terminated(signal.SIGHUP), 129, "ntp: ended by SIGHUP\n"),
         (SystemExit(3), 3, ""),
     ],
 )

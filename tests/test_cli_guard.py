@@ -14,6 +14,7 @@ import pytest
 from ntp import cli
 from ntp.cli_options import fraction, seconds
 from ntp.errors import WorkerFailed
+from ntp.interrupts import Terminated
 from ntp.judge.guard import plan_of, summary, verdict_on
 from ntp.measure.guard_records import Block, Cell, Counts, GuardRecord, Pair, Side
 
@@ -177,7 +178,7 @@ def test_durations(text, value):
     assert seconds(text) == value
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Terminated(signal.SIGTERM)])
 def test_what_was_measured_before_an_interrupt_is_kept(run, monkeypatch, tmp_path, stop):
     closed = []
 
@@ -192,7 +193,7 @@ def test_what_was_measured_before_an_interrupt_is_kept(run, monkeypatch, tmp_pat
     monkeypatch.setattr("ntp.campaign.guard.guard", interrupted)
     path = tmp_path / "guard.json"
     result = run("--base", "HEAD", "--cases", CASE_ID, "--out", path)
-    assert result.status == (143 if isinstance(stop, SystemExit) else 130)
+    assert result.status == (143 if isinstance(stop, Terminated) else 130)
     assert closed == [True]
     assert f"--replay {path}" in result.err
     assert len(GuardRecord.load(path).cells[0].pairs) == 6
@@ -425,7 +426,7 @@ def test_a_side_that_cannot_run_never_passes(repository, base, head, status, say
     assert repository.is_clean()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupt_leaves_no_worktree_and_no_process(repository, number, status):
     repository.commit(model=MODEL.format(change=""))
     command = repository.command("--budget", "100s")
@@ -434,9 +435,12 @@ def test_an_interrupt_leaves_no_worktree_and_no_process(repository, number, stat
     while not kept.exists():
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(number)
+    for _ in range(3):
+        process.send_signal(number)
+        time.sleep(0.1)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status
     assert "what was measured is kept" in errors
+    assert errors.count("\n") == 1
     assert repository.is_clean()
     assert GuardRecord.load(kept).cells[0].base is not None

@@ -34,6 +34,7 @@ def test_ordinary():
 
 # Workers whose step takes as long as the case has tokens (in microseconds), and that say what they were asked.
 CONFTEST = """
+import signal
 import pytest
 import ntp.sweep as sweep
 from ntp.case import PHASES
@@ -64,7 +65,7 @@ class FakeWorker:
         if self.case.id == {fails!r}:
             raise WorkerFailed(f"{{self.case.id}}: was killed", "the last words")
         if self.case.id == {interrupts!r}:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.{signal})
         ASKED.append("load")
         return Loaded(parameters=7, software=Software(), process=Process())
 
@@ -110,6 +111,8 @@ def fake_workers():
     patch.undo()
 
 def pytest_sessionfinish(session):
+    if {interrupts!r}:
+        signal.raise_signal(signal.{signal})  # who presses Ctrl-C presses it again
     (session.config.rootpath / "asked.txt").write_text(" ".join(map(str, ASKED)))
 """
 
@@ -120,11 +123,11 @@ SWEEP = ("--benchmark-only", "--ntp-threads=1", "--ntp-batch-sizes=8,32", "--ntp
 def sweep(pytester):
     """A function that runs a sweep of three cases in a folder of its own."""
 
-    def run(*options, fails=None, interrupts=None, benchmark=BENCHMARK, apart=False):
+    def run(*options, fails=None, interrupts=None, by="SIGINT", benchmark=BENCHMARK, apart=False):
         # A Ctrl-C in a pytest of this process would end this one too.
         run_pytest = pytester.runpytest_subprocess if interrupts or apart else pytester.runpytest_inprocess
         pytester.makeini("[pytest]\npython_files=bench_*.py\npython_functions=bench_* test_*\n")
-        pytester.makeconftest(CONFTEST.format(fails=fails, interrupts=interrupts))
+        pytester.makeconftest(CONFTEST.format(fails=fails, interrupts=interrupts, signal=by))
         pytester.path.joinpath("bench_it.py").write_text(benchmark)
         return run_pytest("-p", "no:cacheprovider", *options)
 
@@ -259,9 +262,13 @@ def test_a_sweep_in_which_all_fails_is_still_reported(sweep, pytester):
     assert load(pytester).peaks is None
 
 
-def test_an_interrupted_sweep_keeps_what_it_has(sweep, pytester):
-    result = sweep(*SWEEP, interrupts="simple-b32-s64-t1")
-    assert result.ret == pytest.ExitCode.INTERRUPTED
+@pytest.mark.parametrize(("by", "status"), [("SIGINT", 2), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_an_interrupted_sweep_keeps_what_it_has(sweep, pytester, by, status):
+    result = sweep(*SWEEP, interrupts="simple-b32-s64-t1", by=by)
+    assert result.ret == status
+    result.stdout.fnmatch_lines(["Incomplete: of 3 cases, 2 were never run*", "Written: run.json, report.html*"])
+    assert result.stderr.str() == ""
+    assert (pytester.path / "reports/latest/report.html").exists()
     run = load(pytester)
     assert [measurement.case.id for measurement in run.measurements] == ["simple-b8-s64-t1"]
     assert run.missing == 2
@@ -317,7 +324,7 @@ def test_without_pytest_benchmark_a_measurement_is_refused_in_one_line(pytester)
 
 
 def test_a_project_without_settings_measures_what_it_names_a_test(pytester):
-    pytester.makeconftest(CONFTEST.format(fails=None, interrupts=None))
+    pytester.makeconftest(CONFTEST.format(fails=None, interrupts=None, signal="SIGINT"))
     pytester.makepyfile("def test_train_step(measure, case): measure(case)")
     pytester.runpytest_inprocess(*SWEEP).assert_outcomes(passed=2)
     assert len(load(pytester).measurements) == 2

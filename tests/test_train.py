@@ -10,6 +10,7 @@ import torch
 from ntp import checkpoint as checkpoints
 from ntp.case import StepConfig, Workload, named_step
 from ntp.errors import CheckpointError, ModelError, StepError
+from ntp.interrupts import PATIENCE_S
 from ntp.train import StepRecord, TrainingRun, thread_count
 
 GOLDEN = "6.9229 6.9222 6.9219 6.9241 6.9204 6.9230 6.9176 6.9225 6.9193 6.9180"
@@ -135,7 +136,6 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind: str, tmp_path: Path):
     assert start + losses(second, 7) == expected
     finished = TrainingRun(workload, config, tmp_path / "run")
     assert (finished.resumed_at, losses(finished, 7)) == (7, [])
-    assert not finished.interrupted
     assert finished.summary().input_ids == first.summary().input_ids
 
 
@@ -150,31 +150,65 @@ def test_checkpoints_are_written_every_so_many_steps_and_at_the_end(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == [checkpoints.FILE_NAME]
 
 
-def test_ctrl_c_ends_the_step_saves_and_stops(tmp_path: Path):
+def test_ctrl_c_however_often_ends_the_step_saves_and_stops(tmp_path: Path):
     expected = losses(TrainingRun(SMALL, StepConfig()), 6)
     handler = signal.getsignal(signal.SIGINT)
     run = TrainingRun(SMALL, StepConfig(), tmp_path)
-    hook = run.training.model.register_forward_hook(
-        lambda *_: signal.raise_signal(signal.SIGINT) if run.step == 3 else None
-    )
-    records = list(run.run(6))
+
+    def interrupt(*_: object) -> None:
+        for _ in range(3 if run.step == 3 else 0):
+            signal.raise_signal(signal.SIGINT)
+
+    hook = run.training.model.register_forward_hook(interrupt)
+    records = []
+    with pytest.raises(KeyboardInterrupt):
+        records += run.run(6)  # all of them, and then the interrupt
+    assert (run.step, run.saved_at) == (4, 4)
     hook.remove()
-    assert run.interrupted
-    assert [record.loss for record in records] == expected[:4]
-    assert records[-1].logged
     assert signal.getsignal(signal.SIGINT) is handler
     assert losses(TrainingRun(SMALL, StepConfig(), tmp_path), 6) == expected[4:]
 
 
-def test_a_second_ctrl_c_does_not_wait():
+def test_the_last_record_before_an_interrupt_is_logged():
     run = TrainingRun(SMALL, StepConfig())
     records = run.run(6)
     next(records)
+    run.training.model.register_forward_hook(lambda *_: signal.raise_signal(signal.SIGINT))
+    assert next(records).logged
+    with pytest.raises(KeyboardInterrupt):
+        next(records)
+
+
+def test_a_second_ctrl_c_some_seconds_later_does_not_wait(tmp_path: Path):
+    now_s = [0.0]
+    run = TrainingRun(SMALL, StepConfig(), tmp_path, clock=lambda: now_s[0])
+    records = run.run(6, checkpoint_every=1)
+    next(records)
     signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    now_s[0] += PATIENCE_S
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    assert list(records) == []
-    assert run.interrupted
+    records.close()
+    assert checkpoints.load(tmp_path).step == run.saved_at == 1
+
+
+def test_nothing_breaks_off_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now_s = [0.0]
+    run = TrainingRun(SMALL, StepConfig(), tmp_path, clock=lambda: now_s[0])
+    save = torch.save
+
+    def interrupted(content: object, file: object) -> None:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+            now_s[0] += PATIENCE_S
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(run.run(2))
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.FILE_NAME]
+    assert checkpoints.load(tmp_path).step == 2
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path: Path, monkeypatch):

@@ -69,7 +69,8 @@ class _Guard:
         """Count what a step of each side does. Both at once: counts need no quiet."""
         started_s = self._clock_s()
         case = Case.parse(cell.case_id)
-        with ExitStack() as stack, ThreadPoolExecutor(len(SIDES)) as pool:
+        # The workers end first: a thread that waits for an answer would be waited for.
+        with ThreadPoolExecutor(len(SIDES)) as pool, ExitStack() as stack:
             # Started here: a process that a thread starts dies with the thread.
             counting = {
                 side: pool.submit(count, stack.enter_context(self._start(case, source)), source)

@@ -14,7 +14,7 @@ from ntp.errors import RecordError, WorkerFailed
 from ntp.measure.driver import Observing, PipeWorker, Sampling, measure, observe
 from ntp.measure.flame import Flame
 from ntp.measure.peaks import MachinePeaks, gemm_shapes
-from ntp.measure.protocol import Worker
+from ntp.measure.protocol import Worker, stopped_on_error
 from ntp.measure.py_spy import record_flame
 from ntp.measure.records import Failure, Measurement, Run
 from ntp.measure.roofline import measure_peaks
@@ -116,7 +116,7 @@ def _with_flame(measurement: Measurement, worker: Worker, pid: int, out_dir: Pat
     """Keep the worker busy for as long as it is recorded."""
     step_s = statistics.median(measurement.step_time_ns) / 1e9
     block = max(1, math.ceil(_BLOCK_S / step_s))
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, stopped_on_error(worker):
         recording: Future[Flame] = pool.submit(record, pid, FLAME_S, out_dir)
         while not recording.done():
             worker.run(block, expected_s=_BLOCK_S)

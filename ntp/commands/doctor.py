@@ -110,8 +110,9 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
         with status_line() as progress, closing(campaign(cases, runs or RUNS, progress=progress)) as calibrations:
             for each in calibrations:
                 calibration = each
-    except KeyboardInterrupt:
-        tell("interrupted; the table shows what was finished")
+    except KeyboardInterrupt as stop:
+        if calibration is not None:
+            stop.add_note("; the table shows what was finished")
         raise
     finally:
         if calibration is not None:

@@ -12,7 +12,7 @@ import typer
 
 from ntp.case import Case
 from ntp.cli_options import DEFAULT_MODEL, ModelOption, OrderSeedOption, fraction, names, seconds
-from ntp.console import sigterm_as_exit, status_line, tell
+from ntp.console import status_line
 from ntp.errors import OptionError, RecordError
 from ntp.exit_status import OF_VERDICT, REGRESSION, TOOL_FAILED
 
@@ -109,7 +109,7 @@ def guard(
         record = GuardRecord.load(replay)
     elif base is not None and replay is None:
         plan = _guard_plan(names(cases), model, threshold, budget)
-        with status_line() as progress, sigterm_as_exit():
+        with status_line() as progress:
             settings = {
                 "budget_s": budget,
                 "seed": order_seed,
@@ -164,9 +164,9 @@ def _kept(records: "Generator[GuardRecord, None, None]", out: Path) -> "GuardRec
         with closing(records):
             for record in records:
                 write_whole(out, record.text(summary(verdict_on(record))))
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt as stop:
         if record is not None:
-            tell(f"interrupted; what was measured is kept, ntp guard --replay {out} judges it")
+            stop.add_note(f"; what was measured is kept, ntp guard --replay {out} judges it")
         raise
     assert record is not None
     return record

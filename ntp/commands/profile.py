@@ -39,11 +39,16 @@ def profile(
     case = Case.of({**options, "threads": options["threads"] or available_cpus().max_threads})
     check_threads(case.runtime.threads)
     run = None
-    for run in campaign(case, out, command=("ntp", *sys.argv[1:]), progress=tell_if_terminal):
-        if not run.measurements:  # an earlier profile is worth more than the news that there is none
-            raise run.failures[-1].error()
-        write_whole(out / "profile.json", text_of(document_of(run)))
-        write_whole(out / "profile.md", markdown(run))
+    try:
+        for run in campaign(case, out, command=("ntp", *sys.argv[1:]), progress=tell_if_terminal):
+            if not run.measurements:  # an earlier profile is worth more than the news that there is none
+                raise run.failures[-1].error()
+            write_whole(out / "profile.json", text_of(document_of(run)))
+            write_whole(out / "profile.md", markdown(run))
+    except KeyboardInterrupt as stop:
+        if run is not None:
+            stop.add_note(f"; what was finished is in {out / 'profile.md'}")
+        raise
     assert run is not None
     for name, draw in pictures(run).items():
         write_whole(out / name, draw())

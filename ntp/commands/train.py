@@ -10,7 +10,6 @@ from ntp.case import MAX_NUMBER, Case, StepConfig, Workload
 from ntp.cli_options import JsonOption, ThreadsOption, takes_case
 from ntp.cli_text import step_line, summary_text
 from ntp.console import progress_bar, tell, write
-from ntp.exit_status import INTERRUPTED
 
 if TYPE_CHECKING:
     from ntp.train import TrainingRun
@@ -49,22 +48,26 @@ def train(
     with thread_count(threads):
         run = TrainingRun(case.workload, case.step, checkpoint)
         _tell_resume(run, steps)
-        with progress_bar(steps, run.step) as advance:
-            for record in run.run(steps, log_every, checkpoint_every):
-                advance(record.step)
-                if record.logged:
-                    write(record.model_dump_json(exclude={"logged"}) if as_json else step_line(record))
-        if run.interrupted:
-            tell(f"interrupted after step {run.step} of {steps}; {_where_saved(checkpoint)}")
-            raise typer.Exit(INTERRUPTED)
+        try:
+            with progress_bar(steps, run.step) as advance:
+                for record in run.run(steps, log_every, checkpoint_every):
+                    advance(record.step)
+                    if record.logged:
+                        write(record.model_dump_json(exclude={"logged"}) if as_json else step_line(record))
+        except KeyboardInterrupt as stop:
+            stop.add_note(f" after step {run.step} of {steps}; {_where_saved(run, checkpoint)}")
+            raise
         summary = run.summary()
         write(f'{{"summary":{summary.model_dump_json()}}}' if as_json else summary_text(summary))
 
 
-def _where_saved(checkpoint: Path | None) -> str:
+def _where_saved(run: "TrainingRun", checkpoint: Path | None) -> str:
     if checkpoint is None:
         return "nothing is saved, --checkpoint DIR would do so"
-    return f"saved in {checkpoint}, the same command goes on from there"
+    if run.saved_at is None:
+        return "nothing is saved yet"
+    saved = "saved" if run.saved_at == run.step else f"step {run.saved_at} is saved"
+    return f"{saved} in {checkpoint}, the same command goes on from there"
 
 
 def _tell_resume(run: "TrainingRun", steps: int) -> None:

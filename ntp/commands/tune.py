@@ -10,8 +10,9 @@ import typer
 
 from ntp.case import Case, Workload
 from ntp.cli_options import MAX_THREADS, OrderSeedOption, seconds, takes_case
-from ntp.console import sigterm_as_exit, status_line, tell, write
+from ntp.console import status_line, tell, write
 from ntp.errors import OptionError
+from ntp.interrupts import Terminated
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -85,7 +86,7 @@ def tune(
     default = Case.of({**options, "threads": threads or available_cpus().max_threads})
     check_threads(default.runtime.threads)
     known = Tuning.load(out) if out.exists() and not fresh else None
-    with status_line() as progress, sigterm_as_exit():
+    with status_line() as progress:
         tuning = _kept(
             campaign(
                 default,
@@ -118,8 +119,10 @@ def _kept(tunings: "Generator[Tuning, None, None]", out: Path) -> "Tuning | None
         with closing(tunings):
             for tuning in tunings:
                 write_whole(out, tuning.model_dump_json() + "\n")
-    except KeyboardInterrupt:
-        if tuning is None:
+    except KeyboardInterrupt as stop:
+        if tuning is not None and isinstance(stop, Terminated):
+            stop.add_note(f"; what was raced is kept in {out}, the same command goes on from there")
+        if tuning is None or isinstance(stop, Terminated):
             raise
         tell(f"interrupted: this is the best so far; the same command goes on from {out}")
     return tuning

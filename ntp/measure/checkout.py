@@ -225,5 +225,6 @@ def _run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         encoding="utf-8",
         errors="surrogateescape",  # names of files are bytes
         check=False,
+        start_new_session=True,  # Ctrl-C, and a terminal that closes, are for this process, which then cleans up
         env=environment | {"LC_ALL": "C"},
     )

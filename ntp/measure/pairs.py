@@ -16,7 +16,7 @@ from ntp.measure.driver import PipeWorker, Refused
 from ntp.measure.environment import Software
 from ntp.measure.guard_records import Block, Counts, Pair, SideName
 from ntp.measure.launch import ForkServer
-from ntp.measure.protocol import Imported, Worker
+from ntp.measure.protocol import Imported, Worker, stopped_on_error
 from ntp.measure.sources import OWN, Source
 
 STEPS_S = 3.0
@@ -150,7 +150,8 @@ def measure_pair(
     order = random.Random(seed)
     sides: list[SideName] = ["base", "head"]
     pace_s: dict[SideName, float] = {}
-    with ThreadPoolExecutor(len(sides)) as pool:  # importing torch takes seconds, and no quiet
+    # Importing torch takes seconds, and no quiet.
+    with ThreadPoolExecutor(len(sides)) as pool, stopped_on_error(*workers.values()):
         list(pool.map(lambda side: _of(side, workers[side].load), order.sample(sides, 2)))
     for side in order.sample(sides, 2):
         warm_up = _of(side, partial(workers[side].warm_up, WARM_UP_WINDOW))

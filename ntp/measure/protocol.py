@@ -4,7 +4,8 @@ Requests are ``{"do": NAME, ...}``; answers are ``{"ok": {...}}`` or ``{"error":
 "ModelError"}``, the kind empty where it is no error of ntp's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from pydantic import Field
@@ -86,3 +87,17 @@ class Worker(Protocol):
 
     def stop(self) -> None:
         """End the process, whatever it is doing. May be called at any time, also twice."""
+
+
+@contextmanager
+def stopped_on_error(*workers: Worker) -> Iterator[None]:
+    """End the workers at once if the block is left by an exception, Ctrl-C above all.
+
+    It goes around what waits for threads that wait for answers: those end with the worker, and are not waited for.
+    """
+    try:
+        yield
+    except BaseException:
+        for worker in workers:
+            worker.stop()
+        raise

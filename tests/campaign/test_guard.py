@@ -53,6 +53,9 @@ class Worker:
     def __exit__(self, *_):
         self.bench.running.remove(self)
 
+    def stop(self):
+        self.bench.log.append(("stop", self.case.id, self.side))
+
     def said(self, what, answer):
         self.bench.log.append((what, self.case.id, self.side))
         if error := self.bench.fails.get((what, self.case.id, self.side)):

@@ -73,6 +73,9 @@ class Worker:
     def __exit__(self, *_):
         pass
 
+    def stop(self):
+        pass
+
     def load(self):
         for part, error in self.bench.fails.items():
             if part in self.case.id:

@@ -1,5 +1,6 @@
 """A pair and the counts of a side, with workers that need no process, and how workers are started."""
 
+import _thread
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,6 +50,9 @@ class Worker:
         self.fails = fails
         self.shows = shows
         self.steps = 0
+
+    def stop(self):
+        self.log.append((self.name, "stop"))
 
     def said(self, what, answer):
         self.log.append((self.name, what))
@@ -250,7 +254,27 @@ def test_a_worker_that_fails_ends_the_pair_and_its_side_is_named(side, what):
         measure_pair("simple-b2-s4-t1", workers, 0)
     assert (failure.value.side, failure.value.stderr_tail) == (side, "its last words")
     assert log.count((side, what)) == 1
-    assert what == "load" or log[-1] == (side, what)
+    if what == "load":
+        assert log[-2:] == [("base", "stop"), ("head", "stop")]
+    else:
+        assert log[-1] == (side, what)
+
+
+def test_ctrl_c_does_not_wait_for_sides_that_are_being_loaded():
+    stopped = threading.Event()
+
+    class Slow(Worker):
+        def load(self):
+            _thread.interrupt_main()
+            assert stopped.wait(20), "the pair waits for what takes a while"
+            raise WorkerFailed("was killed")
+
+        def stop(self):
+            stopped.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_pair("simple-b2-s4-t1", {"base": Slow("base"), "head": Slow("head")}, 0)
+    assert stopped.is_set()
 
 
 def test_counts_are_taken_in_the_steady_state_and_come_with_the_software(make_observations):
