@@ -2,7 +2,9 @@
 
 import math
 import os
+import re
 import signal
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import cycle, islice
@@ -49,6 +51,7 @@ from ntp.measure.peaks import (
     gemm_shapes,
 )
 from ntp.measure.records import Harness, Measurement, Observations, Run, WarmUp
+from ntp.measure.runtime import RELEVANT
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A background job of a shell is started deaf to Ctrl-C, and the processes of the tests would be, too.
@@ -65,6 +68,24 @@ with suppress(ImportError):  # a sweep reads this file too, and has no need of h
     # from run to run, so that many runs of half of hypothesis' usual hundred see as much.
     settings.register_profile("ntp", settings.default, deadline=None, max_examples=50)
     settings.load_profile("ntp")
+
+
+AMBIENT = re.compile(
+    rf"{RELEVANT.pattern}|CI|COLUMNS|LINES|LANG|LANGUAGE|LC_.*|TZ|(NO|FORCE)_COLOR|GITHUB_.*|GIT_.*|NTP_.*|XDG_CACHE_HOME"
+    "|CXX|PYTEST_ADDOPTS"
+)
+"""What a shell may say of libraries, terminals and the like. A test that is about one of these sets it itself."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the tests see an environment that is the same everywhere. The benchmarks are the user's, as the shell is."""
+    if config.option.benchmark_only:
+        return
+    for name in filter(AMBIENT.fullmatch, list(os.environ)):
+        del os.environ[name]
+    # Threads that spin while they wait would take the CPUs from the tests that run beside them.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    time.tzset()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

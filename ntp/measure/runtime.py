@@ -6,6 +6,7 @@ the OpenMP runtime its wait policy when it is loaded. What torch itself is told 
 """
 
 import os
+import re
 from ctypes.util import find_library
 
 from ntp.case import Runtime
@@ -30,22 +31,54 @@ _WAIT_POLICIES = {
 _PRELOADED = {"jemalloc": "libjemalloc2", "tcmalloc": "libtcmalloc-minimal4", "mimalloc": "libmimalloc3"}
 """Allocators that take glibc's place where they are preloaded, and the Debian packages that have them."""
 
+GLIBC_ALIASES = {
+    "MALLOC_ARENA_MAX": "arena_max",
+    "MALLOC_ARENA_TEST": "arena_test",
+    "MALLOC_CHECK_": "check",
+    "MALLOC_MMAP_MAX_": "mmap_max",
+    "MALLOC_MMAP_THRESHOLD_": "mmap_threshold",
+    "MALLOC_PERTURB_": "perturb",
+    "MALLOC_TOP_PAD_": "top_pad",
+    "MALLOC_TRIM_THRESHOLD_": "trim_threshold",
+}
+"""glibc's older names of its tunables (mallopt(3))."""
+
 CONTROLLED = frozenset(
     {
-        *_GLIBC_TUNED,
+        *GLIBC_ALIASES,
         *_HUGE_PAGES,
         *_WAIT_POLICIES["passive"],
+        "KMP_LIBRARY",
         "OMP_NUM_THREADS",
+        "OMP_THREAD_LIMIT",
+        "OMP_DYNAMIC",
         "MKL_NUM_THREADS",
+        "MKL_DOMAIN_NUM_THREADS",
+        "MKL_DYNAMIC",
         "OPENBLAS_NUM_THREADS",
+        "OPENBLAS_DEFAULT_NUM_THREADS",
+        "GOTO_NUM_THREADS",
+        "BLIS_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
         # These shrink torch's own CPU mask; the affinity of the process does not.
         "OMP_PROC_BIND",
         "OMP_PLACES",
         "GOMP_CPU_AFFINITY",
         "KMP_AFFINITY",
+        "KMP_HW_SUBSET",
     }
 )
-"""Variables whose value is the runtime's to choose: what the caller's environment says of them is dropped."""
+"""Variables whose value is the runtime's to choose: what the caller's environment says of them is dropped.
+
+Others are handed on, :data:`RELEVANT` ones into the record, too: which kernels a library takes (``OPENBLAS_CORETYPE``,
+``MKL_CBWR``), what is preloaded. No fingerprint is made of them.
+"""
+
+RELEVANT = re.compile(
+    r"(OMP|GOMP|KMP|MKL|OPENBLAS|GOTO|BLIS|VECLIB|MALLOC|TCMALLOC|MIMALLOC|ONEDNN|DNNL|ATEN|ACL|TORCH|PYTORCH)[A-Z]*_.*"
+    r"|GLIBC_TUNABLES|LD_PRELOAD|DYLD_INSERT_LIBRARIES|PYTHONMALLOC"
+)
+"""The environment variables that can change a step's time."""
 
 
 def environment_variables(runtime: Runtime) -> dict[str, str]:

@@ -19,12 +19,7 @@ from ntp.measure.cgroup import cpu_quota
 from ntp.measure.cpus import affinity
 from ntp.measure.environment import Git, Library, NamedValues, Process, Software, TorchBuild
 from ntp.measure.procfs import REAL_ROOT, is_real, read_text
-
-_VARIABLES = re.compile(
-    r"(OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|VECLIB|MALLOC|TCMALLOC|MIMALLOC|ONEDNN|DNNL|ATEN|ACL|TORCH|PYTORCH)[A-Z]*_.*"
-    r"|GLIBC_TUNABLES|LD_PRELOAD|DYLD_INSERT_LIBRARIES|PYTHONMALLOC"
-)
-"""The environment variables that can change a step's time."""
+from ntp.measure.runtime import GLIBC_ALIASES, RELEVANT
 
 _NOT_THE_USERS = "KMP_DUPLICATE_LIB_OK"
 """threadpoolctl sets it when it is imported. It allows a second OpenMP library, and changes nothing else."""
@@ -40,18 +35,6 @@ _ALLOCATORS = {
     "musl": r"ld-musl|libc\.musl",
 }
 """Allocators by how their library's name begins. Those that replace another come before those that are always there."""
-
-_GLIBC_ALIASES = {
-    "MALLOC_ARENA_MAX": "arena_max",
-    "MALLOC_ARENA_TEST": "arena_test",
-    "MALLOC_CHECK_": "check",
-    "MALLOC_MMAP_MAX_": "mmap_max",
-    "MALLOC_MMAP_THRESHOLD_": "mmap_threshold",
-    "MALLOC_PERTURB_": "perturb",
-    "MALLOC_TOP_PAD_": "top_pad",
-    "MALLOC_TRIM_THRESHOLD_": "trim_threshold",
-}
-"""glibc's older names of its tunables (mallopt(3))."""
 
 _GIT_TIMEOUT_S = 10
 
@@ -154,7 +137,7 @@ def read_process(root: Path = REAL_ROOT, environ: Mapping[str, str] | None = Non
 def _relevant(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Pick the variables that matter, without directories: a record is shown to others."""
     for name, value in variables.items():
-        if _VARIABLES.fullmatch(name) and name != _NOT_THE_USERS:
+        if RELEVANT.fullmatch(name) and name != _NOT_THE_USERS:
             # The loader's lists are parted by spaces too, which other paths may contain.
             yield name, _DIRECTORIES.sub("", ":".join(value.split()) if name == "LD_PRELOAD" else value)
 
@@ -211,7 +194,7 @@ def tunables(allocator: str | None, environ: Mapping[str, str]) -> NamedValues:
     """
     found: dict[str, str] = {}
     if allocator == "glibc":
-        found = {alias: environ[name] for name, alias in _GLIBC_ALIASES.items() if name in environ}
+        found = {alias: environ[name] for name, alias in GLIBC_ALIASES.items() if name in environ}
         # These are read by the loader, and win.
         entries = (entry.partition("=") for entry in environ.get("GLIBC_TUNABLES", "").split(":"))
         found |= {name.removeprefix("glibc.malloc."): value for name, _, value in entries if "glibc.malloc." in name}

@@ -1,11 +1,19 @@
 """Runtimes as environment variables."""
 
+import json
+import re
+import sys
+import tempfile
+from ctypes.util import find_library
+from pathlib import Path
+
 import pytest
 
 from ntp.case import Runtime
 from ntp.errors import OptionError
 from ntp.measure import runtime as runtimes
-from ntp.measure.runtime import CONTROLLED, environment_variables, installed_allocators
+from ntp.measure.launch import new_process
+from ntp.measure.runtime import CONTROLLED, RELEVANT, environment_variables, installed_allocators
 
 
 @pytest.mark.parametrize("threads", [1, 2, 64])
@@ -65,3 +73,61 @@ def test_an_allocator_that_is_not_there_is_named_with_its_package(monkeypatch):
 @pytest.mark.parametrize("wait_policy", ["passive", "active", "unset"])
 def test_every_variable_that_is_set_is_also_cleared_first(allocator, wait_policy):
     assert set(environment_variables(Runtime(allocator=allocator, wait_policy=wait_policy))) <= CONTROLLED
+
+
+def described():
+    """The rows of the reference's table of variables, each as the names that it has."""
+    text = (Path(__file__).parents[2] / "docs/reference.md").read_text()
+    rows = text.split("| a worker gets them |")[1].split("\n\n")[0].splitlines()[2:]
+    return [re.findall(r"`([A-Z_]+)`", row.split(" | ")[0]) for row in rows]
+
+
+def test_what_the_reference_says_of_variables_is_what_is_done_with_them():
+    of_the_case, preloaded, steering, all_else = described()
+    assert preloaded == ["LD_PRELOAD"]
+    assert {name for name in of_the_case if name not in CONTROLLED} == set()
+    assert {name for name in (*preloaded, *steering, *all_else) if name in CONTROLLED} == set()
+    assert {name for name in (*preloaded, *steering) if not RELEVANT.fullmatch(name)} == set()
+    assert {name for name in all_else if RELEVANT.fullmatch(name)} == set()
+    assert {name for name in CONTROLLED if not RELEVANT.fullmatch(name)} == set()
+
+
+SCRIPT = """
+import json, os
+from ntp.measure.software import read_process, read_software
+print(json.dumps([dict(os.environ), read_process().variables, read_software().fingerprint]))
+"""
+
+
+def what_a_worker_sees():
+    """Its environment, what it records of that, and the fingerprint of its software."""
+    with tempfile.TemporaryFile() as stderr:
+        process = new_process(Runtime(threads=2), None, stderr, [sys.executable, "-c", SCRIPT])
+        environment, variables, fingerprint = json.loads(process.stdout.read())
+        process.stdin.close()
+        process.stdout.close()
+        assert process.wait() == 0
+        return environment, dict(variables), fingerprint
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD")
+def test_what_the_shell_says_reaches_a_worker_as_far_as_it_is_not_the_cases_to_say(monkeypatch):
+    *_, fingerprint = what_a_worker_sees()
+    of_the_case, preloaded, steering, all_else = described()
+    values = dict.fromkeys((*of_the_case, *steering, *all_else), "1")
+    values |= {"LD_PRELOAD": find_library("m"), "OPENBLAS_CORETYPE": "Haswell", "PYTHONMALLOC": "malloc"}
+    values |= {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1", "MKL_CBWR": "AUTO", "TORCH_LOGS": "dynamo", "LANG": "C"}
+    del values["ATEN_CPU_CAPABILITY"], values["ONEDNN_MAX_CPU_ISA"]  # those change what the libraries do, and say so
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    environment, variables, in_another_shell = what_a_worker_sees()
+    wanted = environment_variables(Runtime(threads=2))
+    assert {name: environment[name] for name in of_the_case if name in environment} == {
+        name: wanted[name] for name in of_the_case if name in wanted
+    }
+    handed_on = {name: values[name] for name in (*preloaded, *steering) if name in values}
+    assert {name: environment.get(name) for name in handed_on} == handed_on
+    assert {name: environment.get(name) for name in all_else} == {name: values[name] for name in all_else}
+    assert variables.items() >= handed_on.items()
+    assert not set(all_else) & set(variables)
+    assert in_another_shell == fingerprint
