@@ -57,6 +57,12 @@ class StepError(NtpError):
     section = "your-own-model.md#what-a-model-must-bear-for-each-lever"
 
 
+class TorchError(NtpError):
+    """A torch that lacks what is needed: older or newer than those that ntp is tested with."""
+
+    section = "reference.md#which-torch"
+
+
 class Untrusted(NtpError):
     """A file that names code to be run, which the user has not named."""
 

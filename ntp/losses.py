@@ -78,7 +78,7 @@ class ChunkedLoss:
     """
 
     def __init__(self, model: nn.Module, workload: Workload) -> None:
-        if not hasattr(F, "linear_cross_entropy"):
+        if not (hasattr(F, "linear_cross_entropy") and hasattr(nn, "LinearCrossEntropyOptions")):
             raise StepError(f"loss chunked needs a torch with linear_cross_entropy, and this is {torch.__version__}")
         self._model = model
         self._head = find_head(model, workload)

@@ -258,6 +258,16 @@ def test_doctor_says_what_the_machine_is(run, make_peaks, monkeypatch):
     assert "123 GFLOP/s" in result.out
 
 
+def test_doctor_says_that_ntp_is_not_tested_with_this_torch(run, make_peaks, monkeypatch):
+    monkeypatch.setattr("ntp.measure.roofline.measure_peaks", lambda *_, **__: make_peaks(fp32=123))
+    monkeypatch.setattr("ntp.campaign.disturbance.spreads", lambda *_, **__: Spreads(quiet=0.021, plain=0.02))
+    monkeypatch.setattr("ntp.measure.software.tested_with", lambda package: f"1.0.0 of {package}")
+    result = run("doctor")
+    assert result.status == 0
+    assert "untested-torch: not tested with this torch" in result.out
+    assert "1.0.0 of torch" in " ".join(result.out.split())
+
+
 def test_doctor_without_peaks_says_so_and_tells_the_rest(run, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise WorkerFailed("the probe was killed")

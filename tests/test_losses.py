@@ -199,7 +199,8 @@ def test_a_chunked_model_still_gives_logits_to_others():
     assert model(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 5, VOCAB)
 
 
-def test_a_torch_without_the_chunked_loss_is_told(monkeypatch):
-    monkeypatch.delattr("torch.nn.functional.linear_cross_entropy", raising=False)
+@pytest.mark.parametrize("missing", ["functional.linear_cross_entropy", "LinearCrossEntropyOptions"])
+def test_a_torch_without_the_chunked_loss_is_told(monkeypatch, missing):
+    monkeypatch.delattr(f"torch.nn.{missing}", raising=False)
     with pytest.raises(StepError, match="needs a torch with linear_cross_entropy"):
         ChunkedLoss(simple(), WORKLOAD)

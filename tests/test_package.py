@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from ntp.measure.software import tested_with
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,7 +44,7 @@ def wheel(tmp_path_factory):
 
 def test_what_is_no_module_is_in_it_too(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"ntp/py.typed", "ntp/report/templates/base.html"} <= set(names)
+    assert {"ntp/py.typed", "ntp/constraints.txt", "ntp/report/templates/base.html"} <= set(names)
     assert all(name.split("/")[0] == "ntp" or ".dist-info/" in name for name in names)
 
 
@@ -59,3 +63,15 @@ def test_it_works_in_an_unrelated_repository_with_a_model_of_its_own(wheel, tmp_
     assert "Fastest: model.py:make-b2-s8-t1" in out
     written = {path.name for path in (repository / "reports/latest").iterdir()}
     assert written >= {"run.json", "report.html", "report.md", "report.csv", "throughput.svg"}
+
+
+def test_what_is_tested_is_what_the_package_needs_and_its_metadata_caps_nothing():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [Requirement(each) for each in (*project["dependencies"], *(r for name in extras for r in extras[name]))]
+    pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
+    assert {each.name for each in pins} == {each.name for each in needed} - {"ntp", "jax"}
+    assert all(specifier.operator == ">=" for each in needed for specifier in each.specifier)
+    tested = {each.name: next(iter(each.specifier)).version for each in pins}
+    assert all(each.specifier.contains(tested[each.name]) for each in needed if each.name in tested)
+    assert tested["torch"] == tested_with("torch")

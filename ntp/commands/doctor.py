@@ -70,7 +70,8 @@ def _examine(refresh: bool) -> None:
     from ntp.measure.cpus import available_cpus
     from ntp.measure.doctor import examine
     from ntp.measure.roofline import measure_peaks
-    from ntp.measure.warnings import warnings_about
+    from ntp.measure.software import tested_with
+    from ntp.measure.warnings import untested_torch, warnings_about
     from ntp.report.doctor import doctor as render
 
     tell_if_terminal("looking at the machine for a second, and at torch")
@@ -87,7 +88,8 @@ def _examine(refresh: bool) -> None:
     except WorkerFailed as exc:
         tell(f"no peaks: {one_line(str(exc))}")
         peaks = None
-    sys.stdout.write(render(environment, warnings_about(environment), peaks, varying))
+    warnings = (*untested_torch(environment.software.torch, tested_with("torch")), *warnings_about(environment))
+    sys.stdout.write(render(environment, warnings, peaks, varying))
 
 
 def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> None:

@@ -23,7 +23,7 @@ def flop_pass(training: "Training") -> FlopCount:
     from torch.utils.flop_counter import FlopCounterMode
 
     by_phase = dict.fromkeys(PHASES, 0)
-    with FlopCounterMode(display=False, custom_mapping=_formulas_torch_lacks()) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_formulas_torch_lacks(training)) as counter:
         training.step(_counted_by_phase(counter, by_phase))
     by_operator = counter.get_flop_counts().get("Global", {})
     operators = (FlopShare(name=_operator_name(operator), flops=flops) for operator, flops in by_operator.items())
@@ -50,22 +50,25 @@ def _operator_name(operator: object) -> str:
     return str(operator).replace(".", "::", 1)
 
 
-def _formulas_torch_lacks() -> dict[Any, Callable[..., int]]:
+def _formulas_torch_lacks(training: "Training") -> dict[Any, Callable[..., int]]:
     """The fused attention of CPUs: torch counts its CUDA sisters alone, and attention would be free of charge here.
     And the chunked loss, which computes its gradients with itself.
     """
     import torch
-    from torch import nn
+
+    from ntp.losses import ChunkedLoss
+    from ntp.torch_parts import part_of
 
     formulas: dict[str, Callable[..., int]] = {
         "_scaled_dot_product_flash_attention_for_cpu": _attention_forward_flops,
         "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward_flops,
     }
-    known: dict[Any, Callable[..., int]] = {getattr(torch.ops.aten, name): each for name, each in formulas.items()}
-    if hasattr(nn, "LinearCrossEntropyOptions"):  # newer torch alone has the operator
-        import torch.nn.modules.linear_cross_entropy  # which makes the operator known
-
-        known[torch.ops.torch_nn._linear_cross_entropy_batch_chunked] = _chunked_loss_flops
+    # A torch without one of these computes attention by operators that it counts.
+    known: dict[Any, Callable[..., int]] = {
+        getattr(torch.ops.aten, name): each for name, each in formulas.items() if hasattr(torch.ops.aten, name)
+    }
+    if isinstance(training.method.path, ChunkedLoss):
+        known[part_of(torch, "ops.torch_nn._linear_cross_entropy_batch_chunked")] = _chunked_loss_flops
     return known
 
 

@@ -98,7 +98,9 @@ def _through_onednn(a: "Tensor", b: "Tensor", _out: "Tensor") -> "Tensor":
     """Through the inner product of oneDNN, as torch.compile calls it. It allocates its result; its weight is (N, K)."""
     import torch
 
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+    from ntp.torch_parts import part_of
+
+    product: Tensor = part_of(torch, "ops.mkldnn._linear_pointwise")(a, b.t(), None, "none", [], "")
     return product
 
 

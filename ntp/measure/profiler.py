@@ -20,6 +20,7 @@ from ntp.case import PHASES
 from ntp.errors import RecordError
 from ntp.measure.observations import BETWEEN_OPERATORS, BETWEEN_PHASES, Operator, OperatorProfile
 from ntp.step import Training
+from ntp.torch_parts import part_of
 
 SPAN_PREFIX = "ntp."
 """What tells our spans from a model's own."""
@@ -182,7 +183,7 @@ def _moved_bytes(event: FunctionEvent) -> int:
 @functools.cache
 def _gives_a_view(operator: str) -> bool:
     """Whether an operator's result is a view of its input, by its schema: no byte moves then."""
-    schemas = torch._C._jit_get_schemas_for_operator(operator)
+    schemas = part_of(torch, "_C._jit_get_schemas_for_operator")(operator)
     results = [result.alias_info for schema in schemas for result in schema.returns]
     return any(alias is not None and not alias.is_write for alias in results)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,6 +61,13 @@ def _software(torch: str | None, capability: str | None, build: TorchBuild | Non
         libc=libc or None,
         ntp=ntp.__version__,
     )
+
+
+def tested_with(package: str) -> str:
+    """The version of a package that ntp is tested with, as the constraints have it that it is installed by."""
+    text = (files("ntp") / "constraints.txt").read_text(encoding="utf-8")
+    (version,) = re.findall(rf"^{re.escape(package)}==(\S+)$", text, re.MULTILINE)
+    return str(version)
 
 
 def parse_torch_config(text: str) -> TorchBuild:

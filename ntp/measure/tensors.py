@@ -18,6 +18,7 @@ from ntp.case import PHASES
 from ntp.measure.observations import BETWEEN_PHASES, Denormals, LiveBytes, MemoryProfile, PhaseMemory, TensorBytes
 from ntp.measure.profiler import SPAN_PREFIX, STEP_SPAN, phase_span
 from ntp.step import Training
+from ntp.torch_parts import part_of
 
 MAX_POINTS = 400
 """How many points a timeline is thinned out to."""
@@ -39,9 +40,8 @@ def tensor_pass(training: Training) -> MemoryProfile:
         with record_function(STEP_SPAN):
             training.step(phase_span)
         held_after = held_storages(training)
-    assert profiler.profiler is not None
-    assert profiler.profiler.kineto_results is not None
-    changes, spans = _read_events(profiler.profiler.kineto_results.experimental_event_tree())
+    tree = part_of(profiler, "profiler.kineto_results.experimental_event_tree", "torch.profiler.profile()")
+    changes, spans = _read_events(tree())
     return _Replay(changes, spans, held_before, held_after).profile()
 
 
@@ -117,6 +117,7 @@ class _Span:
 
 def _read_events(roots: Sequence[Any]) -> tuple[list[_Change], dict[str, _Span]]:
     """The changes in order of time, and our spans by name, from the profiler's tree of events."""
+    allocation = part_of(torch, "_C._profiler._EventType.Allocation")
     changes: list[_Change] = []
     spans: dict[str, _Span] = {}
     unread = list(reversed(roots))
@@ -124,7 +125,7 @@ def _read_events(roots: Sequence[Any]) -> tuple[list[_Change], dict[str, _Span]]
         event = unread.pop()
         unread.extend(reversed(event.children))
         kind, fields = event.typed
-        if kind == torch._C._profiler._EventType.Allocation:
+        if kind == allocation:
             if fields.device.type == "cpu" and fields.alloc_size:
                 changes.append(_Change(event.start_time_ns, fields.ptr, fields.alloc_size))
         elif event.name.startswith(SPAN_PREFIX):

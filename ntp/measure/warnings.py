@@ -26,6 +26,7 @@ Kind = Literal[
     "quota",
     "smt",
     "default-allocator",
+    "untested-torch",
 ]
 
 MAX_STEAL_SHARE = 0.02
@@ -79,6 +80,17 @@ def warnings_about(environment: Environment) -> tuple[MeasurementWarning, ...]:
         *_of_the_machine(environment.machine),
         *_of_the_process(environment),
     )
+
+
+def untested_torch(torch: str | None, tested: str) -> Iterator[MeasurementWarning]:
+    """Whether a torch is another one than that which ntp is tested with. What it was built for does not count."""
+    if torch is not None and torch.partition("+")[0] != tested:
+        yield MeasurementWarning(
+            kind="untested-torch",
+            message=f"not tested with this torch: it is {torch}, and ntp is tested with {tested}",
+            advice=f"if something fails, pip install torch=={tested}; ntp train has the golden losses of the README "
+            "where the training is right",
+        )
 
 
 def _of_the_machine(machine: Machine) -> Iterator[MeasurementWarning]:

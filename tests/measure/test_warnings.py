@@ -9,7 +9,15 @@ from ntp.case import Case, Runtime
 from ntp.measure.environment import Conditions, Environment, Machine, Process, Software
 from ntp.measure.observations import Denormals
 from ntp.measure.records import Measurement, Observations, WarmUp
-from ntp.measure.warnings import MAX_DENORMAL_SHARE, MAX_FAULTS_PER_STEP, MIN_SAMPLES, Kind, warnings_about, warnings_of
+from ntp.measure.warnings import (
+    MAX_DENORMAL_SHARE,
+    MAX_FAULTS_PER_STEP,
+    MIN_SAMPLES,
+    Kind,
+    untested_torch,
+    warnings_about,
+    warnings_of,
+)
 
 Make = Callable[..., Measurement]
 
@@ -69,7 +77,7 @@ def made(make_measurement: Make, fields: dict[str, Any]) -> Measurement:
 
 
 def test_every_kind_is_tried_here() -> None:
-    assert set(CASES) | {kind for kind, _ in BEFOREHAND} == set(get_args(Kind))
+    assert set(CASES) | {kind for kind, _ in BEFOREHAND} | {"untested-torch"} == set(get_args(Kind))
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -175,3 +183,11 @@ def test_what_will_disturb_is_said_before_it_does(kind, environment):
 )
 def test_a_quiet_machine_is_not_warned_about(environment):
     assert about(**environment) == {}
+
+
+def test_a_torch_that_is_not_the_tested_one_is_told():
+    assert list(untested_torch("2.13.0", "2.13.0")) == list(untested_torch("2.13.0+cpu", "2.13.0")) == []
+    assert list(untested_torch(None, "2.13.0")) == []
+    (warning,) = untested_torch("2.15.0+cpu", "2.13.0")
+    assert warning.message == "not tested with this torch: it is 2.15.0+cpu, and ntp is tested with 2.13.0"
+    assert "pip install torch==2.13.0" in warning.advice
