@@ -1,6 +1,7 @@
 """The wheel: all that is needed is in it, and it works where there is no checkout."""
 
 import os
+import pwd
 import subprocess
 import sys
 import tomllib
@@ -37,7 +38,9 @@ def run(*command, **options):
 def wheel(tmp_path_factory):
     """The wheel that the source distribution makes: what is missing in either is missing here."""
     folder = tmp_path_factory.mktemp("wheel")
-    run("-m", "build", ROOT, "--outdir", folder)
+    # It downloads setuptools: as pip's settings in the user's own home say, wherever HOME points.
+    home = os.environ | {"HOME": pwd.getpwuid(os.getuid()).pw_dir}
+    run("-m", "build", ROOT, "--outdir", folder, env=home)
     (path,) = folder.glob("ntp-*.whl")
     return path
 

@@ -108,7 +108,7 @@ def test_nothing_is_loaded_for_it(pytester):
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return {line for line in out.splitlines() if re.fullmatch(r"[\w.]+", line)}
 
-    assert loaded() - loaded("-p", "no:ntp") == {"ntp", "ntp.errors", "ntp.pytest_plugin"}
+    assert loaded() - loaded("-p", "no:ntp") == {"ntp", "ntp.errors", "ntp.lines", "ntp.pytest_plugin"}
 
 
 def test_a_case_alone_is_refused_in_one_line(pytester):

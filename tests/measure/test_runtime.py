@@ -14,6 +14,7 @@ from ntp.errors import OptionError
 from ntp.measure import runtime as runtimes
 from ntp.measure.launch import new_process
 from ntp.measure.runtime import CONTROLLED, RELEVANT, environment_variables, installed_allocators
+from ntp.measure.sources import Source
 
 
 @pytest.mark.parametrize("threads", [1, 2, 64])
@@ -102,7 +103,7 @@ print(json.dumps([dict(os.environ), read_process().variables, read_software().fi
 def what_a_worker_sees():
     """Its environment, what it records of that, and the fingerprint of its software."""
     with tempfile.TemporaryFile() as stderr:
-        process = new_process(Runtime(threads=2), None, stderr, [sys.executable, "-c", SCRIPT])
+        process = new_process(Runtime(threads=2), Source.here(), stderr, [sys.executable, "-c", SCRIPT])
         environment, variables, fingerprint = json.loads(process.stdout.read())
         process.stdin.close()
         process.stdout.close()
