@@ -82,10 +82,23 @@ def load_model(workload: Workload) -> nn.Module:
     spec = BUILT_IN.get(workload.model, workload.model)
     where, _, name = spec.rpartition(":")
     directory = Path(where).resolve().parent if where.endswith(".py") else Path.cwd()
-    with _importable(directory):
+    with _importable(directory), _gradients_left_alone(workload.model):
         model = _build(_find_factory(spec, where, name), workload)
         _check_contract(model, workload)
     return model
+
+
+@contextmanager
+def _gradients_left_alone(model: str) -> Iterator[None]:
+    """Refuse a model whose code switches gradients off for everybody: torch tells only much later, and not who did."""
+    before = torch.is_grad_enabled()
+    yield
+    if torch.is_grad_enabled() != before:
+        torch.set_grad_enabled(before)
+        raise ModelError(
+            f"model {model!r}: its code calls torch.set_grad_enabled({not before}) for the whole process: "
+            "use torch.no_grad() around what needs no gradient"
+        )
 
 
 @contextmanager

@@ -63,6 +63,44 @@ def test_train_as_json_writes_a_line_a_logged_step_and_a_summary(run):
     assert last["summary"]["logits_shape"] == [2, 12, 300]
 
 
+def test_train_says_when_nothing_is_learned_any_more(run, tmp_path: Path):
+    (tmp_path / "burst.py").write_text(
+        "from torch import nn\n"
+        "class make(nn.Embedding):\n"
+        "    steps = 0\n"
+        "    def __init__(self, vocab_size): super().__init__(vocab_size, vocab_size)\n"
+        "    def forward(self, ids):\n"
+        "        self.steps += self.training\n"
+        "        return super().forward(ids) * (float('inf') if self.steps >= 3 else 1)\n"
+    )
+    result = run("train", *SMALL, "--steps", 5, "--model", f"{tmp_path / 'burst.py'}:make")
+    assert result.status == 0
+    assert result.err == "ntp: the loss of step 3 is nan: nothing is learned from here on\n"
+
+
+def test_train_says_what_the_models_code_has_changed_for_everybody(run, tmp_path: Path):
+    (tmp_path / "rude.py").write_text(
+        "import torch\n"
+        "class make(torch.nn.Embedding):\n"
+        "    def __init__(self, vocab_size):\n"
+        "        super().__init__(vocab_size, vocab_size)\n"
+        "        torch.set_num_threads(3)\n"
+        "    def forward(self, ids):\n"
+        "        torch.use_deterministic_algorithms(self.training)\n"
+        "        return super().forward(ids)\n"
+    )
+    try:
+        result = run("train", *SMALL, "--steps", 5, "--threads", 2, "--model", f"{tmp_path / 'rude.py'}:make")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert result.status == 0
+    changed = "ntp: the model's code has changed {}, for the whole process"
+    assert result.err.splitlines() == [
+        changed.format("threads from 2 to 3"),
+        changed.format("deterministic algorithms from off to on"),
+    ]
+
+
 def test_train_without_options_is_the_default_workload(run, monkeypatch):
     asked = []
 

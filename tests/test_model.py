@@ -149,6 +149,7 @@ def test_evaluating_restores_even_after_an_error():
          "    def forward(s, x): return (super().forward(x),)", "returned tuple: .*tensor or an object with .logits"),
         ("class make(nn.Embedding):\n    def __init__(s): super().__init__(11, 11)\n"
          "    def forward(s, x): return [][0]", "IndexError"),
+        ("def make(): torch.set_grad_enabled(False); return nn.Embedding(11, 11)", r"its code calls torch.set_grad"),
     ],
 )  # fmt: skip
 def test_a_model_that_cannot_be_used_is_refused_in_one_line(tmp_path, body: str, message: str):

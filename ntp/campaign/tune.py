@@ -125,7 +125,16 @@ class _Search:
         changes: dict[str, object] = {"pairs": (*race.pairs, pair), "peak_rss_bytes": peak_rss_bytes}
         if limit is not None and peak_rss_bytes > limit and race.purpose == "search":
             changes |= {"outcome": "too large", "message": f"{peak_rss_bytes:,} bytes of memory, {limit:,} are allowed"}
+        losses = {side: ending.loss for side, ending in pair.endings}
+        if _finite(losses.get("base")) and not _finite(losses.get("head")):
+            told = f"its loss is {losses['head']}, and that of {against.id} is {losses.get('base')}"
+            changes |= {"outcome": "failed", "message": told}
         return race.model_copy(update=changes)
+
+
+def _finite(loss: float | None) -> bool:
+    """Also of one that is not known."""
+    return loss is None or math.isfinite(loss)
 
 
 def tune(

@@ -1,6 +1,7 @@
 """``ntp train`` and ``ntp predict``: the training run, and what comes of it."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,22 +44,40 @@ def train(
       ntp train --model examples/gpt2.py:tiny --steps 20 --json
     """
     case = Case.of(options)  # --threads is torch's own business here, none of the quiet runtime's
+    from ntp.settings import read_settings
     from ntp.train import TrainingRun, thread_count
 
     with thread_count(threads):
+        settings = read_settings()
         run = TrainingRun(case.workload, case.step, checkpoint)
+        settings = _tell_changes(settings)
         _tell_resume(run, steps)
+        finite = True
         try:
             with progress_bar(steps, run.step) as advance:
                 for record in run.run(steps, log_every, checkpoint_every):
                     advance(record.step)
+                    if finite and not math.isfinite(record.loss):
+                        finite = False
+                        tell(f"the loss of step {record.step} is {record.loss}: nothing is learned from here on")
                     if record.logged:
                         write(record.model_dump_json(exclude={"logged"}) if as_json else step_line(record))
         except KeyboardInterrupt as stop:
             stop.add_note(f" after step {run.step} of {steps}; {_where_saved(run, checkpoint)}")
             raise
+        _tell_changes(settings)
         summary = run.summary()
         write(f'{{"summary":{summary.model_dump_json()}}}' if as_json else summary_text(summary))
+
+
+def _tell_changes(before: dict[str, str]) -> dict[str, str]:
+    """Say what the model's code has changed for the whole process. Returns the settings as they are now."""
+    from ntp.settings import changed_settings, read_settings
+
+    after = read_settings()
+    for name, (old, new) in changed_settings(before, after).items():
+        tell(f"the model's code has changed {name} from {old} to {new}, for the whole process")
+    return after
 
 
 def _where_saved(run: "TrainingRun", checkpoint: Path | None) -> str:

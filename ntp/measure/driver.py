@@ -295,7 +295,8 @@ def measure(
     warm_up = worker.warm_up()
     warm_s = clock_s()
     counters, parent_cpu_s = read_counters(), time.process_time()
-    ran, referenced = _run_in_turns(worker, sampling, sampling.steps(warm_up))
+    parts, referenced = _run_in_turns(worker, sampling, sampling.steps(warm_up))
+    ran = _together(parts)
     done_s = clock_s()
     parent_cpu_s = time.process_time() - parent_cpu_s
     worker_cpu_s = ran.cpu_time_s + sum(each.cpu_time_s for each in referenced)
@@ -322,10 +323,11 @@ def measure(
             conditions=conditions(counters, read_counters(), worker_cpu_s + parent_cpu_s),
         ),
         reference=_reference(referenced),
+        endings=tuple(part.ending for part in parts),
     )
 
 
-def _run_in_turns(worker: Worker, sampling: Sampling, steps: int) -> tuple[Ran, list[Referenced]]:
+def _run_in_turns(worker: Worker, sampling: Sampling, steps: int) -> tuple[list[Ran], list[Referenced]]:
     """Run the steps in turns as equal as can be, with the reference product around each.
 
     A case is none the worse where that is refused, but cannot be held against a baseline later.
@@ -336,7 +338,7 @@ def _run_in_turns(worker: Worker, sampling: Sampling, steps: int) -> tuple[Ran, 
         size = steps * (turn + 1) // turns - steps * turn // turns
         parts.append(worker.run(size, expected_s=sampling.time_s * size / steps))
         referenced.append(_referenced(worker) if referenced[-1] else None)
-    return _together(parts), [] if referenced[-1] is None else [each for each in referenced if each]
+    return parts, [] if referenced[-1] is None else [each for each in referenced if each]
 
 
 def _referenced(worker: Worker) -> Referenced | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ntp.case import Amount, Count, Frozen, Positive
+from ntp.measure.endings import Ending
 from ntp.measure.environment import Machine, Software
 from ntp.measure.records import Command, read_versioned
 
@@ -80,6 +81,8 @@ class Pair(Frozen):
     """Of the order of the turns."""
     blocks: tuple[Block, ...] = Field(min_length=2)
     """In the order in which they were run."""
+    endings: tuple[tuple[SideName, Ending], ...] = ()
+    """How its last turn left each side. None in records of an older ntp."""
 
     @model_validator(mode="after")
     def _in_turns(self) -> Self:

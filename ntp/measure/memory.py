@@ -23,14 +23,24 @@ def page_faults() -> PageFaults:
 
 def peak_rss_bytes(root: Path = Path("/")) -> int:
     """The largest resident size this process has had, in bytes: VmHWM, or ``ru_maxrss`` where there is no /proc."""
+    if (marked := _status_bytes(root, "VmHWM")) is not None:
+        return marked
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def rss_bytes(root: Path = Path("/")) -> int | None:
+    """The present resident size of this process, in bytes; null where there is no /proc."""
+    return _status_bytes(root, "VmRSS")
+
+
+def _status_bytes(root: Path, name: str) -> int | None:
     try:
         status = (root / "proc/self/status").read_text()
     except OSError:
-        status = ""
-    if match := re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE):
-        return int(match[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        return None
+    match = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
 
 
 def reset_peak_rss(root: Path = Path("/")) -> bool:

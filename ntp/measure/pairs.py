@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from ntp.case import Case, Runtime
 from ntp.errors import WorkerFailed
@@ -37,6 +37,9 @@ a warm-up is in both sides alike."""
 
 FORKS = 16
 """Workers, two a pair, that one process forks before it is renewed."""
+
+if TYPE_CHECKING:
+    from ntp.measure.endings import Ending
 
 Answer = TypeVar("Answer")
 
@@ -166,12 +169,14 @@ def measure_pair(
     else:
         turns, steps = unlike_turns(pace_s, steps_s, block_s)
     blocks = []
+    endings: dict[SideName, Ending] = {}
     for _ in range(turns):
         for side in order.sample(sides, 2):
             expected_s = steps[side] * pace_s[side]
             ran = _of(side, partial(workers[side].run, steps[side], expected_s=expected_s))
             blocks.append(Block(side=side, step_time_ns=ran.step_time_ns))
-    return Pair(case_id=case_id, seed=seed, blocks=tuple(blocks))
+            endings[side] = ran.ending
+    return Pair(case_id=case_id, seed=seed, blocks=tuple(blocks), endings=tuple(endings.items()))
 
 
 class SideFailed(WorkerFailed):

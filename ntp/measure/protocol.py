@@ -11,6 +11,7 @@ from typing import Protocol
 from pydantic import Field
 
 from ntp.case import Amount, Count, Frozen
+from ntp.measure.endings import Ending
 from ntp.measure.environment import Process, Software
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.measure.peaks import Shape
@@ -35,6 +36,7 @@ class Ran(Frozen):
     major_page_faults: Count
     cpu_time_s: Amount
     peak_rss_bytes: Count
+    ending: Ending = Ending()
 
 
 class Referenced(Frozen):

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_v
 from ntp.case import MAX_NUMBER, Amount, Case, Count, Frozen
 from ntp.errors import RecordError, WorkerFailed, refusal
 from ntp.lines import as_utf8
+from ntp.measure.endings import Ending
 from ntp.measure.environment import Environment
 from ntp.measure.flame import Flame
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
@@ -120,6 +121,8 @@ class Measurement(Frozen):
     observations: Observations = Observations()
     reference: Reference | None = None
     """Null in runs of an older ntp, and where torch refused the product."""
+    endings: tuple[Ending, ...] = ()
+    """How each turn of the timed steps left the process. None in runs of an older ntp."""
 
     @property
     def samples_ns(self) -> tuple[int, ...]:

@@ -1,11 +1,14 @@
 """What casts doubt on a measurement, as typed values that carry advice. Derived from the record, never stored in it."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
-from ntp.case import Frozen
+from ntp.case import Frozen, StepConfig
+from ntp.measure.endings import PRODUCTS, Ending
 from ntp.measure.environment import Conditions, Environment, Machine
 from ntp.measure.records import Measurement
 
@@ -21,6 +24,9 @@ Kind = Literal[
     "not-observed",
     "denormals",
     "bf16-without-hardware",
+    "loss-not-finite",
+    "growing-memory",
+    "changed-settings",
     "virtual-machine",
     "changing-frequency",
     "quota",
@@ -52,6 +58,13 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16", "avx10_2"}
 """Instruction sets with products of bf16 numbers."""
 
 
+MIN_TURNS = 5
+"""After the first: fewer may grow one after the other by chance."""
+
+MIN_GROWTH_BYTES = 4 << 20
+"""By how much a process may grow from its second turn to its last. One that has settled grows by some pages."""
+
+
 class MeasurementWarning(Frozen):
     """A reason to doubt a measurement."""
 
@@ -70,7 +83,14 @@ def warnings_of(measurement: Measurement) -> tuple[MeasurementWarning, ...]:
         *_of_the_runtime(measurement),
         *_of_the_observers(measurement),
         *_of_the_numbers(measurement),
+        *_of_the_memory(measurement),
+        *warnings_of_endings(measurement.endings, measurement.case.step),
     )
+
+
+def warnings_of_endings(endings: Sequence[Ending], config: StepConfig) -> tuple[MeasurementWarning, ...]:
+    """What the model did to its loss, and to settings that are everybody's."""
+    return (*_of_the_loss(endings), *_of_the_settings(endings, config))
 
 
 def warnings_about(environment: Environment) -> tuple[MeasurementWarning, ...]:
@@ -198,7 +218,7 @@ def _of_the_numbers(measurement: Measurement) -> Iterator[MeasurementWarning]:
         yield MeasurementWarning(
             kind="denormals",
             message=f"{denormals.share:.1%} of parameters, gradients and optimizer state are denormal numbers",
-            advice="arithmetic on them is slow: torch.set_flush_denormal(True) in the model's module makes them zero",
+            advice="arithmetic on them is slow: --denormals flushed (--ntp-denormals flushed) makes them zero",
         )
     flags = measurement.environment.machine.isa_flags
     if "torch.bfloat16" in measurement.parameter_dtypes and flags and not BF16_FLAGS & set(flags):
@@ -206,6 +226,51 @@ def _of_the_numbers(measurement: Measurement) -> Iterator[MeasurementWarning]:
             kind="bf16-without-hardware",
             message="the model's parameters are bf16, and this CPU has no instructions for it",
             advice="train in fp32 here: bf16 is emulated, and slower",
+        )
+
+
+def _of_the_memory(measurement: Measurement) -> Iterator[MeasurementWarning]:
+    """One that grows in every turn after the first, and does not settle: in the later half at least half as much as in
+    the half before.
+    """
+    sizes = [ending.rss_bytes for ending in measurement.endings[1:] if ending.rss_bytes is not None]
+    if len(sizes) < MIN_TURNS:
+        return
+    middle = len(sizes) // 2
+    early, late = sizes[middle] - sizes[0], sizes[-1] - sizes[middle]
+    ever_larger = all(one < next_one for one, next_one in pairwise(sizes))
+    if ever_larger and early + late >= MIN_GROWTH_BYTES and late >= early / 2:
+        steps = len(measurement.step_time_ns) * (len(sizes) - 1) / len(measurement.endings)
+        yield MeasurementWarning(
+            kind="growing-memory",
+            message=f"the process grew by {(early + late) / steps / 2**20:.2g} MiB a step, to {sizes[-1] >> 20:,} MiB",
+            advice="something keeps what each step makes, and a long training will run out of memory: look in the "
+            "model's code for tensors that are appended to a list, or kept without detach()",
+        )
+
+
+def _of_the_loss(endings: Sequence[Ending]) -> Iterator[MeasurementWarning]:
+    losses = [ending.loss for ending in endings if ending.loss is not None and not math.isfinite(ending.loss)]
+    if losses:
+        yield MeasurementWarning(
+            kind="loss-not-finite",
+            message=f"the loss is {losses[-1]}",
+            advice="nothing is learned, and a step may take another time than one of a training that works: look at "
+            "where the model's numbers stop being finite",
+        )
+
+
+def _of_the_settings(endings: Sequence[Ending], config: StepConfig) -> Iterator[MeasurementWarning]:
+    changes = {change.name: change for ending in endings for change in ending.settings}
+    if config.matmul == "onednn" or config.precision == "bf16-matmul":
+        changes.pop(PRODUCTS, None)  # the step sets that one itself
+    if changes:
+        told = (f"{change.name} from {change.before} to {change.after}" for change in changes.values())
+        yield MeasurementWarning(
+            kind="changed-settings",
+            message=f"the model's code has changed {', '.join(told)}",
+            advice="this holds for the whole process, and the case's name does not say it: take it out of the model's "
+            "code, or take the case's own option where there is one",
         )
 
 

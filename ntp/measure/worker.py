@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ntp.case import Case, Frozen
-from ntp.errors import NtpError, OptionError
+from ntp.errors import ModelError, NtpError, OptionError
 from ntp.lines import MESSAGE_CHARACTERS, first_line, shorten
 from ntp.measure import bootstrap
-from ntp.measure.memory import page_faults, peak_rss_bytes, reset_peak_rss
+from ntp.measure.endings import Ending, SettingChange
+from ntp.measure.memory import page_faults, peak_rss_bytes, reset_peak_rss, rss_bytes
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.measure.phases import PhaseClock, phase_pass
 from ntp.measure.protocol import Imported, Loaded, Ran, Referenced
@@ -30,6 +31,8 @@ from ntp.measure.records import WarmUp
 from ntp.measure.warmup import warm_up
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ntp.step import Training
 
 PART_PHASES = {"forward": ("forward",), "backward": ("loss", "backward"), "optimizer": ("optimizer",)}
@@ -39,32 +42,36 @@ COMPILING_STEPS = 3
 """torch.compile works in the first step, in the second for the sizes that were others there, and then it has done."""
 
 
-def stepper(training: "Training", part: str, clock_ns: Callable[[], int] = time.perf_counter_ns) -> Callable[[], int]:
-    """A function that runs one step and returns the time, in nanoseconds, of the part that the case names."""
+class Stepper:
+    """Runs steps, and times of each the part that the case names.
 
-    def whole() -> int:
-        start_ns = clock_ns()
-        training.step()
-        return clock_ns() - start_ns
+    Attributes:
+        run_step: runs one step and returns the time of that part, in nanoseconds.
+        loss: of the last step, of shape ``()``; None where there was none that has one.
+    """
 
-    def data() -> int:
-        start_ns = clock_ns()
-        next(training.batches)
-        return clock_ns() - start_ns
+    def __init__(self, training: "Training", part: str, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
+        self.loss: Tensor | None = None
+        self._training = training
+        self._clock_ns = clock_ns
+        self._clock = PhaseClock(clock_ns)
+        self._phases = PART_PHASES.get(part, ())
+        self.run_step: Callable[[], int] = {"step": self._whole, "data": self._data}.get(part, self._part)
 
-    if part == "step":
-        return whole
-    if part == "data":
-        return data
-    phases = PART_PHASES[part]
-    clock = PhaseClock(clock_ns)
+    def _whole(self) -> int:
+        start_ns = self._clock_ns()
+        self.loss = self._training.step()
+        return self._clock_ns() - start_ns
 
-    def phase() -> int:
-        clock.reset()
-        training.step(clock)
-        return sum(clock.time_ns[name] for name in phases)
+    def _data(self) -> int:
+        start_ns = self._clock_ns()
+        next(self._training.batches)
+        return self._clock_ns() - start_ns
 
-    return phase
+    def _part(self) -> int:
+        self._clock.reset()
+        self.loss = self._training.step(self._clock)
+        return sum(self._clock.time_ns[name] for name in self._phases)
 
 
 def take_cpus(cpus: list[int] | None) -> None:
@@ -81,7 +88,9 @@ class CaseHolder:
         self._training: Training
         self._threads: int
         self._compiles = False
-        self._run_step: Callable[[], int]
+        self._stepper: Stepper
+        self._settings: dict[str, str]
+        """As the case has them, before the model was loaded."""
 
     def load(self, case: dict[str, Any], cpus: list[int] | None) -> Loaded:
         """Import torch, take the CPUs, build model, optimizer and data."""
@@ -92,6 +101,7 @@ class CaseHolder:
 
         from ntp.measure.software import read_process, read_software
         from ntp.model import parameter_count, see_folder
+        from ntp.settings import read_settings
         from ntp.step import Training
 
         # After the import, which two workers that share a CPU would otherwise share it for, too.
@@ -101,10 +111,12 @@ class CaseHolder:
         torch.set_num_interop_threads(wanted.runtime.interop_threads)
         if wanted.runtime.denormals == "flushed" and not torch.set_flush_denormal(True):
             raise OptionError("denormals flushed: this CPU cannot; leave them kept")
+        self._settings = read_settings()
         # Not before: what lies there must not stand in the way of what is imported above.
         see_folder(os.getcwd())
         self._training = Training.start(wanted.workload, wanted.step)
-        self._run_step = stepper(self._training, wanted.workload.part)
+        self._changed_settings()
+        self._stepper = Stepper(self._training, wanted.workload.part)
         # What was built so far lives as long as the process: the collector need not look at it during a step.
         gc.collect()
         gc.freeze()
@@ -117,15 +129,17 @@ class CaseHolder:
 
     def warm_up(self, min_window: int) -> WarmUp:
         """Run steps until their time is steady. What is to be compiled is, before that."""
-        compiling = tuple(self._run_step() for _ in range(COMPILING_STEPS if self._compiles else 0))
-        warm = warm_up(self._run_step, time.perf_counter_ns, min_window)
+        run_step = self._stepper.run_step
+        compiling = tuple(run_step() for _ in range(COMPILING_STEPS if self._compiles else 0))
+        warm = warm_up(run_step, time.perf_counter_ns, min_window)
         return warm.model_copy(update={"compiling_step_ns": compiling})
 
     def run(self, steps: int) -> Ran:
         """Run and time exactly ``steps`` steps."""
+        run_step = self._stepper.run_step
         reset_peak_rss()  # import and warm-up are not the step's; where the kernel refuses, they count
         faults, cpu_time_s = page_faults(), time.process_time()
-        step_time_ns = tuple(self._run_step() for _ in range(steps))
+        step_time_ns = tuple(run_step() for _ in range(steps))
         cpu_time_s = time.process_time() - cpu_time_s
         faults_after = page_faults()
         return Ran(
@@ -134,7 +148,31 @@ class CaseHolder:
             major_page_faults=faults_after.major - faults.major,
             cpu_time_s=cpu_time_s,
             peak_rss_bytes=peak_rss_bytes(),
+            ending=self._ending(),
         )
+
+    def _ending(self) -> Ending:
+        loss = self._stepper.loss
+        return Ending(
+            loss=None if loss is None else loss.item(), rss_bytes=rss_bytes(), settings=self._changed_settings()
+        )
+
+    def _changed_settings(self) -> tuple[SettingChange, ...]:
+        """What the model's code has changed since before it was loaded.
+
+        Raises:
+            ModelError: the number of threads: the case is named by it, and another one ran.
+        """
+        from ntp.settings import THREADS, changed_settings, read_settings
+
+        changed = changed_settings(self._settings, read_settings())
+        if THREADS in changed:
+            before, after = changed[THREADS]
+            raise ModelError(
+                f"the model's code has set torch's threads to {after}, and the case says {before}: take "
+                f"torch.set_num_threads out of it, or measure it with {after}"
+            )
+        return tuple(SettingChange(name=name, before=before, after=after) for name, (before, after) in changed.items())
 
     def reference(self) -> Referenced:
         """Time the reference product, for some ten milliseconds. No step is run."""

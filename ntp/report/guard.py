@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Iterator
+from typing import get_args
 
+from ntp.case import Case
 from ntp.judge.guard import TAIL, CellJudgement, GuardVerdict, changed_but_not_loaded
 from ntp.judge.verdict import Finding
-from ntp.measure.guard_records import WORK_TREE, GuardRecord, Side
+from ntp.measure.guard_records import WORK_TREE, GuardRecord, Side, SideName
 from ntp.report.markup import code, prose, table
 from ntp.report.terminal import id_table, wrapped
 from ntp.report.units import UNKNOWN, duration
-from ntp.report.verdicts import change_notes, counted, finding, limit, worse
+from ntp.report.verdicts import change_notes, counted, doubts, finding, limit, worse
 
 HEADERS = ("case", "verdict", "slowdown", "interval", TAIL, "pairs", "could tell", "time")
 _NAMED_FILES = 3
@@ -98,6 +100,11 @@ def _notes(record: GuardRecord, verdict: GuardVerdict) -> Iterator[str]:
     for cell in verdict.cells:
         for note in _notes_on(cell, record.plan.min_pairs):
             yield f"{cell.case_id}: {note}"
+    for measured in record.cells:
+        for side in get_args(SideName):
+            endings = [ending for pair in measured.pairs for name, ending in pair.endings if name == side]
+            for doubt in doubts(endings, Case.parse(measured.case_id).step):
+                yield f"{measured.case_id}: {side}: {doubt}"
     if verdict.verdict == "inconclusive":
         yield _remedy(record, verdict)
 

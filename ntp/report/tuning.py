@@ -5,12 +5,13 @@ from shlex import quote
 
 from ntp.case import EAGER, ONEDNN_ISA, Case, Options
 from ntp.judge.tuning import Contribution, Winner
+from ntp.measure.endings import Ending
 from ntp.measure.runtime import environment_variables
 from ntp.measure.tuning_records import Race, Tuning
 from ntp.report.markup import code, fenced, prose, table
 from ntp.report.terminal import id_table, wrapped
 from ntp.report.units import duration, significant, size
-from ntp.report.verdicts import counted
+from ntp.report.verdicts import counted, doubts
 
 _SHOWN = 10
 """Cases of the standings, and races that failed, before a report says how many more there are."""
@@ -31,7 +32,7 @@ def terminal(tuning: Tuning, winner: Winner, cpus: Sequence[int] | None = None) 
     if winner.contributions:
         parts.append(id_table(_LEVERS, [_contribution(each) for each in winner.contributions]))
     parts += ["To have the same:\n\n" + recipe(winner, cpus), id_table(_STANDINGS, _standings(winner))]
-    parts.append("\n".join(wrapped(f"- {note}", "  ") for note in _notes(tuning)))
+    parts.append("\n".join(wrapped(f"- {note}", "  ") for note in _notes(tuning, winner)))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -44,7 +45,7 @@ def markdown(tuning: Tuning, winner: Winner, cpus: Sequence[int] | None = None) 
     parts.append("## To have the same\n\n" + fenced(recipe(winner, cpus)))
     standings = [(code(case_id), ratio) for case_id, ratio in _standings(winner)]
     parts.append("## What was tried\n\n" + table(_STANDINGS, standings))
-    parts.append("\n".join(f"- {prose(note)}" for note in _notes(tuning)))
+    parts.append("\n".join(f"- {prose(note)}" for note in _notes(tuning, winner)))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -79,7 +80,9 @@ def _standings(winner: Winner) -> list[tuple[str, str]]:
     return [(each.case_id, f"{_times(each.ratio)}x") for each in winner.standings[:_SHOWN]]
 
 
-def _notes(tuning: Tuning) -> Iterator[str]:
+def _notes(tuning: Tuning, winner: Winner) -> Iterator[str]:
+    for doubt in doubts(list(_endings(tuning, winner.case.id)), winner.case.step):
+        yield f"{winner.case.id}: {doubt}"
     search = [race for race in tuning.races if race.purpose == "search"]
     outpaced = sum(race.outcome == "outpaced" for race in search)
     if outpaced:
@@ -93,6 +96,13 @@ def _notes(tuning: Tuning) -> Iterator[str]:
         yield f"{race.outcome}: {_message(race)}"
     if len(without) > _SHOWN:
         yield f"and {len(without) - _SHOWN} more of these"
+
+
+def _endings(tuning: Tuning, case_id: str) -> Iterator[Ending]:
+    """How the turns of a case left its processes, in all of its races."""
+    for race in tuning.races:
+        names = {"base": race.against, "head": race.case_id}
+        yield from (ending for pair in race.pairs for side, ending in pair.endings if names[side] == case_id)
 
 
 def _message(race: Race) -> str:

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+from ntp.case import StepConfig
 from ntp.judge.counts import Change
 from ntp.judge.verdict import Verdict
+from ntp.measure.endings import Ending
+from ntp.measure.warnings import warnings_of_endings
 
 _NAMED_CHANGES = 2
 """In the answer. The notes name more."""
@@ -51,6 +54,12 @@ def change_notes(changes: Sequence[Change], regressions: Sequence[Change]) -> It
 def _listed(found: Sequence[Change], at_most: int) -> str:
     more = len(found) - at_most
     return ", ".join(map(str, found[:at_most])) + (f" and {more} more" if more > 0 else "")
+
+
+def doubts(endings: Sequence[Ending], config: StepConfig) -> Iterator[str]:
+    """A note for each reason to doubt steps that left their process so."""
+    for warning in warnings_of_endings(endings, config):
+        yield f"{warning.kind}: {warning.message}; {warning.advice}"
 
 
 def limit(threshold: float) -> str:

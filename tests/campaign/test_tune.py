@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import math
 import random
 
 import pytest
@@ -13,6 +14,7 @@ from ntp.case import Case
 from ntp.errors import OptionError, WorkerFailed
 from ntp.judge.tuning import incumbent, levers_of, standings, winner, with_values
 from ntp.measure.driver import Refused
+from ntp.measure.endings import Ending
 from ntp.measure.environment import Machine, Process, Software
 from ntp.measure.protocol import Loaded, Ran
 from ntp.measure.records import WarmUp
@@ -42,6 +44,8 @@ class Bench:
         self.pair_cost_s = 2.0
         self.fails = {}
         """The error of a case, by a part of its id."""
+        self.losses = {}
+        """The loss of a case, by a part of its id; 6.9 of the others."""
         self.rss = {}
         self.asked = []
         self.chance = random.Random(1)
@@ -87,8 +91,14 @@ class Worker:
 
     def run(self, steps, expected_s=0.0):
         rss = next((size for part, size in self.bench.rss.items() if part in self.case.id), 100)
+        loss = next((loss for part, loss in self.bench.losses.items() if part in self.case.id), 6.9)
         return Ran(
-            step_time_ns=self._times(steps), minor_page_faults=0, major_page_faults=0, cpu_time_s=1, peak_rss_bytes=rss
+            step_time_ns=self._times(steps),
+            minor_page_faults=0,
+            major_page_faults=0,
+            cpu_time_s=1,
+            peak_rss_bytes=rss,
+            ending=Ending(loss=loss),
         )
 
     def _times(self, steps):
@@ -105,6 +115,22 @@ def machine(monkeypatch):
 @pytest.fixture
 def bench():
     return Bench()
+
+
+def test_a_candidate_that_does_not_train_never_wins(bench):
+    bench.losses["deduplicated"] = math.nan
+    tuning = bench.tune()[-1]
+    lost = [race for race in tuning.races if "deduplicated" in race.case_id]
+    assert lost
+    assert {race.outcome for race in lost} == {"failed"}
+    assert lost[0].message == f"its loss is nan, and that of {DEFAULT.id} is 6.9"
+    assert winner(tuning).case.step.loss == "full"
+
+
+def test_where_nothing_trains_there_is_a_fastest_all_the_same(bench):
+    bench.losses["simple"] = math.inf
+    fastest, _ = best_of_all(bench)
+    assert winner(bench.tune()[-1]).case == fastest
 
 
 def best_of_all(bench):

@@ -1,6 +1,7 @@
 """The parent's side of a worker: scripted workers behind real pipes, and a scripted one without any process."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from ntp.case import Case, Runtime, Workload
 from ntp.errors import WorkerFailed
 from ntp.measure import driver
 from ntp.measure.driver import Observing, PipeWorker, Refused, Sampling, measure, observe
+from ntp.measure.endings import Ending
 from ntp.measure.environment import Counters, Process, Software
 from ntp.measure.launch import new_process
 from ntp.measure.observations import Denormals
@@ -339,6 +341,7 @@ class ScriptedWorker:
             major_page_faults=1,
             cpu_time_s=1.0,
             peak_rss_bytes=steps,
+            ending=Ending(loss=math.nan if steps == 7 else 6.9, rss_bytes=steps),
         )
 
     def reference(self):
@@ -366,6 +369,8 @@ def test_a_case_is_measured_with_exactly_the_steps_it_needs():
     assert measurement.minor_page_faults == 60, "of both turns"
     assert measurement.major_page_faults == 2
     assert measurement.peak_rss_bytes == 8, "of the turn where it was highest"
+    assert [ending.rss_bytes for ending in measurement.endings] == [7, 8], "of each turn"
+    assert math.isnan(measurement.endings[0].loss)
     assert measurement.parameters == 7
     assert measurement.environment.software.torch == "2.9"
     assert measurement.reference == Reference(shape=(4, 4, 4), turns_ns=((1, 100), (2, 100), (3, 100)))

@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from ntp.measure.memory import page_faults, peak_rss_bytes, reset_peak_rss
+from ntp.measure.memory import page_faults, peak_rss_bytes, reset_peak_rss, rss_bytes
 
 
 def test_peak_is_read_from_vmhwm(tmp_path):
@@ -13,6 +13,14 @@ def test_peak_is_read_from_vmhwm(tmp_path):
     status.parent.mkdir(parents=True)
     status.write_text("Name:\tpython\nVmPeak:\t  999999 kB\nVmHWM:\t   12345 kB\nVmRSS:\t     400 kB\n")
     assert peak_rss_bytes(tmp_path) == 12345 * 1024
+
+
+def test_the_present_size_is_read_from_vmrss(tmp_path):
+    assert rss_bytes(tmp_path) is None
+    status = tmp_path / "proc/self/status"
+    status.parent.mkdir(parents=True)
+    status.write_text("VmHWM:\t   12345 kB\nVmRSS:\t     400 kB\n")
+    assert rss_bytes(tmp_path) == 400 * 1024
 
 
 def test_without_proc_the_peak_is_that_of_getrusage(tmp_path):

@@ -13,6 +13,7 @@ from ntp.case import Case, Runtime, Workload
 from ntp.errors import WorkerFailed
 from ntp.measure import pairs
 from ntp.measure.driver import Refused
+from ntp.measure.endings import Ending
 from ntp.measure.environment import Process, Software
 from ntp.measure.pairs import (
     BLOCK_S,
@@ -73,7 +74,14 @@ class Worker:
         self.expected_s = expected_s
         times_ns = tuple(self.step_ns + self.steps + i for i in range(steps))
         self.steps += steps
-        ran = Ran(step_time_ns=times_ns, minor_page_faults=0, major_page_faults=0, cpu_time_s=1, peak_rss_bytes=5)
+        ran = Ran(
+            step_time_ns=times_ns,
+            minor_page_faults=0,
+            major_page_faults=0,
+            cpu_time_s=1,
+            peak_rss_bytes=5,
+            ending=Ending(loss=self.steps),
+        )
         return self.said(f"run {steps}", ran)
 
     def imported(self, folders, packages):
@@ -149,6 +157,7 @@ def test_a_pair_of_unlike_sides():
     pair = measure_pair("simple-b2-s4-t1", workers, 0, block_s=0.5)
     assert {(len(base), len(head)) for base, head in pair.turns} == {(1, 50)}
     assert [worker.expected_s for worker in workers.values()] == pytest.approx([0.5, 0.5])
+    assert dict(pair.endings) == {side: Ending(loss=worker.steps) for side, worker in workers.items()}
 
 
 def test_sides_take_turns_many_times_while_a_machine_is_in_one_mood():

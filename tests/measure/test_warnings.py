@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -5,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntp.case import Case, Runtime
+from ntp.case import Case, Runtime, named_step
+from ntp.measure.endings import PRODUCTS, Ending, SettingChange
 from ntp.measure.environment import Conditions, Environment, Machine, Process, Software
 from ntp.measure.observations import Denormals
 from ntp.measure.records import Measurement, Observations, WarmUp
@@ -18,6 +20,7 @@ from ntp.measure.warnings import (
     warnings_about,
     warnings_of,
 )
+from ntp.settings import read_settings
 
 Make = Callable[..., Measurement]
 
@@ -26,6 +29,17 @@ UNSTEADY = WarmUp(step_time_ns=(9,) * 1234, wall_time_ns=10_200_000_000, steady=
 UNSEEN = Observations(failures=("flops: simple-b8-s64-t1: RuntimeError: no formula",))
 BF16 = {"parameter_dtypes": ("torch.bfloat16", "torch.float32")}
 SPINNING = Case(runtime=Runtime(threads=2, wait_policy="active"))
+
+ONEDNN, BF16_MATMUL = (Case(step=named_step(name)) for name in ("onednn", "bf16-matmul"))
+DTYPE = SettingChange(name="default dtype", before="torch.float32", after="torch.float64")
+ANOMALY = SettingChange(name="anomaly detection", before="off", after="on")
+IN_BF16 = SettingChange(name=PRODUCTS, before="fp32", after="bf16")
+
+
+def sizes(*rss_mib):
+    """Turns at whose ends the process is so large."""
+    return tuple(Ending(rss_bytes=round(each * 2**20)) for each in rss_mib)
+
 
 BEFOREHAND = [
     ("virtual-machine", {"machine": Machine(hypervisor=True)}),
@@ -49,6 +63,9 @@ CASES: dict[str, dict[str, Any]] = {
     "not-observed": {"observations": UNSEEN},
     "denormals": {"observations": Observations(denormals=Denormals(share=0.002))},
     "bf16-without-hardware": BF16 | {"machine": Machine(isa_flags=("avx2", "avx512f"))},
+    "loss-not-finite": {"endings": (Ending(loss=6.9), Ending(loss=math.nan), Ending(loss=math.inf))},
+    "growing-memory": {"endings": sizes(300, 302, 304, 306, 308, 310)},
+    "changed-settings": {"endings": (Ending(), Ending(settings=(DTYPE, ANOMALY)), Ending(settings=(DTYPE,)))},
 }
 AT_THE_LIMIT: list[dict[str, Any]] = [
     {},
@@ -65,6 +82,15 @@ AT_THE_LIMIT: list[dict[str, Any]] = [
     BF16 | {"machine": Machine(isa_flags=("asimd", "bf16"))},
     BF16 | {"machine": Machine(isa_flags=None)},
     {"parameter_dtypes": ("torch.float32",), "machine": Machine(isa_flags=("avx2",))},
+    {"endings": (Ending(loss=6.9, rss_bytes=1), Ending())},
+    {"endings": sizes(300, 302, 304, 306, 308)},  # too few
+    {"endings": sizes(300, 300.1, 300.2, 300.3, 300.4, 300.5)},  # too little
+    {"endings": sizes(300, 400, 450, 475, 480, 481)},  # settling
+    {"endings": sizes(300, 302, 304, 304, 308, 310)},  # now and then
+    {"endings": sizes(300, 310, 302, 312, 304, 314, 306, 316)},  # a sawtooth
+    {"endings": (*sizes(300, 302, 304, 306, 308), Ending())},
+    {"endings": (Ending(settings=(IN_BF16,)),), "case": ONEDNN},
+    {"endings": (Ending(settings=(IN_BF16,)),), "case": BF16_MATMUL},
 ]
 
 
@@ -104,6 +130,12 @@ def test_neither_the_limit_nor_the_unknown_warns(make_measurement: Make, fields:
         ("not-observed", "flops: simple-b8-s64-t1: RuntimeError: no formula"),
         ("denormals", "0.2% of parameters"),
         ("bf16-without-hardware", "parameters are bf16"),
+        ("loss-not-finite", "the loss is inf"),
+        ("growing-memory", "grew by 0.6 MiB a step, to 310 MiB"),  # 8 MiB in 4 of 6 turns of 20 steps
+        (
+            "changed-settings",
+            "default dtype from torch.float32 to torch.float64, anomaly detection from off to on",
+        ),
     ],
 )
 def test_the_message_has_the_value(make_measurement: Make, kind: str, seen: str) -> None:
@@ -134,9 +166,17 @@ def test_warnings_add_up(make_measurement: Make) -> None:
         warm_up=UNSTEADY,
         minor_page_faults=10**6,
         observations=Observations(denormals=Denormals(share=1), failures=UNSEEN.failures),
+        endings=tuple(
+            size.model_copy(update={"loss": math.nan, "settings": (DTYPE,)}) for size in sizes(1, 2, 4, 6, 8, 10)
+        ),
         **CASES["bf16-without-hardware"],
     )
     assert set(kinds(measurement)) == set(CASES)
+
+
+def test_products_in_bf16_are_told_of_where_the_case_does_not_say_so(make_measurement: Make) -> None:
+    assert kinds(made(make_measurement, {"endings": (Ending(settings=(IN_BF16,)),)})) == ["changed-settings"]
+    assert PRODUCTS in read_settings()
 
 
 def test_each_observer_that_failed_is_a_warning(make_measurement: Make) -> None:

@@ -17,7 +17,7 @@ from ntp.lines import MESSAGE_CHARACTERS
 from ntp.measure import worker
 from ntp.measure.flame import FlameWarning
 from ntp.measure.records import WarmUp
-from ntp.measure.worker import PART_PHASES, CaseHolder, serve, stepper, take_cpus
+from ntp.measure.worker import PART_PHASES, CaseHolder, Stepper, serve, take_cpus
 
 
 class FakeTraining:
@@ -42,6 +42,7 @@ class FakeTraining:
         for name in PHASES:
             with phase(name) if phase else nothing():
                 self.now_ns += self.phase_ns[name]
+        return f"loss {self.steps}"
 
 
 @contextmanager
@@ -53,9 +54,11 @@ def nothing():
 def test_each_part_is_the_time_of_its_phases(phase_ns):
     for part, phases in {**PART_PHASES, "step": PHASES, "data": ("data",)}.items():
         training = FakeTraining(phase_ns)
-        run_step = stepper(training, part, training.clock_ns)
-        assert [run_step() for _ in range(2)] == [sum(phase_ns[name] for name in phases)] * 2
+        stepper = Stepper(training, part, training.clock_ns)
+        assert stepper.loss is None
+        assert [stepper.run_step() for _ in range(2)] == [sum(phase_ns[name] for name in phases)] * 2
         assert training.steps == (0 if part == "data" else 2)
+        assert stepper.loss == (None if part == "data" else "loss 2")
 
 
 class Holder:
@@ -108,7 +111,8 @@ def test_the_window_of_a_warm_up_is_the_one_that_was_asked_for(monkeypatch):
 
     monkeypatch.setattr(worker, "warm_up", warm_up)
     holder = CaseHolder()
-    holder._run_step = iter(range(7, 100)).__next__
+    holder._stepper = Stepper(None, "step")
+    holder._stepper.run_step = iter(range(7, 100)).__next__
     assert holder.warm_up(2).compiling_step_ns == ()
     assert asked == [(7, 2)]
     holder._compiles = True

@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 
 from ntp.case import Case, Workload
 from ntp.judge.guard import verdict_on
+from ntp.measure.endings import Ending, SettingChange
 from ntp.measure.environment import Software
 from ntp.measure.guard_records import Cell, GuardRecord, Side
 from ntp.report.guard import HEADERS, answer, markdown, terminal
@@ -209,6 +210,20 @@ def test_a_change_that_no_case_runs_is_told_first_beside_the_verdict(make_cell, 
     text = shown(record.model_copy(update=sides))
     assert text.startswith("Pass: ")
     assert f"- {says}the verdict says nothing about" in text
+
+
+def test_what_casts_doubt_on_a_side_is_told_with_its_name(make_cell, make_guard_record):
+    cell = make_cell(ONE)
+    change = SettingChange(name="default dtype", before="torch.float32", after="torch.float64")
+    endings = (("base", Ending(loss=6.9, settings=(change,))), ("head", Ending(loss=math.nan)))
+    pairs = tuple(pair.model_copy(update={"endings": endings}) for pair in cell.pairs)
+    record = make_guard_record(cell.model_copy(update={"pairs": pairs}))
+    text = " ".join(terminal(record, verdict_on(record)).split())
+    assert f"- {ONE}: head: loss-not-finite: the loss is nan; nothing is learned" in text
+    assert f"- {ONE}: base: changed-settings: the model's code has changed default dtype from torch.float32 to" in text
+    assert (text.count("loss-not-finite"), text.count("changed-settings")) == (1, 1)
+    read = GuardRecord.model_validate_json(record.model_dump_json())
+    assert terminal(read, verdict_on(read)) == terminal(record, verdict_on(record))
 
 
 def test_one_pair_and_one_case_are_singular(make_cell, make_guard_record):

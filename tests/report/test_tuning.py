@@ -1,10 +1,13 @@
 """A search as text."""
 
+import math
+
 import pytest
 
 from ntp.case import Case
 from ntp.judge.statistics import Interval
 from ntp.judge.tuning import Contribution, Standing, Winner, with_values
+from ntp.measure.endings import Ending
 from ntp.measure.tuning_records import Lever, Race, Tuning
 from ntp.report.terminal import WIDTH
 from ntp.report.tuning import markdown, recipe, terminal
@@ -71,6 +74,16 @@ def test_a_long_reason_is_no_cell_of_the_table():
     assert "could not be run" in text
     assert f"failed: {FASTEST.id}: out of memory" in " ".join(text.split())
     assert max(map(len, text.split("To have the same:")[0].splitlines())) <= WIDTH
+
+
+@pytest.mark.parametrize("render", [terminal, markdown])
+def test_what_casts_doubt_on_the_winner_is_told(render, make_cell):
+    (pair,) = make_cell(pairs=1).pairs
+    of_winner, of_default = Ending(loss=math.nan), Ending(loss=math.inf)
+    pair = pair.model_copy(update={"endings": (("base", of_default), ("head", of_winner))})
+    text = " ".join(render(a_tuning(a_race("raced", pairs=(pair,))), WINNER).replace("\\", "").split())
+    assert f"{FASTEST.id}: loss-not-finite: the loss is nan; nothing is learned" in text
+    assert "inf" not in text
 
 
 def test_a_default_that_nothing_beats():
