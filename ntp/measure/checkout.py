@@ -1,13 +1,12 @@
 """Two sides of one repository, each as a folder: a commit in a temporary worktree, or the work tree as it is.
 
 Nothing of the user's is touched: no index, no stash, no file. The worktree is gone when its ``with`` block ends, also
-by Ctrl-C.
+by Ctrl-C; when the guard is killed, the next one removes it (:mod:`ntp.measure.worktrees`).
 """
 
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from ntp.errors import OptionError
 from ntp.measure.guard_records import WORK_TREE, Side
 from ntp.measure.sources import OWN, Source, own_ntp, packages
+from ntp.measure.worktrees import temporary_worktree
 
 _SET_FOR_HOOKS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 """Git sets these for a hook that calls us. A new worktree would be written into the user's index by them."""
@@ -50,19 +50,15 @@ def checkout(ref: str, directory: Path | None = None, links: Sequence[Path] = ()
     refusal = f"{ref!r} names no commit of this repository: give a branch, a tag or a hash (is it fetched?)"
     arguments = ("rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
     commit = git(here, *arguments, unless=(_NO_COMMIT, refusal))
-    with tempfile.TemporaryDirectory(prefix="ntp-") as temporary:
-        tree = Path(temporary).resolve() / commit[:12]
-        try:
-            git(top, "worktree", "add", "--detach", "--force", str(tree), commit)
-            _fill_submodules(top, tree)
-            _share(links, ref, here, top, tree)
-            folder = tree / here.relative_to(top)
-            if not folder.is_dir():
-                raise OptionError(f"{ref} has no folder {here.relative_to(top)}: run it from one that it has")
-            source = _source(top, tree, folder)
-            yield Side(ref=ref, commit=commit, brings_ntp=_brings_ntp(source)), source
-        finally:
-            _run(top, "worktree", "remove", "--force", "--force", str(tree))  # twice: locked too, as while it is added
+    with temporary_worktree(top / git(top, "rev-parse", "--git-common-dir")) as tree:
+        git(top, "worktree", "add", "--detach", "--force", str(tree), commit)
+        _fill_submodules(top, tree)
+        _share(links, ref, here, top, tree)
+        folder = tree / here.relative_to(top)
+        if not folder.is_dir():
+            raise OptionError(f"{ref} has no folder {here.relative_to(top)}: run it from one that it has")
+        source = _source(top, tree, folder)
+        yield Side(ref=ref, commit=commit, brings_ntp=_brings_ntp(source)), source
 
 
 def _brings_ntp(source: Source) -> bool:

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Protocol, Self
 
 from ntp.case import Runtime
 from ntp.errors import WorkerFailed
 from ntp.measure import bootstrap, fork_server
+from ntp.measure.offspring import new_mark
 from ntp.measure.runtime import CONTROLLED, environment_variables
 from ntp.measure.sources import Source
 
@@ -33,7 +33,7 @@ class WorkerProcess(Protocol):
     stdin: IO[bytes] | None
     stdout: IO[bytes] | None
     mark: str
-    """``NAME=VALUE`` in its environment, by which all that it starts is known."""
+    """In its environment: by it, all that it starts is known."""
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit status, or minus the number of the signal that ended it.
@@ -50,10 +50,6 @@ Launch = Callable[[Runtime, Source, IO[bytes]], WorkerProcess]
 def _environment(runtime: Runtime, mark: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in CONTROLLED}
     return inherited | environment_variables(runtime) | {fork_server.MARK: mark}
-
-
-def _new_mark() -> str:
-    return uuid.uuid4().hex  # always as long: where the stack lies depends on the size of the environment
 
 
 class NewProcess(subprocess.Popen[bytes]):
@@ -73,7 +69,7 @@ def new_process(
 ) -> WorkerProcess:
     """Start a new interpreter."""
     command = command or own_module("ntp.measure.worker", source)
-    mark = _new_mark()
+    mark = new_mark()
     process = NewProcess(
         [*command, str(os.getpid())],
         stdin=subprocess.PIPE,
@@ -84,7 +80,7 @@ def new_process(
         env=_environment(runtime, mark),
         start_new_session=True,
     )
-    process.mark = f"{fork_server.MARK}={mark}"
+    process.mark = mark
     return process
 
 
@@ -126,7 +122,7 @@ class ForkServer:
                 [sys.executable, "-P", fork_server.__file__, str(os.getpid()), str(theirs.fileno()), *PRELOADED],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=_environment(runtime, _new_mark()),  # room for those of its forks
+                env=_environment(runtime, new_mark()),  # room for those of its forks
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
@@ -141,7 +137,7 @@ class ForkServer:
         our_stdout, their_stdout = os.pipe()
         stdin, stdout = os.fdopen(our_stdin, "wb", buffering=0), os.fdopen(our_stdout, "rb", buffering=0)
         try:
-            mark = _new_mark()
+            mark = new_mark()
             request = {"fork": source.model_dump(mode="json"), "mark": mark}
             answer = self._ask(request, [their_stdin, their_stdout, stderr.fileno()])
         except BaseException:
@@ -151,7 +147,7 @@ class ForkServer:
         finally:
             os.close(their_stdin)
             os.close(their_stdout)
-        return ForkedProcess(answer["pid"], stdin, stdout, self._poll, f"{fork_server.MARK}={mark}")
+        return ForkedProcess(answer["pid"], stdin, stdout, self._poll, mark)
 
     def _poll(self, pid: int) -> int | None:
         try:

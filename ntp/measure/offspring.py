@@ -8,11 +8,14 @@ nor an ancestor in the worker any more is not found.
 import os
 import signal
 import time
+import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+from ntp.measure.fork_server import MARK
 
 _ROUNDS = 100
 """How often it is looked again. What is killed may take a moment to go, and may have started something before."""
@@ -34,10 +37,25 @@ def kill_all(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def kill_marked(entry: str) -> None:
-    """End every process that has this entry, ``NAME=VALUE``, in the environment that it was started in."""
+def new_mark() -> str:
+    """A value of :data:`~ntp.measure.fork_server.MARK` that no other process has."""
+    return uuid.uuid4().hex  # always as long: where the stack lies depends on the size of the environment
+
+
+@contextmanager
+def ended_on_error(mark: str) -> Iterator[None]:
+    """End every process that has the mark if the block is left by an exception."""
+    try:
+        yield
+    except BaseException:
+        kill_marked(mark)
+        raise
+
+
+def kill_marked(mark: str) -> None:
+    """End every process that has the mark in the environment that it was started in."""
     for _ in range(_ROUNDS):
-        found = list(_marked(entry.encode()))
+        found = list(_marked(f"{MARK}={mark}".encode()))
         if not found:
             return
         kill_all(found)

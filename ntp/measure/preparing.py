@@ -1,12 +1,16 @@
 """A command of the user's that makes a side's folder ready: it builds an extension, or generates a file."""
 
+import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ntp.errors import WorkerFailed
+from ntp.measure.fork_server import MARK
 from ntp.measure.guard_records import Preparation
+from ntp.measure.offspring import ended_on_error, new_mark
 
 _KEPT_CHARACTERS = 20_000
 _TOLD_LINES = 12
@@ -15,16 +19,22 @@ _TOLD_LINES = 12
 def prepare(folder: Path, command: str, clock_s: Callable[[], float] = time.perf_counter) -> Preparation:
     """Run a shell command in a folder, to its end. It has no input."""
     started_s = clock_s()
-    done = subprocess.run(  # noqa: S602  (it is the user's own command)
-        command,
-        shell=True,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    output = done.stdout.decode(errors="backslashreplace")[-_KEPT_CHARACTERS:]
+    mark = new_mark()
+    # A file, not a pipe, whose end would be that of whatever the command leaves running.
+    with tempfile.TemporaryFile() as printed, ended_on_error(mark):
+        done = subprocess.run(  # noqa: S602  (it is the user's own command)
+            command,
+            shell=True,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, MARK: mark},
+            start_new_session=True,
+            check=False,
+        )
+        printed.seek(max(0, printed.seek(0, os.SEEK_END) - _KEPT_CHARACTERS))
+        output = printed.read().decode(errors="backslashreplace")
     wall_time_s = round(clock_s() - started_s, 3)
     return Preparation(command=command, status=done.returncode, output=output, wall_time_s=wall_time_s)
 
