@@ -19,8 +19,8 @@ from ntp.commands.profile import profile
 from ntp.commands.runs import baseline, compare, report
 from ntp.commands.train import predict, train
 from ntp.commands.tune import tune
-from ntp.console import tell
-from ntp.errors import NtpError, WorkerFailed
+from ntp.console import drain_streams, hold_streams, tell, tell_more
+from ntp.errors import MachineError, NtpError, WorkerFailed
 from ntp.exit_status import BROKEN_PIPE, INTERRUPTED, TOOL_FAILED, USAGE
 from ntp.interrupts import Interrupts, in_words, status_of
 from ntp.lines import MESSAGE_CHARACTERS, one_line, shorten
@@ -44,8 +44,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(**options)
         except KeyboardInterrupt as stop:  # here, for typer would make an exit status of it, and lose the rest
-            with suppress(OSError):
-                tell(in_words(stop))
+            tell(in_words(stop))
             raise typer.Exit(status_of(stop)) from stop
 
     return told
@@ -64,10 +63,21 @@ def _ntp(
         typer.echo(f"ntp {ntp.__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
+    else:
+        _check_here()
+
+
+def _check_here() -> None:
+    """Python, git and torch's libraries each fail in a way of their own in a folder that is gone."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise MachineError("the working directory has been deleted: go to a folder that is there") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: what can be mended is one line on stderr, no traceback."""
+    hold_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # As the files are, in every locale; a path that is not UTF-8 is shown escaped, as they have it.
@@ -75,7 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Interrupts():
             status = app(arguments, prog_name="ntp", standalone_mode=False)
-            sys.stdout.flush()
     except NtpError as exc:
         return _fail(exc)
     except _UsageError as exc:
@@ -83,20 +92,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        return _leave_pipe()
+        return BROKEN_PIPE
     except SystemExit as exc:  # typer's own answer to a broken pipe
-        return _leave_pipe() if isinstance(exc.__context__, BrokenPipeError) else _exit_status(exc)
+        return BROKEN_PIPE if isinstance(exc.__context__, BrokenPipeError) else _exit_status(exc)
+    except OSError as exc:
+        return _fail(MachineError.of(exc))
     except Exception:  # noqa: BLE001  (a fault of ntp's own: keep the traceback, but not Python's exit status 1)
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
         return TOOL_FAILED
+    finally:
+        drain_streams()
     return status if isinstance(status, int) else 0
 
 
 def _fail(exc: NtpError) -> int:
     tell(f"error: {exc.explained()}")
     if isinstance(exc, WorkerFailed) and exc.stderr_tail:
-        typer.echo(exc.stderr_tail.rstrip(), err=True)
-    return TOOL_FAILED if exc.cause is WorkerFailed else USAGE
+        tell_more(exc.stderr_tail.rstrip())
+    return TOOL_FAILED if exc.cause in {WorkerFailed, MachineError} else USAGE
 
 
 def _refuse(exc: Exception) -> int:
@@ -105,12 +119,6 @@ def _refuse(exc: Exception) -> int:
     message = exc.format_message().replace("Value error, ", "").rstrip(".")  # type: ignore[attr-defined]
     tell(f"error: {shorten(one_line(message + given), MESSAGE_CHARACTERS)}; ntp --help shows what there is")
     return USAGE
-
-
-def _leave_pipe() -> int:
-    """Nobody reads stdout any more: point it nowhere, so that Python's last flush doesn't complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return BROKEN_PIPE
 
 
 def _exit_status(exc: SystemExit) -> int:

@@ -1,20 +1,66 @@
 """How commands speak: results on stdout, everything else on stderr, and progress where somebody looks on."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import typer
 
+from ntp.errors import MachineError
+
+
+def show(result: str) -> None:
+    """Text on stdout.
+
+    Raises:
+        MachineError: it cannot be written. A reader that leaves is another matter: BrokenPipeError.
+    """
+    try:
+        # typer.echo would write past the progress bar, onto its line.
+        sys.stdout.write(result)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise MachineError.of(exc, "standard output cannot be written") from exc
+
 
 def write(result: str) -> None:
-    """A line on stdout."""
-    print(result, flush=True)  # noqa: T201  (typer.echo would write past the progress bar, onto its line)
+    """A line on stdout. Raises as :func:`show` does."""
+    show(f"{result}\n")
 
 
 def tell(message: str) -> None:
-    """A line on stderr."""
-    typer.echo(f"ntp: {message}", err=True)
+    """A line on stderr. Where that cannot be written, nobody is told: no result is lost for it."""
+    with suppress(OSError):
+        typer.echo(f"ntp: {message}", err=True)
+
+
+def tell_more(lines: str) -> None:
+    """What stands on stderr below what was told."""
+    with suppress(OSError):
+        typer.echo(lines, err=True)
+
+
+def hold_streams() -> None:
+    """Let no file take the number of a standard stream that is closed: libraries write there whatever it is.
+
+    What a closed stdout is given fails, as it would have; what a closed stderr is given goes nowhere.
+    """
+    for name, mode in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, mode)
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
+
+
+def drain_streams() -> None:
+    """Write what is left. Where a stream does not take it, nobody asks again: Python would end with its own status."""
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def tell_if_terminal(message: str) -> None:

@@ -1,7 +1,8 @@
 """What can go wrong, as types. Each message is one line: what was wrong, the value, and the remedy."""
 
+import errno
 import reprlib
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from ntp.lines import MESSAGE_CHARACTERS, as_utf8, one_line, shorten
 
@@ -85,6 +86,34 @@ class RecordError(NtpError):
     """A run file that cannot be read: corrupt, truncated, foreign, or of a newer version."""
 
     section = "reference.md#files"
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free the disk",
+    errno.EDQUOT: "free the disk",
+    errno.EMFILE: "raise the limit of open files, ulimit -n",
+    errno.ENFILE: "raise the limit of open files",
+    errno.EROFS: "name a folder that can be written",
+    errno.EACCES: "name a folder that can be written",
+    errno.EBADF: "leave it open, or send it to a file",
+}
+_NO_TEMPORARY_FOLDER = "No usable temporary directory"
+
+
+class MachineError(NtpError):
+    """What the machine refuses: room on a disk or in a stream, more open files, a folder that is gone."""
+
+    section = "reference.md#when-the-machine-refuses"
+
+    @classmethod
+    def of(cls, error: OSError, what: str = "") -> Self:
+        """The error of the operating system, with what it was about and what helps."""
+        reason = error.strerror or str(error) or type(error).__name__
+        if reason.startswith(_NO_TEMPORARY_FOLDER):  # and a list of those that were tried
+            return cls(f"{what or 'a temporary file'}: {_NO_TEMPORARY_FOLDER.lower()}: set TMPDIR to one")
+        subject = what or (repr(error.filename) if error.filename is not None else "")
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        return cls(f"{': '.join(filter(None, (subject, reason)))}{'; ' * bool(remedy)}{remedy}")
 
 
 class WorkerFailed(NtpError):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ntp.errors import MachineError
 from ntp.exit_status import OF_VERDICT, TOOL_FAILED
 from ntp.judge.baseline import THRESHOLD, BaselineVerdict, judge_run, nearest
 from ntp.judge.verdict import Verdict
@@ -16,8 +17,17 @@ from ntp.measure.system import read_machine
 def judged(base: Run, head: Run, threshold: float = THRESHOLD, allowed: Sequence[str] = ()) -> BaselineVerdict:
     """The verdict on a run, with the noise that was calibrated for the machine and the software that it ran on."""
     measured = head.measurements
-    calibration = load_calibration(cache_dir(), *fingerprints(measured[0])) if measured else None
+    kept = _calibrations()
+    calibration = load_calibration(kept, *fingerprints(measured[0])) if measured and kept else None
     return judge_run(base, head, calibration, threshold, allowed)
+
+
+def _calibrations() -> Path | None:
+    """Where they are kept; None for a user who has no such place, and so no calibration."""
+    try:
+        return cache_dir()
+    except MachineError:
+        return None
 
 
 class Gate:
@@ -50,7 +60,7 @@ class Gate:
         known = {each.environment.machine.fingerprint for run in self._baselines.values() for each in run.measurements}
         if here not in known:
             yield f"no baseline in {self._folder} is of this machine: counts will be compared, times will not"
-        elif not is_calibrated(cache_dir(), here):
+        elif (kept := _calibrations()) is None or not is_calibrated(kept, here):
             yield "the noise of this machine is not known, and times will not be compared: ntp doctor --calibrate"
 
     def judge(self, run: Run) -> tuple[Verdict, str]:

@@ -4,7 +4,7 @@ Shapes: B batch size, T sequence length, V vocabulary size.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,7 +94,9 @@ class TrainingRun:
             saved.restore(self.training)
             self.step = self.resumed_at = self.saved_at = saved.step
 
-    def run(self, steps: int = 100, log_every: int = 10, checkpoint_every: int = 100) -> Iterator[StepRecord]:
+    def run(
+        self, steps: int = 100, log_every: int = 10, checkpoint_every: int = 100
+    ) -> Generator[StepRecord, None, None]:
         """Train until ``steps`` steps have been taken in all, yielding each; with a directory, save as it goes.
 
         A checkpoint is written every ``checkpoint_every`` steps and at the end. Ctrl-C, SIGTERM and SIGHUP have their
@@ -115,7 +117,11 @@ class TrainingRun:
                 if self.step % checkpoint_every == 0 and not last:
                     self._save()
                 logged = last or self.step % log_every == 0
-                yield self._record(loss, since_logged, logged)
+                try:
+                    yield self._record(loss, since_logged, logged)
+                except GeneratorExit:  # whoever shows the records cannot go on; what was trained is kept all the same
+                    self._save()
+                    raise
                 if logged:
                     since_logged = []
             signals.unbreakable = True

@@ -1,13 +1,19 @@
 """What a command does where its surroundings fail it: paths that are not UTF-8, streams that are closed or full."""
 
+import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from ntp import cli
+from ntp import cli, exit_status
 from ntp.case import Case, Workload
+from ntp.errors import MachineError, WorkerFailed
+from ntp.measure.driver import PipeWorker
+from ntp.measure.roofline import cache_dir
 from ntp.report.text import FORMATS
 
 SMALL = ["--vocab-size", "300", "--embed-dim", "4", "--hidden-dim", "8", "--batch-size", "2", "--seq-len", "12"]
@@ -86,3 +92,103 @@ class TestPathsThatAreNotUtf8:
         status, out, _ = run("baseline", str(path), "--out", NAME)
         assert status == 0
         assert r"Written: \udcff/" in out
+
+
+def ntp(command: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """A command in a shell of its own, which says what its streams are; the folder is the test's."""
+    return subprocess.run(
+        ["bash", "-c", command.replace("ntp ", f"{sys.executable} -m ntp ")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+class TestStreams:
+    @pytest.fixture
+    def run_file(self, tmp_path, make_measurement, make_run) -> Path:
+        from ntp.measure.runfile import document_of, text_of
+
+        path = tmp_path / "run.json"
+        path.write_text(text_of(document_of(make_run(make_measurement()))))
+        return path
+
+    @pytest.mark.parametrize("stdout", [">/dev/full", ">&-"])
+    @pytest.mark.parametrize("command", ["ntp report run.json", "ntp --version", "ntp report --help"])
+    def test_an_answer_that_cannot_be_written_is_one_line_and_status_5(self, run_file, tmp_path, command, stdout):
+        done = ntp(f"{command} {stdout}", tmp_path)
+        assert done.returncode == exit_status.TOOL_FAILED
+        assert done.stderr.startswith("ntp: error: ")
+        assert done.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+    def test_without_a_place_for_errors_the_answer_and_the_status_are_the_same(self, run_file, tmp_path, stderr):
+        done = ntp(f"ntp report run.json {stderr}", tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("# Training step times")
+        assert ntp(f"ntp report none.json {stderr}", tmp_path).returncode == exit_status.USAGE
+        assert ntp(f"ntp report run.json >&- {stderr} <&-", tmp_path).returncode == exit_status.TOOL_FAILED
+
+    @pytest.mark.parametrize("stdout", [">/dev/full", ">&-", "| head -1"])
+    def test_what_was_trained_is_saved_though_nobody_can_be_told(self, tmp_path, stdout):
+        train = f"ntp train {' '.join(SMALL)} --checkpoint saved --log-every 3"
+        ntp(f"{train} {stdout}", tmp_path)
+        done = ntp(f"{train} --steps 101", tmp_path)
+        assert done.returncode == 0
+        assert "ntp: going on from step " in done.stderr
+
+
+def test_a_folder_that_is_gone_is_said(tmp_path):
+    done = ntp("mkdir gone; cd gone; rmdir ../gone; ntp train", tmp_path)
+    assert done.returncode == exit_status.TOOL_FAILED
+    assert done.stderr == (
+        "ntp: error: the working directory has been deleted: go to a folder that is there "
+        "(docs/reference.md#when-the-machine-refuses)\n"
+    )
+
+
+class TestWithoutAHome:
+    def test_the_cache_says_what_to_do(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("HOME", str(tmp_path / "none"))
+        with pytest.raises(MachineError, match="no home directory: set XDG_CACHE_HOME"):
+            cache_dir({})
+        assert cache_dir({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "ntp"
+
+    def test_charts_are_drawn(self):
+        code = """if True:
+            import os
+            home = os.path.expanduser
+            os.path.expanduser = lambda path: home(path) if "HOME" in os.environ else path  # as for an unknown user
+            del os.environ["HOME"]
+            import ntp.report.html
+        """
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files; raise the limit of open files, ulimit -n"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), "set TMPDIR to one"),
+    ],
+)
+def test_a_worker_that_cannot_be_started_has_failed(monkeypatch, error, message):
+    def refuse(*_: object) -> None:
+        raise error
+
+    with pytest.raises(WorkerFailed, match=f"simple-b32-s128-t1: no worker can be started: .*{message}"):
+        PipeWorker(Case(), launch=refuse)
+
+
+def test_an_error_of_the_system_is_one_line_and_status_5(monkeypatch, capsys):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/somewhere")
+
+    monkeypatch.setattr("ntp.train.TrainingRun", refuse)
+    assert cli.main(["train"]) == exit_status.TOOL_FAILED
+    assert capsys.readouterr().err == (
+        "ntp: error: '/somewhere': No space left on device; free the disk "
+        "(docs/reference.md#when-the-machine-refuses)\n"
+    )

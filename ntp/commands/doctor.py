@@ -1,6 +1,5 @@
 """``ntp doctor``: the machine, what disturbs it, and how much runs of identical code differ on it."""
 
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 
 from ntp.case import Case, check_trusted
 from ntp.cli_options import names
-from ntp.console import status_line, tell, tell_if_terminal
+from ntp.console import show, status_line, tell, tell_if_terminal
 from ntp.errors import OptionError, WorkerFailed
 from ntp.lines import one_line
 
@@ -89,7 +88,7 @@ def _examine(refresh: bool) -> None:
         tell(f"no peaks: {one_line(str(exc))}")
         peaks = None
     warnings = (*untested_torch(environment.software.torch, tested_with("torch")), *warnings_about(environment))
-    sys.stdout.write(render(environment, warnings, peaks, varying))
+    show(render(environment, warnings, peaks, varying))
 
 
 def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> None:
@@ -118,7 +117,7 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
         raise
     finally:
         if calibration is not None:
-            sys.stdout.write(terminal([noise_of(case) for case in calibration.cases]))
+            show(terminal([noise_of(case) for case in calibration.cases]))
 
 
 def _cases_named(text: str, model: str | None) -> list[Case]:

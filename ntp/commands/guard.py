@@ -12,9 +12,10 @@ import typer
 
 from ntp.case import Case
 from ntp.cli_options import DEFAULT_MODEL, ModelOption, OrderSeedOption, fraction, names, seconds
-from ntp.console import status_line
+from ntp.console import show, status_line, tell, tell_more
 from ntp.errors import OptionError, RecordError
 from ntp.exit_status import OF_VERDICT, REGRESSION, TOOL_FAILED
+from ntp.lines import one_line
 
 if TYPE_CHECKING:
     from ntp.judge.guard import GuardVerdict
@@ -127,15 +128,15 @@ def guard(
         raise RecordError(
             f"{replay} cannot be judged ({error}): give what ntp guard --out wrote, as it wrote it"
         ) from error
-    sys.stdout.write(terminal(record, verdict))
     if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
         _append(Path(summary_file), markdown(record, verdict))
+    show(terminal(record, verdict))
     first_with: dict[str, str] = {}  # most often all cases fail of the same: that is said once
     for cell in record.cells:
         first_with.setdefault(cell.stderr_tail.rstrip(), cell.case_id)
     for tail, case_id in first_with.items():
         if tail:
-            typer.echo(f"{case_id}, the last lines of its worker:\n{tail}", err=True)
+            tell_more(f"{case_id}, the last lines of its worker:\n{tail}")
     raise typer.Exit(_guard_status(verdict, fail_on))
 
 
@@ -181,8 +182,10 @@ def _guard_status(verdict: "GuardVerdict", fail_on: FailOn | None) -> int:
 
 
 def _append(path: Path, text: str) -> None:
+    """Add to the summary of a job. Where that cannot be, the verdict and its exit status stand all the same."""
     try:
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{text}\n")
     except OSError as error:
-        raise RecordError(f"{path} cannot be written ({error.strerror}): mend or unset GITHUB_STEP_SUMMARY") from error
+        reason = one_line(f"{path} cannot be written ({error.strerror})")
+        tell(f"the verdict is not in the job's summary: {reason}; mend or unset GITHUB_STEP_SUMMARY")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ntp.cli_options import fraction, names
-from ntp.console import write
+from ntp.console import show, write
 from ntp.errors import OptionError
 from ntp.exit_status import NOT_COMPARABLE, OF_VERDICT
 
@@ -48,14 +48,14 @@ def report(
         from ntp.report.html import page
 
         flames = drawings((each.observations.flame for each in loaded.measurements), run.parent)
-        sys.stdout.write(page(loaded, flames))
+        show(page(loaded, flames))
         return
     from ntp.report.text import FORMATS, markdown
 
     if format_ is ReportFormat.MARKDOWN:
-        sys.stdout.write(markdown(loaded, [path.name for path in run.parent.glob("*.svg")]))
+        show(markdown(loaded, [path.name for path in run.parent.glob("*.svg")]))
     else:
-        sys.stdout.write(FORMATS[format_.value](loaded))
+        show(FORMATS[format_.value](loaded))
 
 
 class ComparisonFormat(StrEnum):
@@ -137,11 +137,11 @@ def _show(paths: Sequence[Path], runs: Sequence["Run"], by: str, format_: Compar
     if format_ is ComparisonFormat.HTML:
         from ntp.report.html import comparison_page
 
-        sys.stdout.write(comparison_page(comparison, ("ntp", *sys.argv[1:])))
+        show(comparison_page(comparison, ("ntp", *sys.argv[1:])))
     else:
         from ntp.report.comparison import FORMATS
 
-        sys.stdout.write(FORMATS[format_.value](comparison))
+        show(FORMATS[format_.value](comparison))
     return 0 if comparison.rows else NOT_COMPARABLE
 
 
@@ -161,7 +161,7 @@ def _gate(base: "Run", head: "Run", format_: ComparisonFormat, threshold: float 
     if format_.value not in FORMATS:
         raise OptionError(f"--gate writes {' or '.join(FORMATS)} (got {format_.value!r})")
     verdict = judged(base, head, threshold or THRESHOLD, allowed)
-    sys.stdout.write(FORMATS[format_.value](verdict))
+    show(FORMATS[format_.value](verdict))
     return OF_VERDICT[verdict.verdict]
 
 

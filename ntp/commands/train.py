@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,8 +55,11 @@ def train(
         _tell_resume(run, steps)
         finite = True
         try:
-            with progress_bar(steps, run.step) as advance:
-                for record in run.run(steps, log_every, checkpoint_every):
+            with (
+                progress_bar(steps, run.step) as advance,
+                closing(run.run(steps, log_every, checkpoint_every)) as records,
+            ):
+                for record in records:
                     advance(record.step)
                     if finite and not math.isfinite(record.loss):
                         finite = False

@@ -19,7 +19,7 @@ import psutil
 from pydantic import Field, ValidationError
 
 from ntp.case import Case, Frozen, Runtime
-from ntp.errors import WorkerFailed
+from ntp.errors import MachineError, WorkerFailed
 from ntp.lines import last_lines
 from ntp.measure.cpus import available_cpus, choose_cpus, read_topology
 from ntp.measure.environment import Environment, conditions
@@ -101,12 +101,15 @@ class PipeWorker:
         self._unread = bytearray()
         self._asking = threading.Lock()
         # A file, not a pipe: nobody has to read it while the worker runs, and a talkative model can't fill it up.
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in stop)
         try:
-            self._process = launch(case.runtime, source or Source.here(), self._stderr)
-        except BaseException:
-            self._stderr.close()
-            raise
+            self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in stop)
+            try:
+                self._process = launch(case.runtime, source or Source.here(), self._stderr)
+            except BaseException:
+                self._stderr.close()
+                raise
+        except OSError as error:
+            raise WorkerFailed(str(MachineError.of(error, f"{case.id}: no worker can be started"))) from error
         self._end = _end_of(self._process.pid)
 
     def __enter__(self) -> Self:

@@ -17,7 +17,7 @@ import psutil
 from pydantic import ValidationError
 
 from ntp.case import Runtime
-from ntp.errors import OptionError, RecordError, WorkerFailed
+from ntp.errors import MachineError, OptionError, RecordError, WorkerFailed
 from ntp.lines import last_lines
 from ntp.measure.cpus import available_cpus, choose_cpus, read_topology
 from ntp.measure.environment import Cache, Machine, NamedValues, Software, conditions
@@ -49,9 +49,18 @@ def stream_array_bytes(caches: Sequence[Cache] | None, threads: int, available_b
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder where peaks are kept: ``ntp`` in XDG_CACHE_HOME if that is absolute, else in ``~/.cache``."""
+    """The folder where peaks are kept: ``ntp`` in XDG_CACHE_HOME if that is absolute, else in ``~/.cache``.
+
+    Raises:
+        MachineError: the user has no home.
+    """
     base = environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "ntp"
+    if os.path.isabs(base):
+        return Path(base) / "ntp"
+    home = os.path.expanduser("~")  # itself, where nothing is known
+    if not os.path.isdir(home):
+        raise MachineError("this user has no home directory: set XDG_CACHE_HOME to a folder for a cache")
+    return Path(home) / ".cache/ntp"
 
 
 def steering_variables(environ: Mapping[str, str] = os.environ) -> NamedValues:
@@ -105,7 +114,7 @@ def measure_peaks(
     settings = [setting_for(count) for count in dict.fromkeys(threads)]
     wanted = tuple(dict.fromkeys(_checked(shape) for shape in (*shapes, (square, square, square))))
     machine = machine or read_machine()
-    kept = _Kept(folder or cache_dir(), machine, software or _read_software())
+    kept = _Kept(folder, machine, software or _read_software())
     result = []
     for setting in settings:
         have = ThreadPeaks(setting=setting) if refresh else kept.find(setting)
@@ -181,15 +190,19 @@ def _read_software() -> Software:
 class _Kept:
     """The cache file of one machine and one software. A file that cannot be used counts as empty."""
 
-    def __init__(self, folder: Path, machine: Machine, software: Software) -> None:
-        self._path = folder / f"peaks-{machine.fingerprint}-{software.fingerprint}.json"
+    def __init__(self, folder: Path | None, machine: Machine, software: Software) -> None:
+        self._folder = folder
+        self._name = f"peaks-{machine.fingerprint}-{software.fingerprint}.json"
         empty = MachinePeaks(machine=machine.fingerprint, software=software.fingerprint)
         try:
-            stored = MachinePeaks.model_validate_json(self._path.read_bytes())
-        except (OSError, ValidationError):
+            stored = MachinePeaks.model_validate_json(self._path().read_bytes())
+        except (OSError, ValidationError, MachineError):
             stored = empty
         ours = (stored.machine, stored.software) == (empty.machine, empty.software)
         self.peaks = stored if ours else empty
+
+    def _path(self) -> Path:
+        return (self._folder or cache_dir()) / self._name
 
     def find(self, setting: Setting) -> ThreadPeaks:
         """What is known for a setting, perhaps nothing."""
@@ -201,8 +214,8 @@ class _Kept:
         others = (other for other in self.peaks.by_threads if other.setting != peaks.setting)
         self.peaks = self.peaks.model_copy(update={"by_threads": (*others, peaks), "warnings": ()})
         try:
-            write_whole(self._path, self.peaks.model_dump_json())
-        except RecordError as error:
+            write_whole(self._path(), self.peaks.model_dump_json())
+        except (RecordError, MachineError) as error:
             self.peaks = self.peaks.model_copy(update={"warnings": (f"the peaks were measured but not kept: {error}",)})
 
 
