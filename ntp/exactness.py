@@ -14,8 +14,8 @@ from torch.func import functional_call
 
 from ntp.case import Workload
 from ntp.errors import ModelError, StepError
+from ntp.language_model import LanguageModel, model_errors
 from ntp.losses import FullLoss, LossPath, attributes_restored, shaken_state
-from ntp.model import model_errors
 
 _POSITIONS = 128
 """How many positions a batch of the check has at least, where training has as many: soon computed, and enough that many
@@ -43,7 +43,7 @@ class _Seen(NamedTuple):
 
 def check_exact(
     path: LossPath,
-    model: nn.Module,
+    model: LanguageModel,
     workload: Workload,
     levers: Mapping[str, str],
     products: Products = nullcontext,
@@ -67,19 +67,19 @@ def check_exact(
         ModelError: the model cannot be run.
     """
     batches = _repetitive(workload)
-    state = shaken_state(model)
+    state = shaken_state(model.module)
     of_model = f"{' and '.join(levers)}: model {workload.model!r}"
     remedy = f"take {' and '.join(levers.values())}"
-    with attributes_restored(model):
+    with attributes_restored(model.module):
         with model_errors(f"{of_model} failed in a training step of its own"):
-            expected = _walk(FullLoss(model), model, state, batches)
+            expected = _walk(FullLoss(model), model.module, state, batches)
         try:
             with products(), model_errors(f"{of_model} failed"):
-                found = _walk(path, model, state, batches)
+                found = _walk(path, model.module, state, batches)
         except ModelError as error:
             raise StepError(f"{error}; {remedy}") from error.__cause__
         reason = _difference(found, expected)
-        if reason and _difference(_walk(FullLoss(model), model, state, batches), expected):
+        if reason and _difference(_walk(FullLoss(model), model.module, state, batches), expected):
             reason = "the same batch gives another loss or gradient each time, so that nothing can be checked"
     if reason:
         raise StepError(f"{of_model} trains differently with it: {reason}; {remedy}")
@@ -104,7 +104,7 @@ class _Whole(nn.Module):
 
     def forward(self, batches: Sequence[Tensor]) -> _Seen:
         """Train on the batches, but for the updates."""
-        losses = [self._path.loss(self._path.predict(tokens[:, :-1]), tokens[:, 1:]) for tokens in batches]
+        losses = [self._loss(tokens[:, :-1], tokens[:, 1:]) for tokens in batches]
         learned = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
         gradients: Iterable[Tensor] = ()
         if losses[-1].requires_grad:  # if not, the first step will say so
@@ -112,6 +112,9 @@ class _Whole(nn.Module):
                 losses[-1], list(learned.values()), allow_unused=True, materialize_grads=True
             )
         return _Seen([loss.item() for loss in losses], dict(zip(learned, gradients, strict=False)))
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self._path.loss(self._path.predict(inputs, targets), targets)
 
 
 def _walk(path: LossPath, model: nn.Module, state: Mapping[str, Tensor], batches: Sequence[Tensor]) -> _Seen:

@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from ntp.case import Workload
-from ntp.errors import StepError
-from ntp.model import logits_of, model_errors
+from ntp.errors import ModelError, StepError
+from ntp.language_model import LanguageModel, logits_of, loss_of, model_errors
 
 ROWS = 32
 """Of how many rows a multiple is computed where only the distinct tokens are."""
@@ -30,8 +30,8 @@ SHAKE = 0.02
 class LossPath(Protocol):
     """A way to the loss, for one model."""
 
-    def predict(self, inputs: Tensor) -> Any:
-        """From ``(B, T)`` int64 ids to what the model makes of them."""
+    def predict(self, inputs: Tensor, targets: Tensor | None = None) -> Any:
+        """From ``(B, T)`` int64 ids to what the model makes of them. Some models want the targets for it."""
 
     def loss(self, predicted: Any, targets: Tensor) -> Tensor:
         """From that and ``(B, T)`` int64 ids to the mean cross entropy over the B*T positions, of shape ``()``."""
@@ -56,16 +56,34 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 class FullLoss:
     """All logits, then their cross entropy: the step as everybody writes it."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self._model = model
 
-    def predict(self, inputs: Tensor) -> Tensor:
+    def predict(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor:
         """``(B, T)`` ids -> ``(B, T, V)`` logits."""
-        return logits_of(self._model(inputs))
+        return self._model.logits(inputs, targets)
 
     def loss(self, predicted: Tensor, targets: Tensor) -> Tensor:
         """Logits and targets -> the loss."""
         return next_token_loss(predicted, targets)
+
+
+class OwnLoss:
+    """The loss that the model itself computes with its logits, given the targets."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+
+    def predict(self, inputs: Tensor, targets: Tensor | None = None) -> object:
+        """``(B, T)`` ids and targets -> what the model returns."""
+        return self._model.output(inputs, targets)
+
+    def loss(self, predicted: object, targets: Tensor) -> Tensor:  # noqa: ARG002  (it has had them)
+        """What it returned -> the loss."""
+        loss = loss_of(predicted)
+        if loss is None:
+            raise ModelError("the model returned no loss, though it was given targets, and returned one before")
+        return loss
 
 
 class ChunkedLoss:
@@ -74,20 +92,26 @@ class ChunkedLoss:
     It has the gradient computed when the loss is, so that no logits need to be kept for the backward pass.
 
     Raises:
-        StepError: this torch has no such function, or the model has no linear head whose outputs are its logits.
+        StepError: this torch has no such function, or the model has no linear head whose outputs are its logits, or has
+            to compute a loss of its own with them.
     """
 
-    def __init__(self, model: nn.Module, workload: Workload) -> None:
+    def __init__(self, model: LanguageModel, workload: Workload) -> None:
         if not (hasattr(F, "linear_cross_entropy") and hasattr(nn, "LinearCrossEntropyOptions")):
             raise StepError(f"loss chunked needs a torch with linear_cross_entropy, and this is {torch.__version__}")
+        if model.own_loss:
+            raise StepError(
+                f"loss chunked: model {workload.model!r} computes its own loss with its logits, for it gives those of "
+                "all positions only with targets; take loss full"
+            )
         self._model = model
         self._head = find_head(model, workload)
         self._options = nn.LinearCrossEntropyOptions()
 
-    def predict(self, inputs: Tensor) -> Tensor:
+    def predict(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor:
         """``(B, T)`` ids -> ``(B, T, E)`` hidden states."""
         with _passed_through(self._head):
-            return logits_of(self._model(inputs))
+            return self._model.logits(inputs, targets)
 
     def loss(self, predicted: Tensor, targets: Tensor) -> Tensor:
         """Hidden states and targets -> the loss."""
@@ -98,7 +122,7 @@ class ChunkedLoss:
         return loss
 
 
-def find_head(model: nn.Module, workload: Workload) -> nn.Linear:
+def find_head(model: LanguageModel, workload: Workload) -> nn.Linear:
     """The linear layer whose outputs are the model's logits, as they are.
 
     Raises:
@@ -107,7 +131,7 @@ def find_head(model: nn.Module, workload: Workload) -> nn.Linear:
     outputs: list[tuple[nn.Linear, Tensor]] = []
     hooks = [
         each.register_forward_hook(lambda module, _, output: outputs.append((module, output)))
-        for each in model.modules()
+        for each in model.module.modules()
         if isinstance(each, nn.Linear)
     ]
     try:
@@ -155,15 +179,15 @@ class DeduplicatedLoss:
         StepError: the model is not context-free.
     """
 
-    def __init__(self, model: nn.Module, workload: Workload) -> None:
+    def __init__(self, model: LanguageModel, workload: Workload) -> None:
         check_context_free(model, workload)
         self._model = model
 
-    def predict(self, inputs: Tensor) -> Distinct:
+    def predict(self, inputs: Tensor, targets: Tensor | None = None) -> Distinct:  # noqa: ARG002  (of all positions)
         """``(B, T)`` ids -> the logits of the N distinct among them."""
         ids, counts, rows = distinct(inputs.flatten())
         # As sequences of one token each: a model may know no sequence as long as N.
-        return Distinct(logits_of(self._model(ids[:, None]))[:, 0], counts, rows)
+        return Distinct(self._model.logits(ids[:, None])[:, 0], counts, rows)
 
     def loss(self, predicted: Distinct, targets: Tensor) -> Tensor:
         """Those logits and the targets -> the loss."""
@@ -218,7 +242,7 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         return wanted.to(ctx.dtype), None, None, None
 
 
-def check_context_free(model: nn.Module, workload: Workload) -> None:
+def check_context_free(model: LanguageModel, workload: Workload) -> None:
     """Make sure that the logits at a position depend on the token there alone.
 
     The same tokens are shown in two orders, in the mode that training is in. The parameters are changed a little for
@@ -276,7 +300,7 @@ def shaken_state(model: nn.Module, shake: float = SHAKE) -> dict[str, Tensor]:
     return state
 
 
-def _looked_at(model: nn.Module, ids: Tensor, *, shake: float = 0.0, seed: int = 0) -> Tensor:
+def _looked_at(model: LanguageModel, ids: Tensor, *, shake: float = 0.0, seed: int = 0) -> Tensor:
     """The logits of ``(B, T)`` ids, in the model's present mode. Neither the model nor the RNG is changed by it.
 
     Args:
@@ -285,8 +309,8 @@ def _looked_at(model: nn.Module, ids: Tensor, *, shake: float = 0.0, seed: int =
         shake: the standard deviation of what is added to its parameters for the time being, always the same.
         seed: of the random numbers that it may draw.
     """
-    state = shaken_state(model, shake)
-    with attributes_restored(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    state = shaken_state(model.module, shake)
+    with attributes_restored(model.module), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with model_errors("looking at the model failed"):
-            return logits_of(functional_call(model, state, (ids,)))
+            return logits_of(functional_call(model.module, state, (ids,), model.arguments(ids)))

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ntp.case import Workload
-from ntp.errors import ModelError, NtpError
-from ntp.lines import first_line
+from ntp.errors import ModelError
+from ntp.language_model import LanguageModel, model_errors, understood
 
 BUILT_IN = {"simple": "ntp.model:SimpleNextTokenModel"}
 """Short names. Each stands for a spec like any other: there is one rule for all factories."""
@@ -48,28 +48,12 @@ class SimpleNextTokenModel(nn.Module):
         return logits
 
 
-def logits_of(output: object) -> Tensor:
-    """The logits in what a model returned: the tensor itself, or its ``.logits`` (as transformers' models have it).
-
-    Raises:
-        ModelError: it is neither.
-    """
-    if isinstance(output, Tensor):
-        return output
-    logits = getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    raise ModelError(
-        f"the model returned {type(output).__name__}: its forward must return a tensor or an object with .logits"
-    )
-
-
 def parameter_count(model: nn.Module) -> int:
     """How many numbers the model learns; shared parameters count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def load_model(workload: Workload) -> nn.Module:
+def load_model(workload: Workload) -> LanguageModel:
     """The model that ``workload.model`` names, built and checked.
 
     The factory is called with those of ``vocab_size, embed_dim, hidden_dim, seq_len`` that it names as parameters; a
@@ -83,9 +67,7 @@ def load_model(workload: Workload) -> nn.Module:
     where, _, name = spec.rpartition(":")
     directory = Path(where).resolve().parent if where.endswith(".py") else Path.cwd()
     with _importable(directory), _gradients_left_alone(workload.model):
-        model = _build(_find_factory(spec, where, name), workload)
-        _check_contract(model, workload)
-    return model
+        return understood(_build(_find_factory(spec, where, name), workload), workload)
 
 
 @contextmanager
@@ -99,32 +81,6 @@ def _gradients_left_alone(model: str) -> Iterator[None]:
             f"model {model!r}: its code calls torch.set_grad_enabled({not before}) for the whole process: "
             "use torch.no_grad() around what needs no gradient"
         )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Look at a model and leave no trace: eval mode, no gradients; each module's mode and the RNG are restored."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training  # not .train(): a submodule may differ from its parent on purpose
-
-
-@contextmanager
-def model_errors(what: str) -> Iterator[None]:
-    """What the user's own code raises inside it leaves as one line, a ModelError that names the exception. But Ctrl-C
-    stays what it is.
-    """
-    try:
-        yield
-    except (NtpError, KeyboardInterrupt):
-        raise
-    except BaseException as exc:
-        raise ModelError(f"{what}: {type(exc).__name__}: {first_line(exc)}") from exc
 
 
 def see_folder(entry: str) -> None:
@@ -210,29 +166,3 @@ def _build(factory: Callable[..., object], workload: Workload) -> nn.Module:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(f"model {workload.model!r} has nothing to train: no parameter requires a gradient")
     return model
-
-
-def _check_contract(model: nn.Module, workload: Workload) -> None:
-    """One forward pass on the largest id, laid out as training will lay it out."""
-    vocab_size, seq_len = workload.vocab_size, workload.seq_len
-    ids = torch.full((2, seq_len + 1), vocab_size - 1)[:, :-1]  # (2, T)
-    with evaluating(model), model_errors(f"model {workload.model!r}: the forward of {tuple(ids.shape)} ids failed"):
-        try:
-            logits = logits_of(model(ids))
-        except IndexError:
-            model(torch.zeros_like(ids))  # if this works, it was the id; if not, the error is another one
-            raise ModelError(
-                f"model {workload.model!r}: its vocabulary is too small, it has no id {vocab_size - 1}; "
-                f"build it with vocab_size or lower --vocab-size {vocab_size}"
-            ) from None
-    shape = tuple(logits.shape)
-    if len(shape) != 3 or shape[:2] != ids.shape or not logits.is_floating_point():
-        raise ModelError(
-            f"model {workload.model!r}: (2, {seq_len}) ids gave {shape} {logits.dtype}; "
-            f"the forward must return (2, {seq_len}, {vocab_size}) floating-point logits"
-        )
-    if shape[2] < vocab_size:
-        raise ModelError(
-            f"model {workload.model!r}: its vocabulary is too small, {shape[2]} logits a position; "
-            f"build it with vocab_size or lower --vocab-size {vocab_size}"
-        )

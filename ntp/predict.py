@@ -8,15 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ntp import checkpoint as checkpoints
 from ntp.case import Workload, check_trusted
 from ntp.errors import ModelError, OptionError
-from ntp.model import evaluating, load_model, logits_of, model_errors
+from ntp.language_model import LanguageModel, evaluating, model_errors
+from ntp.model import load_model
 
 
-def load_trained(directory: Path, named: str | None = None) -> tuple[nn.Module, Workload]:
+def load_trained(directory: Path, named: str | None = None) -> tuple[LanguageModel, Workload]:
     """The model of the checkpoint in ``directory``, and the workload that it was trained on.
 
     Args:
@@ -35,7 +36,7 @@ def load_trained(directory: Path, named: str | None = None) -> tuple[nn.Module, 
     check_trusted(spec, named, source)
     model = load_model(saved.config.workload)
     try:
-        model.load_state_dict(saved.model)
+        model.module.load_state_dict(saved.model)
     except (RuntimeError, TypeError) as exc:
         raise saved.mismatch(exc) from exc
     return model, saved.config.workload
@@ -62,7 +63,7 @@ def parse_prompt(text: str | None, ids: str | None) -> list[int]:
 
 
 def generate(
-    model: nn.Module,
+    model: LanguageModel,
     workload: Workload,
     prompt: Sequence[int],
     max_new_tokens: int = 16,
@@ -97,7 +98,7 @@ def generate(
 
 
 def _generate(
-    model: nn.Module,
+    model: LanguageModel,
     workload: Workload,
     ids: list[int],
     max_new_tokens: int,
@@ -107,8 +108,8 @@ def _generate(
 ) -> Iterator[int]:
     for _ in range(max_new_tokens):
         context = torch.tensor([ids[-workload.seq_len :]])  # (1, up to T)
-        with evaluating(model), model_errors("predicting failed"):
-            logits = logits_of(model(context))[0, -1, : workload.vocab_size]  # (V,)
+        with evaluating(model.module), model_errors("predicting failed"):
+            logits = model.logits(context)[0, -1, : workload.vocab_size]  # (V,)
         if not logits.isfinite().all():
             raise ModelError("the model's logits are not finite: its training diverged, train it anew")
         ids.append(_choose(logits, temperature, top_k, generator))

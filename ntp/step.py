@@ -18,7 +18,8 @@ from ntp.case import StepConfig, Workload
 from ntp.data import token_batches
 from ntp.errors import StepError
 from ntp.exactness import check_exact
-from ntp.losses import ChunkedLoss, DeduplicatedLoss, FullLoss, LossPath
+from ntp.language_model import LanguageModel
+from ntp.losses import ChunkedLoss, DeduplicatedLoss, FullLoss, LossPath, OwnLoss
 from ntp.model import load_model
 from ntp.products import products_of
 
@@ -44,7 +45,7 @@ class Method:
     """The optimizer's step."""
 
     @classmethod
-    def of(cls, config: StepConfig, model: nn.Module, workload: Workload) -> Self:
+    def of(cls, config: StepConfig, model: LanguageModel, workload: Workload) -> Self:
         """Make a config ready.
 
         Raises:
@@ -52,7 +53,7 @@ class Method:
         """
         products = products_of(config)
         path = _path(config, model, workload)
-        if levers := _exact_levers(config):
+        if levers := _exact_levers(config, model):
             check_exact(path, model, workload, levers, products if config.exact else nullcontext)
         autocast = partial(torch.autocast, "cpu", torch.bfloat16) if config.precision == "bf16" else nullcontext
         if config.compile == "off":
@@ -62,31 +63,34 @@ class Method:
         return cls(_CompiledPath(path), products, autocast, update)
 
 
-def _path(config: StepConfig, model: nn.Module, workload: Workload) -> LossPath:
+def _path(config: StepConfig, model: LanguageModel, workload: Workload) -> LossPath:
     if config.loss == "chunked":
         return ChunkedLoss(model, workload)
     if config.loss == "deduplicated":
         return DeduplicatedLoss(model, workload)
-    return FullLoss(model)
+    return OwnLoss(model) if model.own_loss else FullLoss(model)
 
 
-def _exact_levers(config: StepConfig) -> dict[str, str]:
+def _exact_levers(config: StepConfig, model: LanguageModel) -> dict[str, str]:
     """What is taken that should compute the same as its default, and the default to take instead.
 
     What is compiled is left out: it would have to be compiled for the check's sizes first, which takes a minute.
     """
     taken = {name: getattr(config, name) for name in ("loss", "matmul")}
     usual = {name: StepConfig.model_fields[name].default for name in taken}
-    return {f"{name} {value}": f"{name} {usual[name]}" for name, value in taken.items() if value != usual[name]}
+    levers = {f"{name} {value}": f"{name} {usual[name]}" for name, value in taken.items() if value != usual[name]}
+    if model.own_loss and config.loss == usual["loss"]:
+        levers["the model's own loss"] = "the mean cross entropy of all positions for it"
+    return levers
 
 
 class _CompiledPath:
     """A path in one compiled piece, model and loss: all of its time is the loss's, none is the forward pass's."""
 
     def __init__(self, path: LossPath) -> None:
-        self._whole = torch.compile(lambda inputs, targets: path.loss(path.predict(inputs), targets))
+        self._whole = torch.compile(lambda inputs, targets: path.loss(path.predict(inputs, targets), targets))
 
-    def predict(self, inputs: Tensor) -> Tensor:
+    def predict(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor:  # noqa: ARG002  (the loss has them)
         return inputs
 
     def loss(self, predicted: Tensor, targets: Tensor) -> Tensor:
@@ -115,7 +119,7 @@ def train_step(method: Method, optimizer: torch.optim.Optimizer, tokens: Tensor,
     with method.products():
         with method.autocast():
             with phase("forward"):
-                predicted = method.path.predict(inputs)  # the (B, T, V) logits, or what this path has instead
+                predicted = method.path.predict(inputs, targets)  # the (B, T, V) logits, or what this path has instead
             with phase("loss"):
                 loss = method.path.loss(predicted, targets)  # ()
         with phase("backward"):
@@ -129,7 +133,7 @@ def train_step(method: Method, optimizer: torch.optim.Optimizer, tokens: Tensor,
 class Training:
     """All that a step needs: a model, how its step is computed, its optimizer, and the batches with their generator."""
 
-    model: nn.Module
+    language_model: LanguageModel
     method: Method
     optimizer: torch.optim.Optimizer
     batches: Iterator[Tensor]
@@ -147,12 +151,18 @@ class Training:
                 taken then.
         """
         torch.manual_seed(workload.seed)
-        model = load_model(workload).train()
+        model = load_model(workload)
+        model.module.train()
         generator = torch.Generator()
         generator.set_state(torch.get_rng_state())
         method = Method.of(config, model, workload)
-        optimizer = make_optimizer(model.parameters(), config)
+        optimizer = make_optimizer(model.module.parameters(), config)
         return cls(model, method, optimizer, token_batches(workload, generator), generator)
+
+    @property
+    def model(self) -> nn.Module:
+        """The module that is trained."""
+        return self.language_model.module
 
     def step(self, phase: Phase = nullcontext) -> Tensor:
         """Draw the next batch and train on it. Returns the loss, detached, of shape ``()``."""

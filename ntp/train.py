@@ -16,7 +16,8 @@ from ntp import checkpoint as checkpoints
 from ntp.case import Frozen, StepConfig, Workload
 from ntp.checkpoint import Checkpoint, RunConfig
 from ntp.interrupts import HeldBack
-from ntp.model import evaluating, logits_of, model_errors, parameter_count
+from ntp.language_model import evaluating, model_errors
+from ntp.model import parameter_count
 from ntp.step import Training
 
 SHOWN_POSITIONS = 8
@@ -132,7 +133,7 @@ class TrainingRun:
         """The totals, the shapes, and a greedy prediction of the first batch. Changes nothing."""
         inputs, targets = self._first_batch[:, :-1], self._first_batch[:, 1:]  # (B, T), (B, T)
         with evaluating(self.training.model), model_errors("predicting the first batch failed"):
-            logits = logits_of(self.training.model(inputs))  # (B, T, V)
+            logits = self.training.language_model.logits(inputs)  # (B, T, V)
         shown = slice(SHOWN_POSITIONS)
         steps, seconds = self._steps_here, self._busy_s
         return Summary(

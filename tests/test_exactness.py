@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ntp.case import Workload
 from ntp.errors import ModelError, StepError
 from ntp.exactness import check_exact
+from ntp.language_model import LanguageModel
 from ntp.losses import ChunkedLoss, DeduplicatedLoss, FullLoss
 
 VOCAB, WIDTH = 40, 6
@@ -132,7 +133,7 @@ ONE_TOKEN_ALONE = {
 
 def check(between: nn.Module, workload: Workload = WORKLOAD, **options: bool) -> None:
     model = Bigram(between, vocab=workload.vocab_size, **options).train()
-    check_exact(DeduplicatedLoss(model, workload), model, workload, DEDUPLICATED)
+    check_exact(DeduplicatedLoss(LanguageModel(model), workload), LanguageModel(model), workload, DEDUPLICATED)
 
 
 @pytest.mark.parametrize("name", WHOLE_BATCH)
@@ -172,23 +173,27 @@ def test_whatever_the_sizes_a_batch_is_seen_in_the_loss_or_the_gradient(name: st
 
 def test_a_model_in_half_precision_is_held_to_half_precision():
     model = Bigram(nn.LayerNorm(WIDTH)).bfloat16().train()
-    check_exact(DeduplicatedLoss(model, WORKLOAD), model, WORKLOAD, DEDUPLICATED)
+    check_exact(DeduplicatedLoss(LanguageModel(model), WORKLOAD), LanguageModel(model), WORKLOAD, DEDUPLICATED)
     model = Bigram(NormOverBatch(WIDTH)).bfloat16().train()
     with pytest.raises(StepError, match="trains differently"):
-        check_exact(DeduplicatedLoss(model, WORKLOAD), model, WORKLOAD, DEDUPLICATED)
+        check_exact(DeduplicatedLoss(LanguageModel(model), WORKLOAD), LanguageModel(model), WORKLOAD, DEDUPLICATED)
 
 
 @needs_chunked
 @pytest.mark.parametrize("name", WHOLE_BATCH | GRADIENT_ALONE | ONE_TOKEN_ALONE)
 def test_the_chunked_loss_sees_the_batch_that_training_has(name: str):
     model = Bigram((WHOLE_BATCH | GRADIENT_ALONE | ONE_TOKEN_ALONE)[name](), tied=True).train()
-    check_exact(ChunkedLoss(model, WORKLOAD), model, WORKLOAD, {"loss chunked": "loss full"})
+    check_exact(
+        ChunkedLoss(LanguageModel(model), WORKLOAD), LanguageModel(model), WORKLOAD, {"loss chunked": "loss full"}
+    )
 
 
 @needs_chunked
 def test_dropout_is_no_reason_to_refuse_the_chunked_loss():
     model = Bigram(nn.Dropout(0.5)).train()
-    check_exact(ChunkedLoss(model, WORKLOAD), model, WORKLOAD, {"loss chunked": "loss full"})
+    check_exact(
+        ChunkedLoss(LanguageModel(model), WORKLOAD), LanguageModel(model), WORKLOAD, {"loss chunked": "loss full"}
+    )
 
 
 class HookedHead(Bigram):
@@ -203,7 +208,9 @@ class HookedHead(Bigram):
 def test_a_head_with_a_hook_is_not_gone_around():
     model = HookedHead().train()
     with pytest.raises(StepError, match=r"loss chunked: .*the gradient of .*; take loss full"):
-        check_exact(ChunkedLoss(model, WORKLOAD), model, WORKLOAD, {"loss chunked": "loss full"})
+        check_exact(
+            ChunkedLoss(LanguageModel(model), WORKLOAD), LanguageModel(model), WORKLOAD, {"loss chunked": "loss full"}
+        )
 
 
 def test_random_numbers_of_the_models_own_leave_nothing_to_check():
@@ -211,7 +218,7 @@ def test_random_numbers_of_the_models_own_leave_nothing_to_check():
     between = Does(lambda x: x + torch.randn(x.shape, generator=generator))
     model = Bigram(between).train()
     with pytest.raises(StepError, match="another loss or gradient each time"):
-        check_exact(FullLoss(model), model, WORKLOAD, {"matmul onednn": "matmul default"})
+        check_exact(FullLoss(LanguageModel(model)), LanguageModel(model), WORKLOAD, {"matmul onednn": "matmul default"})
 
 
 def test_other_products_are_of_the_path_alone():
@@ -226,7 +233,7 @@ def test_other_products_are_of_the_path_alone():
     model = Bigram(Does(lambda x: x * factor[0])).train()
     levers = {"loss deduplicated": "loss full", "matmul onednn": "matmul default"}
     with pytest.raises(StepError) as caught:
-        check_exact(FullLoss(model), model, WORKLOAD, levers, products)
+        check_exact(FullLoss(LanguageModel(model)), LanguageModel(model), WORKLOAD, levers, products)
     assert str(caught.value).startswith("loss deduplicated and matmul onednn: model 'simple' trains differently")
     assert str(caught.value).endswith("; take loss full and matmul default")
 
@@ -238,19 +245,24 @@ def test_a_path_that_cannot_be_run_is_refused_and_a_model_that_cannot_is_too():
         return x
 
     class Path(FullLoss):
-        def predict(self, inputs: Tensor) -> Tensor:
-            return super().predict(inputs[:1])
+        def predict(self, inputs: Tensor, targets: Tensor) -> Tensor:
+            return super().predict(inputs[:1], targets)
 
     model = Bigram(Does(of_eight_rows)).train()
     with pytest.raises(StepError, match="failed: ValueError: eight rows, please; take loss full"):
-        check_exact(Path(model), model, WORKLOAD, DEDUPLICATED)
+        check_exact(Path(LanguageModel(model)), LanguageModel(model), WORKLOAD, DEDUPLICATED)
     with pytest.raises(ModelError, match="failed in a training step of its own: ValueError: eight rows"):
-        check_exact(Path(model), model, WORKLOAD.model_copy(update={"batch_size": 7}), DEDUPLICATED)
+        check_exact(
+            Path(LanguageModel(model)),
+            LanguageModel(model),
+            WORKLOAD.model_copy(update={"batch_size": 7}),
+            DEDUPLICATED,
+        )
 
 
 def test_a_loss_that_is_no_number_is_left_to_training():
     model = Bigram(Does(lambda x: x * float("nan"))).train()
-    check_exact(FullLoss(model), model, WORKLOAD, {"matmul onednn": "matmul default"})
+    check_exact(FullLoss(LanguageModel(model)), LanguageModel(model), WORKLOAD, {"matmul onednn": "matmul default"})
 
 
 class Counts(nn.Module):
@@ -275,8 +287,8 @@ def test_checking_leaves_no_trace():
     rng, calls = torch.get_rng_state(), model.between[0].calls
     parameters = {name: id(each) for name, each in model.named_parameters()}
     with pytest.raises(StepError):
-        check_exact(DeduplicatedLoss(model, WORKLOAD), model, WORKLOAD, DEDUPLICATED)
-    check_exact(FullLoss(model), model, WORKLOAD, {"matmul onednn": "matmul default"})
+        check_exact(DeduplicatedLoss(LanguageModel(model), WORKLOAD), LanguageModel(model), WORKLOAD, DEDUPLICATED)
+    check_exact(FullLoss(LanguageModel(model)), LanguageModel(model), WORKLOAD, {"matmul onednn": "matmul default"})
     assert model.between[0].calls == calls
     assert torch.equal(torch.get_rng_state(), rng)
     assert {name: id(each) for name, each in model.named_parameters()} == parameters

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ntp.case import Workload
 from ntp.errors import StepError
+from ntp.language_model import LanguageModel
 from ntp.losses import (
     ROWS,
     ChunkedLoss,
@@ -59,8 +60,8 @@ def tokens_of_any_kind(draw: st.DrawFn) -> Tensor:
 @pytest.mark.parametrize("kind", [DeduplicatedLoss, pytest.param(ChunkedLoss, marks=needs_chunked)])
 def test_loss_and_gradients_are_those_of_the_full_path(kind, tokens):
     model = simple()
-    expected_loss, expected = loss_and_gradients(FullLoss(model), model, tokens)
-    loss, gradients = loss_and_gradients(kind(model, WORKLOAD), model, tokens)
+    expected_loss, expected = loss_and_gradients(FullLoss(LanguageModel(model)), model, tokens)
+    loss, gradients = loss_and_gradients(kind(LanguageModel(model), WORKLOAD), model, tokens)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=1e-6)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7, msg=name)
@@ -151,27 +152,27 @@ class AddsPosition(nn.Module):
 
 @pytest.mark.parametrize("between", [None, nn.LayerNorm(4), nn.Sequential(nn.Linear(4, 4), nn.GELU()), nn.Dropout(0)])
 def test_a_model_that_looks_at_one_token_alone_may_be_deduplicated(between):
-    check_context_free(Simple(between).train(), WORKLOAD)
+    check_context_free(LanguageModel(Simple(between).train()), WORKLOAD)
 
 
 @pytest.mark.parametrize("between", [Recurrent(), AddsContext(), AddsPosition()])
 def test_a_model_that_looks_around_may_not_even_if_it_does_not_do_so_yet(between):
     with pytest.raises(StepError, match="is not context-free: its logits depend on the tokens around") as caught:
-        DeduplicatedLoss(Simple(between).train(), WORKLOAD)
+        DeduplicatedLoss(LanguageModel(Simple(between).train()), WORKLOAD)
     assert str(caught.value).endswith("take loss full")
 
 
 def test_neither_may_one_that_draws_random_numbers():
     with pytest.raises(StepError, match="draws random numbers"):
-        check_context_free(Simple(nn.Dropout(0.5)).train(), WORKLOAD)
+        check_context_free(LanguageModel(Simple(nn.Dropout(0.5)).train()), WORKLOAD)
 
 
 def test_looking_leaves_no_trace():
     model = Simple(nn.Sequential(nn.Dropout(0.0), nn.LayerNorm(4))).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    check_context_free(model, WORKLOAD)
-    find_head(model, WORKLOAD)
+    check_context_free(LanguageModel(model), WORKLOAD)
+    find_head(LanguageModel(model), WORKLOAD)
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     assert not model.head._forward_hooks
@@ -181,20 +182,20 @@ def test_looking_leaves_no_trace():
 
 def test_the_head_is_the_layer_whose_outputs_are_the_logits():
     model = Simple(nn.Linear(4, 4))
-    assert find_head(model, WORKLOAD) is model.head
-    assert find_head(SimpleNextTokenModel(VOCAB, 4, 8), WORKLOAD).out_features == VOCAB
+    assert find_head(LanguageModel(model), WORKLOAD) is model.head
+    assert find_head(LanguageModel(SimpleNextTokenModel(VOCAB, 4, 8)), WORKLOAD).out_features == VOCAB
 
 
 @pytest.mark.parametrize("after", [nn.Tanh(), nn.LayerNorm(VOCAB)])
 def test_a_model_that_changes_its_logits_has_no_head(after):
     with pytest.raises(StepError, match=r"no nn.Linear whose outputs are its logits; take loss full"):
-        find_head(Simple(after=after), WORKLOAD)
+        find_head(LanguageModel(Simple(after=after)), WORKLOAD)
 
 
 @needs_chunked
 def test_a_chunked_model_still_gives_logits_to_others():
     model = simple()
-    path = ChunkedLoss(model, WORKLOAD)
+    path = ChunkedLoss(LanguageModel(model), WORKLOAD)
     assert path.predict(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 5, 4)
     assert model(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 5, VOCAB)
 
@@ -203,4 +204,4 @@ def test_a_chunked_model_still_gives_logits_to_others():
 def test_a_torch_without_the_chunked_loss_is_told(monkeypatch, missing):
     monkeypatch.delattr(f"torch.nn.{missing}", raising=False)
     with pytest.raises(StepError, match="needs a torch with linear_cross_entropy"):
-        ChunkedLoss(simple(), WORKLOAD)
+        ChunkedLoss(LanguageModel(simple()), WORKLOAD)

@@ -8,7 +8,8 @@ from torch import nn
 
 from ntp.case import Workload
 from ntp.errors import ModelError
-from ntp.model import SimpleNextTokenModel, evaluating, load_model, logits_of, parameter_count
+from ntp.language_model import evaluating
+from ntp.model import SimpleNextTokenModel, load_model, parameter_count
 
 SMALL = {"vocab_size": 11, "embed_dim": 3, "hidden_dim": 5, "batch_size": 2, "seq_len": 4}
 EXAMPLE = Path(__file__).parents[1] / "examples" / "gpt2.py"
@@ -56,9 +57,9 @@ def test_each_position_sees_its_own_token_alone():
 
 def test_simple_is_a_short_name_for_a_spec_like_any_other():
     torch.manual_seed(0)
-    short = load_model(small("simple"))
+    short = load_model(small("simple")).module
     torch.manual_seed(0)
-    long = load_model(small("ntp.model:SimpleNextTokenModel"))
+    long = load_model(small("ntp.model:SimpleNextTokenModel")).module
     assert type(short) is type(long) is SimpleNextTokenModel
     assert all(torch.equal(a, b) for a, b in zip(short.parameters(), long.parameters(), strict=True))
 
@@ -70,7 +71,7 @@ def make(seq_len, vocab_size=1, *, width=2, **rest):
     model.got = (seq_len, vocab_size, width, rest)
     return model
 """
-    assert load_model(small(write(tmp_path, body))).got == (4, 11, 2, {})
+    assert load_model(small(write(tmp_path, body))).module.got == (4, 11, 2, {})
 
 
 def test_a_module_in_the_current_directory_is_found_and_the_path_is_left_as_it_was(tmp_path, monkeypatch):
@@ -81,7 +82,7 @@ def test_a_module_in_the_current_directory_is_found_and_the_path_is_left_as_it_w
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in {"", str(tmp_path)}])
     before = list(sys.path)
     try:
-        assert isinstance(load_model(small("ntp_test_models:make")), nn.Embedding)
+        assert isinstance(load_model(small("ntp_test_models:make")).module, nn.Embedding)
     finally:
         sys.modules.pop("ntp_test_models", None)
         sys.modules.pop("ntp_test_helper", None)
@@ -105,7 +106,7 @@ def make(vocab_size):
     nn.BatchNorm1d(4)
     after_building = torch.get_rng_state()
     torch.set_rng_state(state)
-    model = load_model(small(write(tmp_path, body)))
+    model = load_model(small(write(tmp_path, body))).module
     assert torch.equal(torch.get_rng_state(), after_building)
     assert (model.training, model[1].training, model[2].training) == (True, True, False)
     assert torch.equal(model[2].running_mean, torch.zeros(4))
@@ -146,7 +147,7 @@ def test_evaluating_restores_even_after_an_error():
         ("class make(nn.Embedding):\n    def __init__(s): super().__init__(11, 11)\n"
          "    def forward(s, x): return super().forward(x).long()", "floating-point"),
         ("class make(nn.Embedding):\n    def __init__(s): super().__init__(11, 11)\n"
-         "    def forward(s, x): return (super().forward(x),)", "returned tuple: .*tensor or an object with .logits"),
+         "    def forward(s, x): return (None, super().forward(x))", "returned tuple: .*a tensor, a tuple that begins"),
         ("class make(nn.Embedding):\n    def __init__(s): super().__init__(11, 11)\n"
          "    def forward(s, x): return [][0]", "IndexError"),
         ("def make(): torch.set_grad_enabled(False); return nn.Embedding(11, 11)", r"its code calls torch.set_grad"),
@@ -181,20 +182,11 @@ def test_a_model_that_is_not_there_is_refused(spec: str, message: str):
 
 def test_a_vocabulary_that_is_larger_than_asked_for_is_fine(tmp_path):
     model = load_model(small(write(tmp_path, "def make(vocab_size): return nn.Embedding(64, 64)")))
-    assert model(torch.tensor([[10]])).shape == (1, 1, 64)
-
-
-def test_logits_are_the_output_or_its_logits():
-    logits = torch.zeros(1, 1, 2)
-    output = type("Output", (), {"logits": logits})()
-    assert logits_of(logits) is logits
-    assert logits_of(output) is logits
-    with pytest.raises(ModelError, match="dict"):
-        logits_of({"logits": logits})
+    assert model.logits(torch.tensor([[10]])).shape == (1, 1, 64)
 
 
 def test_gpt2_of_transformers_is_a_model_like_any_other():
     pytest.importorskip("transformers")
     model = load_model(small(f"{os.path.relpath(EXAMPLE)}:tiny", seq_len=16))
-    assert type(model).__name__ == "GPT2LMHeadModel"
-    assert logits_of(model(torch.zeros(2, 16, dtype=torch.int64))).shape == (2, 16, 11)
+    assert type(model.module).__name__ == "GPT2LMHeadModel"
+    assert model.logits(torch.zeros(2, 16, dtype=torch.int64)).shape == (2, 16, 11)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ntp.case import StepConfig, Workload
 from ntp.errors import CheckpointError, ModelError, OptionError, Untrusted
+from ntp.language_model import LanguageModel
 from ntp.predict import as_text, generate, load_trained, parse_prompt
 from ntp.train import TrainingRun
 
@@ -32,13 +33,13 @@ class Counting(nn.Module):
 
 def test_greedy_prediction_takes_the_most_probable_id_of_the_vocabulary():
     model = Counting()
-    assert list(generate(model, WORKLOAD, [2], max_new_tokens=7)) == [3, 4, 0, 1, 2, 3, 4]
+    assert list(generate(LanguageModel(model), WORKLOAD, [2], max_new_tokens=7)) == [3, 4, 0, 1, 2, 3, 4]
     assert model.training
 
 
 def test_the_model_sees_the_last_seq_len_ids():
     model = Counting()
-    list(generate(model, WORKLOAD, [4, 0, 1, 2], max_new_tokens=3))
+    list(generate(LanguageModel(model), WORKLOAD, [4, 0, 1, 2], max_new_tokens=3))
     assert model.seen == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
 
 
@@ -49,7 +50,7 @@ def draws(temperature: float, top_k: int | None = None, seed: int = 0) -> Counte
         def forward(self, ids: Tensor) -> Tensor:
             return super().forward(torch.zeros_like(ids))
 
-    return Counter(generate(After0(), WORKLOAD, [0], 1000, temperature, top_k, seed))
+    return Counter(generate(LanguageModel(After0()), WORKLOAD, [0], 1000, temperature, top_k, seed))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -68,14 +69,14 @@ def test_sampling_follows_the_softmax_of_logits_over_temperature(temperature: fl
 def test_draws_depend_on_the_seed_alone():
     def some(seed: int) -> list[int]:
         torch.rand(1)
-        return list(generate(Counting(), WORKLOAD, [0], 50, temperature=5.0, seed=seed))
+        return list(generate(LanguageModel(Counting()), WORKLOAD, [0], 50, temperature=5.0, seed=seed))
 
     assert some(1) == some(1) != some(2)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 1e-300}, {"temperature": 1.0, "top_k": 1}])
 def test_the_coldest_and_the_narrowest_sampling_are_greedy(options: dict[str, float]):
-    assert list(generate(Counting(), WORKLOAD, [2], 4, **options)) == [3, 4, 0, 1]
+    assert list(generate(LanguageModel(Counting()), WORKLOAD, [2], 4, **options)) == [3, 4, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_the_coldest_and_the_narrowest_sampling_are_greedy(options: dict[str, fl
 )
 def test_what_makes_no_sense_is_refused_at_once(prompt: list[int], options: dict[str, float], message: str):
     with pytest.raises(OptionError, match=message):
-        generate(Counting(), WORKLOAD, prompt, **options)
+        generate(LanguageModel(Counting()), WORKLOAD, prompt, **options)
 
 
 def test_a_model_that_diverged_is_refused():
@@ -101,7 +102,7 @@ def test_a_model_that_diverged_is_refused():
             return super().forward(ids) * torch.nan
 
     with pytest.raises(ModelError, match="not finite"):
-        next(generate(Diverged(), WORKLOAD, [1], temperature=1.0))
+        next(generate(LanguageModel(Diverged()), WORKLOAD, [1], temperature=1.0))
 
 
 def test_prompts():
@@ -123,7 +124,7 @@ def test_a_trained_model_is_the_one_that_was_saved(tmp_path: Path):
     list(run.run(3))
     model, workload = load_trained(tmp_path)
     assert workload == WORKLOAD
-    saved, now = run.training.model.state_dict(), model.state_dict()
+    saved, now = run.training.model.state_dict(), model.module.state_dict()
     assert list(saved) == list(now)
     assert all(torch.equal(saved[name], now[name]) for name in saved)
 

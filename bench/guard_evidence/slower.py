@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 EDITED = "ntp/step.py"
 
-_FORWARD = "predicted = method.path.predict(inputs)  # the (B, T, V) logits, or what this path has instead"
+_FORWARD = "predicted = method.path.predict(inputs, targets)  # the (B, T, V) logits, or what this path has instead"
 _STEP = """
         with phase("data"):
             tokens = next(self.batches)  # (B, T+1)

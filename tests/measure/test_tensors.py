@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ntp.case import PHASES, StepConfig, Workload
+from ntp.language_model import LanguageModel
 from ntp.losses import FullLoss
 from ntp.measure.observations import LiveBytes
 from ntp.measure.tensors import MAX_POINTS, denormals, held_storages, tensor_pass, thinned_out
@@ -26,7 +27,8 @@ PARAMETERS = V * E + (E * H + H) + (H * E + E) + E * V
 def trained(workload, model=None):
     training = Training.start(workload, StepConfig())
     if model is not None:
-        training.model, training.method = model, Method(FullLoss(model))
+        training.language_model = LanguageModel(model)
+        training.method = Method(FullLoss(training.language_model))
         training.optimizer = make_optimizer(model.parameters(), StepConfig())
     training.step()
     return training
@@ -235,5 +237,7 @@ def test_a_training_that_has_not_begun_holds_its_parameters_alone():
 
 def test_without_a_number_there_is_no_denormal_one():
     model, optimizer = nn.Identity(), torch.optim.SGD([torch.zeros(1)])
-    training = Training(model, Method(FullLoss(model)), optimizer, iter(()), torch.Generator())
+    training = Training(
+        LanguageModel(model), Method(FullLoss(LanguageModel(model))), optimizer, iter(()), torch.Generator()
+    )
     assert denormals(training).share == 0
