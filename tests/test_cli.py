@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from ntp.judge.disturbance import Spreads
 from ntp.measure.cpus import available_cpus
 from ntp.measure.records import Failure, Run
 from ntp.measure.runfile import document_of, text_of
+from ntp.measure.sole_writer import sole_writer
 from ntp.report.profile import markdown, pictures, terminal
 from ntp.report.text import FORMATS
 from ntp.train import TrainingRun
@@ -421,9 +423,7 @@ def test_a_profile_that_cannot_be_written_is_refused_before_it_starts(run, tmp_p
     (tmp_path / "file").write_text("")
     result = run("profile", "--threads", 1, "--out", tmp_path / "file" / "out")
     assert (result.status, result.out) == (exit_status.USAGE, "")
-    assert result.err.startswith(
-        f"ntp: error: {tmp_path}/file/out cannot be written (Not a directory): choose another "
-    )
+    assert result.err.startswith(f"ntp: error: {tmp_path}/file/out/profile.json cannot be written (Not a directory): ")
 
 
 @pytest.fixture
@@ -473,3 +473,22 @@ def test_compare_refuses_what_makes_no_sense(stored, run, runs, options, said):
     assert (result.status, result.out) == (exit_status.USAGE, "")
     assert said in result.err
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        (("tune", "--threads", 1, "--out", "out/tune.json"), "tune.json"),
+        (("guard", "--base", "HEAD", "--cases", "simple-b2-s4-t1", "--out", "out/guard.json"), "guard.json"),
+        (("profile", "--threads", 1, "--out", "out"), "profile.json"),
+    ],
+    ids=["tune", "guard", "profile"],
+)
+def test_what_another_process_writes_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch, command, file):
+    monkeypatch.chdir(tmp_path)
+    for campaign in ("tune", "guard", "profile"):
+        monkeypatch.setattr(f"ntp.campaign.{campaign}.{campaign}", lambda *_, **__: pytest.fail("it measures"))
+    with sole_writer(tmp_path / "out" / file):
+        result = run(*command)
+    assert (result.status, result.err.count("\n"), result.out) == (exit_status.USAGE, 1, "")
+    assert f"{file} is being written by another process ({os.getpid()})" in result.err

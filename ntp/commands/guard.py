@@ -104,13 +104,14 @@ def guard(
     from ntp.campaign.guard import guard as campaign
     from ntp.judge.guard import verdict_on
     from ntp.measure.guard_records import GuardRecord
+    from ntp.measure.sole_writer import sole_writer
     from ntp.report.guard import markdown, terminal
 
     if replay is not None and base is None:
         record = GuardRecord.load(replay)
     elif base is not None and replay is None:
         plan = _guard_plan(names(cases), model, threshold, budget)
-        with status_line() as progress:
+        with sole_writer(out), status_line() as progress:
             settings = {
                 "budget_s": budget,
                 "seed": order_seed,

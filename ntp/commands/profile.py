@@ -33,27 +33,29 @@ def profile(
     from ntp.measure.flame import drawings
     from ntp.measure.records import write_whole
     from ntp.measure.runfile import document_of, text_of
+    from ntp.measure.sole_writer import sole_writer
     from ntp.report.html import page
     from ntp.report.profile import markdown, pictures, terminal
 
     case = Case.of({**options, "threads": options["threads"] or available_cpus().max_threads})
     check_threads(case.runtime.threads)
     run = None
-    try:
-        for run in campaign(case, out, command=("ntp", *sys.argv[1:]), progress=tell_if_terminal):
-            if not run.measurements:  # an earlier profile is worth more than the news that there is none
-                raise run.failures[-1].error()
-            write_whole(out / "profile.json", text_of(document_of(run)))
-            write_whole(out / "profile.md", markdown(run))
-    except KeyboardInterrupt as stop:
-        if run is not None:
-            stop.add_note(f"; what was finished is in {out / 'profile.md'}")
-        raise
-    assert run is not None
-    for name, draw in pictures(run).items():
-        write_whole(out / name, draw())
-    flames = drawings((each.observations.flame for each in run.measurements), out)
-    write_whole(out / "profile.html", page(run, flames))
+    with sole_writer(out / "profile.json"):
+        try:
+            for run in campaign(case, out, command=("ntp", *sys.argv[1:]), progress=tell_if_terminal):
+                if not run.measurements:  # an earlier profile is worth more than the news that there is none
+                    raise run.failures[-1].error()
+                write_whole(out / "profile.json", text_of(document_of(run)))
+                write_whole(out / "profile.md", markdown(run))
+        except KeyboardInterrupt as stop:
+            if run is not None:
+                stop.add_note(f"; what was finished is in {out / 'profile.md'}")
+            raise
+        assert run is not None
+        for name, draw in pictures(run).items():
+            write_whole(out / name, draw())
+        flames = drawings((each.observations.flame for each in run.measurements), out)
+        write_whole(out / "profile.html", page(run, flames))
     write(terminal(run))
     write(f"Written: profile.md, profile.html and all that they show, in {out}")
     if run.failures:

@@ -80,13 +80,14 @@ def tune(
     from ntp.measure.cpus import available_cpus, check_threads
     from ntp.measure.driver import cpus_for
     from ntp.measure.records import write_whole
+    from ntp.measure.sole_writer import sole_writer
     from ntp.measure.tuning_records import Tuning
     from ntp.report.tuning import markdown, terminal
 
     default = Case.of({**options, "threads": threads or available_cpus().max_threads})
     check_threads(default.runtime.threads)
-    known = Tuning.load(out) if out.exists() and not fresh else None
-    with status_line() as progress:
+    with sole_writer(out), status_line() as progress:
+        known = Tuning.load(out) if out.exists() and not fresh else None
         tuning = _kept(
             campaign(
                 default,
