@@ -5,12 +5,13 @@ follow at once, as Ctrl-C often comes, would only break that, and are not heard.
 process starts (by nohup, or in the background of a shell) stays ignored; one that somebody else handles is theirs.
 """
 
+import errno
 import os
 import signal
+import termios
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 from typing import Self
 
@@ -53,11 +54,9 @@ class Interrupts:
         self._heard_s: float | None = None
         self.terminated: Terminated | None = None
         self._before: dict[int, object] = {}
-        self._terminal: int | None = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._terminal = _terminal()
             for number in _NUMBERS:
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     self._before[number] = signal.signal(number, self._hear)
@@ -76,8 +75,8 @@ class Interrupts:
         if self._heard_s is not None and now_s < self._heard_s + PATIENCE_S:
             return
         self._heard_s = now_s
-        if number == signal.SIGHUP and self._terminal is not None:
-            _let_go_of(self._terminal)
+        if number == signal.SIGHUP:
+            _let_go_of_terminal()
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         self.terminated = Terminated(number)
@@ -119,6 +118,8 @@ class HeldBack:
 
     def _hold(self, number: int, _frame: FrameType | None) -> None:
         now_s = self._clock_s()
+        if number == signal.SIGHUP:
+            _let_go_of_terminal()
         if self._first is None:
             self._first = number, now_s
         elif now_s >= self._first[1] + PATIENCE_S and not self.unbreakable:
@@ -130,16 +131,13 @@ class HeldBack:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
 
-def _terminal() -> int | None:
-    """The device of the terminal that this process writes to, if it is one."""
-    return next((os.fstat(each).st_rdev for each in (1, 2) if os.isatty(each)), None)
-
-
-def _let_go_of(terminal: int) -> None:
-    """If the terminal is gone, write nowhere instead of failing: to it, whatever descriptor it is known by."""
+def _let_go_of_terminal() -> None:
+    """Write nowhere from now on where a terminal was written to that is gone: to that, writing is an error."""
     for descriptor in range(256):
-        with suppress(OSError):
-            if os.fstat(descriptor).st_rdev == terminal and not os.isatty(descriptor):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
                 nowhere = os.open(os.devnull, os.O_RDWR)
                 os.dup2(nowhere, descriptor, inheritable=descriptor < 3)
                 os.close(nowhere)

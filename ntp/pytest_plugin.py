@@ -189,8 +189,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the run once more, now that its length is known, with its web page, and judge it."""
     sweep = session.config.stash.get(_SWEEP, None)
     if sweep and (sweep.measured or sweep.failures):
-        with suppress(KeyboardInterrupt):  # of somebody who does not want to wait for the charts, either
-            sweep.write(page=True)
+        sweep.write(page=True)
     if sweep:
         sweep.judge(session)
         if sweep.interrupts.terminated:
@@ -216,9 +215,7 @@ def _show(sweep: "Sweep", terminalreporter: pytest.TerminalReporter) -> None:
         for line in text.terminal(sweep.run()[1]).split("\n"):
             terminalreporter.write_line(line)
         folder = os.path.relpath(sweep.report_dir)
-        terminalreporter.write_line(
-            f"Written: run.json, report.html, report.md with its charts, report.csv in {folder}"
-        )
+        terminalreporter.write_line(f"Written: {sweep.written} in {folder}")
     if sweep.verdict_text:
         terminalreporter.section("ntp baseline")
         for line in sweep.verdict_text.splitlines():

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,8 @@ class Sweep:
         self.report_dir = config.rootpath / options.report_dir  # itself, where it is absolute
         self.gate = None if options.baseline is None else self._gate(config.rootpath / options.baseline)
         self.verdict_text = ""
+        self.written = "run.json, report.md, report.csv"
+        """What lies in the folder of the reports, in words."""
         # Every combination is a case that makes sense and can be set up here, or the sweep does not begin.
         for values in self.combinations():
             environment_variables(self.case(values).runtime)
@@ -236,21 +238,26 @@ class Sweep:
 
         document, run = self.run()
         try:
+            for name in ("report.html", *(f"{name}.svg" for name in text.PICTURES)):  # of a sweep before this one
+                (self.report_dir / name).unlink(missing_ok=True)
             write_whole(self.report_dir / RUN, json.dumps(document, indent=1) + "\n")
             write_whole(self.report_dir / "report.md", text.markdown(run))
             write_whole(self.report_dir / "report.csv", text.csv(run))
             if page:
-                from ntp.report import html, sweep_charts
-
-                write_whole(self.report_dir / "report.html", html.page(run))
-                pictures = sweep_charts.pictures(run)
-                for name, picture in pictures.items():
-                    write_whole(self.report_dir / name, picture)
-                for name in {f"{name}.svg" for name in text.PICTURES} - pictures.keys():  # of a sweep before this one
-                    (self.report_dir / name).unlink(missing_ok=True)
-                write_whole(self.report_dir / "report.md", text.markdown(run, pictures))
+                with suppress(KeyboardInterrupt):  # of somebody who does not want to wait for the charts, either
+                    self._draw(run)
         except RecordError as error:
             pytest.exit(f"ntp: {error.explained()}", returncode=TOOL_FAILED)
+
+    def _draw(self, run: Run) -> None:
+        from ntp.report import html, sweep_charts, text
+
+        write_whole(self.report_dir / "report.html", html.page(run))
+        pictures = sweep_charts.pictures(run)
+        for name, picture in pictures.items():
+            write_whole(self.report_dir / name, picture)
+        write_whole(self.report_dir / "report.md", text.markdown(run, pictures))
+        self.written = "run.json, report.html, report.md with its charts, report.csv"
 
     def judge(self, session: pytest.Session) -> None:
         """Hold what was measured against the baselines, if any were named, and let the exit status say the verdict.

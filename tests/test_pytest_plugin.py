@@ -262,6 +262,18 @@ def test_a_sweep_in_which_all_fails_is_still_reported(sweep, pytester):
     assert load(pytester).peaks is None
 
 
+def test_who_does_not_wait_for_the_charts_has_all_else_and_no_earlier_ones(sweep, pytester):
+    earlier = pytester.path / "reports/latest/report.html"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("of an earlier sweep")
+    drawing = "import ntp.report.html, signal\nntp.report.html.page = lambda *_: signal.raise_signal(signal.SIGINT)\n"
+    result = sweep(*SWEEP, benchmark=BENCHMARK + drawing, apart=True)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["Written: run.json, report.md, report.csv in reports/latest"])
+    assert len(load(pytester).measurements) == 3
+    assert not earlier.exists()
+
+
 @pytest.mark.parametrize(("by", "status"), [("SIGINT", 2), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_an_interrupted_sweep_keeps_what_it_has(sweep, pytester, by, status):
     result = sweep(*SWEEP, interrupts="simple-b32-s64-t1", by=by)
