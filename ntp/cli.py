@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE if isinstance(exc.__context__, BrokenPipeError) else _exit_status(exc)
     except OSError as exc:
         return _fail(MachineError.of(exc))
-    except Exception:  # noqa: BLE001  (a fault of ntp's own: keep the traceback, but not Python's exit status 1)
+    except BaseException:  # noqa: BLE001  (a fault of ntp's own: keep the traceback, but not Python's exit status 1)
         with suppress(OSError):
             traceback.print_exc()
         return TOOL_FAILED

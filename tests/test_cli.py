@@ -238,6 +238,15 @@ def test_a_fault_of_our_own_keeps_its_traceback_and_is_no_regression(run, monkey
     assert "ZeroDivisionError" in result.err
 
 
+@pytest.mark.parametrize("error", [GeneratorExit, BaseException("odd")])
+def test_no_exception_at_all_is_a_regression(run, monkeypatch, error):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ntp.train.TrainingRun", fail)
+    assert run("train").status == 5
+
+
 def test_threads_are_set_for_the_run_alone(run, monkeypatch):
     before, seen = torch.get_num_threads(), []
     monkeypatch.setattr("ntp.train.TrainingRun", lambda *_: seen.append(torch.get_num_threads()) or 1 / 0)
