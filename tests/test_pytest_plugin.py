@@ -343,7 +343,7 @@ def test_a_project_without_settings_measures_what_it_names_a_test(pytester):
 
 
 def test_a_fixture_around_ours_is_ours(pytester):
-    pytester.makeconftest(CONFTEST.format(fails=None, interrupts=None))
+    pytester.makeconftest(CONFTEST.format(fails=None, interrupts=None, signal="SIGINT"))
     pytester.makepyfile(
         """
         import pytest
@@ -361,7 +361,7 @@ def test_a_fixture_around_ours_is_ours(pytester):
 
 
 def test_cases_of_its_own_are_measured_as_they_are(pytester):
-    pytester.makeconftest(CONFTEST.format(fails=None, interrupts=None))
+    pytester.makeconftest(CONFTEST.format(fails=None, interrupts=None, signal="SIGINT"))
     pytester.makepyfile(
         """
         import pytest
