@@ -50,7 +50,7 @@ class TestStatistics:
         assert STATISTICS["turns"](pair_of(base, head, steps=2)) == pytest.approx(math.log(1.02))
 
     SIDES = st.integers(1, 12).flatmap(
-        lambda steps: st.tuples(*[st.lists(st.integers(1, 10**8), min_size=steps, max_size=steps)] * 2)
+        lambda steps: st.tuples(*[st.lists(st.integers(100, 10**8), min_size=steps, max_size=steps)] * 2)
     )
 
     @given(SIDES)
