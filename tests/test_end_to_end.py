@@ -28,7 +28,8 @@ def test_a_small_case_is_measured_in_the_quiet_runtime():
     assert measurement.parameters == 50 * 8 + (8 * 16 + 16) + (16 * 8 + 8) + 8 * 50
     assert measurement.peak_rss_bytes > 100 * 2**20  # torch alone is more
     assert measurement.reference.shape == (512, 512, 512)
-    assert [len(turn) for turn in measurement.reference.turns_ns] == [3] * 4, "around each of three steps"
+    assert len(measurement.reference.turns_ns) == 4, "around each of three steps"
+    assert {len(turn) for turn in measurement.reference.turns_ns} <= {1, 2, 3}, "as many as its time allows"
     assert measurement.reference.time_ns > 1
     assert process.torch_threads == 1
     assert process.torch_interop_threads == 1
