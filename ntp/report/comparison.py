@@ -1,13 +1,12 @@
 """Runs side by side: for the terminal, as Markdown, CSV and a web page."""
 
-import csv as csv_format
-import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ntp.judge.compare import FEW_SAMPLES, ComparedRow, Comparison
 from ntp.judge.statistics import Interval
 from ntp.report.markup import code, prose, table
+from ntp.report.spreadsheet import csv_text
 from ntp.report.terminal import id_table, wrapped
 from ntp.report.units import duration
 
@@ -41,11 +40,7 @@ CSV_COLUMNS = (
 
 def csv(comparison: Comparison) -> str:
     """A row for each case and column; the ratios of the first column are empty."""
-    text = io.StringIO()
-    writer = csv_format.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(record for row in comparison.rows for record in _records(comparison, row))
-    return text.getvalue()
+    return csv_text(CSV_COLUMNS, (record for row in comparison.rows for record in _records(comparison, row)))
 
 
 def _records(comparison: Comparison, row: ComparedRow) -> Iterator[dict[str, Any]]:

@@ -1,12 +1,11 @@
 """A run as text: for the terminal, as Markdown, CSV and JSON. The answer first. The same run gives the same bytes."""
 
-import csv as csv_format
-import io
 import json as json_format
 from collections.abc import Callable
 
 from ntp.measure.records import Run
 from ntp.report.markdown import PICTURES, markdown
+from ntp.report.spreadsheet import csv_text
 from ntp.report.tables import COLUMNS, records_of, surroundings, tables_of
 from ntp.report.terminal import terminal
 
@@ -15,11 +14,7 @@ __all__ = ["FORMATS", "PICTURES", "csv", "json", "markdown", "terminal"]
 
 def csv(run: Run) -> str:
     """One row a measurement, :data:`ntp.report.tables.COLUMNS` as columns; what is unknown is empty."""
-    text = io.StringIO()
-    writer = csv_format.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records_of(run, tables_of(run)))
-    return text.getvalue()
+    return csv_text(COLUMNS, records_of(run, tables_of(run)))
 
 
 def json(run: Run) -> str:

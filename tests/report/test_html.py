@@ -14,6 +14,7 @@ from ntp.report.html import comparison_page, page
 from ntp.report.markdown import PICTURES, markdown
 from ntp.report.sweep_charts import charts_of, family, pictures
 from ntp.report.tables import tables_of
+from ntp.report.text import csv
 from ntp.report.web import _library
 
 CASES = ("simple-b8-s64-t1", "simple-b32-s64-t1", "simple-b8-s64-t2", "simple-b32-s64-t2")
@@ -175,6 +176,28 @@ def test_a_browser_shows_the_sweep(browser, sweep, tmp_path, width):
     opened = browser.execute_script("return document.querySelector('.opened:not([hidden])').textContent")
     assert "Warm-up" in opened
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize("clipboard", ["navigator.clipboard", "document.execCommand"])
+def test_what_is_copied_is_the_csv(browser, make_measurement, make_run, tmp_path, clipboard):
+    case = make_measurement().case
+    model = "=\"</script>&'\u00e4.py:make"
+    case = case.model_copy(update={"workload": case.workload.model_copy(update={"model": model})})
+    run = make_run(make_measurement(case))
+    shown(browser, tmp_path / "report.html", page(run), 1280)
+    copied = browser.execute_async_script(
+        """
+        const done = arguments[1];
+        const there = arguments[0] === "navigator.clipboard";
+        const writeText = async (text) => there ? done(text) : Promise.reject(new Error("none"));
+        Object.defineProperty(navigator, "clipboard", { value: { writeText } });
+        document.execCommand = () => done(document.activeElement.value);
+        document.getElementById("copy").click();
+        """,
+        clipboard,
+    )
+    assert copied == csv(run)
+    assert '"\'=""</script>&\'\u00e4.py:make"' in copied
 
 
 FLAME = """<svg xmlns="http://www.w3.org/2000/svg" onload="document.documentElement.dataset.ran = 'yes'">
