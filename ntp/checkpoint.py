@@ -1,7 +1,6 @@
 """Checkpoints: one file in a directory, from which a run goes on as if it had never stopped."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ntp.case import Count, Frozen, StepConfig, Workload
 from ntp.errors import CheckpointError, refusal
+from ntp.files import replacing, try_to_write
 from ntp.lines import one_line, shorten
 from ntp.step import Training
 
@@ -75,18 +75,17 @@ class Checkpoint:
 
 
 def prepare(directory: Path) -> None:
-    """Make the directory, and find out now rather than after an hour of training that it cannot be written.
+    """Find out now, rather than after an hour of training, that no checkpoint can be written to the directory.
 
     Raises:
         CheckpointError: it cannot.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
+        try_to_write(directory / FILE_NAME)
     except OSError as exc:
         raise CheckpointError(
-            f"checkpoint directory {str(directory)!r} cannot be written: {exc.strerror or exc}; name another"
+            f"checkpoint {str(directory / FILE_NAME)!r} cannot be written: {exc.strerror or exc}; "
+            "name another directory"
         ) from exc
 
 
@@ -98,19 +97,15 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
     """
     content = {field: getattr(checkpoint, field) for field in ("step", "model", "optimizer", "global_rng", "data_rng")}
     content |= {"format": FORMAT, "config": checkpoint.config.model_dump_json()}
-    temporary = directory / f".{FILE_NAME}.{os.getpid()}"
     try:
-        with temporary.open("wb") as file:
+        with replacing(directory / FILE_NAME) as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(directory / FILE_NAME)
         _sync(directory)  # the new name, too, must outlive a power cut
     except (OSError, RuntimeError) as exc:  # torch's writer reports a full disk as a RuntimeError
         detail = shorten(one_line(str(exc)), 200)
         raise CheckpointError(f"checkpoint in {str(directory)!r} cannot be written: {detail}") from exc
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def exists(directory: Path) -> bool:

@@ -2,13 +2,19 @@
 
 import functools
 import inspect
+import os
 import re
+import stat
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ntp.case import MAX_NUMBER, Options, Runtime, StepConfig, Workload
+from ntp.errors import OptionError
 
 ALL_CPUS = "all CPUs"
 """What is shown as the default of a number of threads that nobody gave."""
@@ -81,9 +87,29 @@ def _options(groups: tuple[type[Options], ...]) -> Iterator[inspect.Parameter]:
         yield from (option_of(group, field) for field in group.model_fields if field not in _HIDDEN)
 
 
-def names(text: str) -> tuple[str, ...]:
-    """A comma-separated list, without repeats, in the order given."""
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+def names(text: str | None, option: str) -> tuple[str, ...]:
+    """A comma-separated list, without repeats, in the order given. Nothing of an option that was not given.
+
+    Raises:
+        OptionError: it was given, and names nothing.
+    """
+    found = tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+    if text is not None and not found:
+        raise OptionError(f"{option} {text!r} names nothing: give names separated by commas, or leave out {option}")
+    return found
+
+
+def refuse_onto_input(*paths: Path) -> None:
+    """Refuse to write standard output onto a file that is read.
+
+    Raises:
+        OptionError: naming the file, which a shell's ``>`` has emptied by then; ``>>`` has not.
+    """
+    with suppress(OSError, ValueError):  # no output, or one that is no file
+        output = os.fstat(sys.stdout.fileno())
+        for path in paths:
+            if stat.S_ISREG(output.st_mode) and path.exists() and os.path.samestat(path.stat(), output):
+                raise OptionError(f"{path} is read and written at once: let the output go to another file")
 
 
 def fraction(text: str | float) -> float:

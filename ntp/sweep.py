@@ -18,7 +18,7 @@ from ntp.case import Case, named_step
 from ntp.errors import RecordError, WorkerFailed
 from ntp.exit_status import NOT_COMPARABLE, TOOL_FAILED
 from ntp.interrupts import Interrupts
-from ntp.measure.cpus import available_cpus, check_threads
+from ntp.measure.cpus import available_cpus, check_runtime, check_threads
 from ntp.measure.driver import Observing, PipeWorker, Sampling, measure, observe
 from ntp.measure.peaks import MachinePeaks
 from ntp.measure.records import Failure, Measurement, Run, write_whole
@@ -97,6 +97,7 @@ class Sweep:
         """What lies in the folder of the reports, in words."""
         # Every combination is a case that makes sense and can be set up here, or the sweep does not begin.
         for values in self.combinations():
+            check_runtime(self.case(values).runtime)
             environment_variables(self.case(values).runtime)
 
     @staticmethod

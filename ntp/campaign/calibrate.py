@@ -17,7 +17,7 @@ from ntp.measure.calibration import (
     save_calibration,
 )
 from ntp.measure.driver import PipeWorker, Sampling, measure
-from ntp.measure.records import Measurement
+from ntp.measure.records import Measurement, check_writable
 from ntp.measure.roofline import cache_dir
 
 RUNS = 5
@@ -63,6 +63,7 @@ def calibrate(
         RecordError: the runs cannot be kept.
     """
     folder = folder or cache_dir()
+    check_writable(folder / "calibration.json")
     new: dict[Case, CalibratedCase] = {}
     surroundings: tuple[str, str] | None = None
     started_s = clock_s()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ntp.case import Case
 from ntp.errors import RecordError, WorkerFailed
@@ -15,11 +16,13 @@ from ntp.measure.driver import Observing, PipeWorker, Sampling, measure, observe
 from ntp.measure.flame import Flame
 from ntp.measure.peaks import MachinePeaks, gemm_shapes
 from ntp.measure.protocol import Worker, stopped_on_error
-from ntp.measure.py_spy import record_flame
-from ntp.measure.records import Failure, Measurement, Run
+from ntp.measure.py_spy import FLAME_FILES, record_flame
+from ntp.measure.records import Failure, Measurement, Observations, Run, check_writable
 from ntp.measure.roofline import measure_peaks
 
 TRACE = "trace.json"
+FILES = (TRACE, *FLAME_FILES)
+"""What is written beside the run."""
 OBSERVING = Observing(phase_pairs=20, operator_steps=5)
 FLAME_S = 3.0
 """Seconds of each of the two flame recordings."""
@@ -56,7 +59,9 @@ def profile(
     Raises:
         RecordError: ``out_dir`` cannot be written. Found before anything is started.
     """
-    _make_writable(out_dir)
+    _check_writable(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / TRACE).unlink(missing_ok=True)  # an earlier profile's must not pass for this one's
     run = Run(started=datetime.now(UTC).isoformat(timespec="seconds"), wall_time_s=0, command=command, planned=1)
     started_s = time.perf_counter()
 
@@ -70,8 +75,7 @@ def profile(
             measurement = measure(case, worker, sampling or Sampling())
             yield (run := now(measurements=(measurement,)))
             progress("looking at phases, memory, operations and operators")
-            trace = str((out_dir / TRACE).resolve())
-            measurement = measurement.model_copy(update={"observations": observe(worker, observing, trace)})
+            measurement = measurement.model_copy(update={"observations": _observed(worker, observing, out_dir)})
             yield (run := now(measurements=(measurement,)))
             progress("recording a flame graph")
             measurement = _with_flame(measurement, worker, worker.pid, out_dir, flame)
@@ -91,18 +95,9 @@ def profile(
     yield run
 
 
-def _make_writable(out_dir: Path) -> None:
-    probe = out_dir / ".writable"
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
-        (out_dir / TRACE).unlink(missing_ok=True)  # an earlier profile's must not pass for this one's
-        free_bytes = shutil.disk_usage(out_dir).free
-    except OSError as error:
-        raise RecordError(
-            f"{out_dir} cannot be written ({error.strerror}): choose another folder with --out"
-        ) from error
+def _check_writable(out_dir: Path) -> None:
+    check_writable(*(out_dir / name for name in FILES))
+    free_bytes = shutil.disk_usage(next(each for each in (out_dir, *out_dir.absolute().parents) if each.exists())).free
     if free_bytes < _NEEDED_BYTES:
         raise RecordError(
             f"{out_dir} has {free_bytes >> 20} MiB free, a profile needs {_NEEDED_BYTES >> 20}: free the disk"
@@ -110,6 +105,34 @@ def _make_writable(out_dir: Path) -> None:
 
 
 _NEEDED_BYTES = 32 << 20
+
+
+def _observed(worker: Worker, observing: Observing, out_dir: Path) -> Observations:
+    """What the observers see. The trace gets its name when it is whole: torch leaves parts of one on a full disk."""
+    try:
+        with TemporaryDirectory(dir=out_dir, prefix=".ntp-") as folder:
+            trace = Path(folder).resolve() / TRACE
+            seen = observe(worker, observing, str(trace))
+            if _is_whole(trace):
+                trace.replace(out_dir / TRACE)
+            elif seen.operators:  # else it is told why there are neither
+                failure = f"{TRACE}: it could not be written: free the disk or choose another folder"
+                seen = seen.model_copy(update={"failures": (*seen.failures, failure)})
+    except OSError as error:
+        raise RecordError(
+            f"{out_dir} cannot be written ({error.strerror}): choose another folder with --out"
+        ) from error
+    return seen
+
+
+def _is_whole(trace: Path) -> bool:
+    """Whether the file is there, up to the brace that closes it."""
+    try:
+        with trace.open("rb") as file:
+            file.seek(max(0, trace.stat().st_size - 16))
+            return file.read().rstrip().endswith(b"}")
+    except OSError:
+        return False
 
 
 def _with_flame(measurement: Measurement, worker: Worker, pid: int, out_dir: Path, record: RecordFlame) -> Measurement:

@@ -23,13 +23,13 @@ def doctor(
         int | None, typer.Option(min=2, metavar="N", help="With --calibrate: processes a case.", show_default="5")
     ] = None,
     cases: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="IDS",
             help="With --calibrate: ids of cases, separated by commas, or RUN.json for all cases of that run.",
             show_default="the training steps of a sweep",
         ),
-    ] = "",
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -57,8 +57,8 @@ def doctor(
     if calibrate:
         if refresh:
             raise OptionError("--refresh measures peaks, --calibrate the noise between runs: give one of the two")
-        _calibrate(names(cases), runs, model)
-    elif runs is not None or cases or model is not None:
+        _calibrate(names(cases, "--cases"), runs, model)
+    elif runs is not None or cases is not None or model is not None:
         raise OptionError("--runs, --cases and --model are for the calibration: give --calibrate with them")
     else:
         _examine(refresh)
@@ -95,7 +95,7 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
     from ntp.campaign.calibrate import RUNS, default_cases
     from ntp.campaign.calibrate import calibrate as campaign
     from ntp.judge.baseline import noise_of
-    from ntp.measure.cpus import available_cpus, check_threads
+    from ntp.measure.cpus import available_cpus, check_runtime
     from ntp.report.calibration import terminal
 
     named = [case for each in wanted for case in _cases_named(each, model)]
@@ -105,7 +105,7 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
     if model is not None and model not in {case.workload.model for case in named}:
         raise OptionError(f"--model: no case of {', '.join(wanted) or 'a sweep'} is of {model!r}; leave it out")
     for case in cases:
-        check_threads(case.runtime.threads)
+        check_runtime(case.runtime)
     calibration = None
     try:
         with status_line() as progress, closing(campaign(cases, runs or RUNS, progress=progress)) as calibrations:

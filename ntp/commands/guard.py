@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ntp.case import Case
-from ntp.cli_options import DEFAULT_MODEL, ModelOption, OrderSeedOption, fraction, names, seconds
+from ntp.cli_options import DEFAULT_MODEL, ModelOption, OrderSeedOption, fraction, names, refuse_onto_input, seconds
 from ntp.console import show, status_line, tell, tell_more
 from ntp.errors import OptionError, RecordError
 from ntp.exit_status import OF_VERDICT, REGRESSION, TOOL_FAILED
@@ -35,13 +35,13 @@ def guard(
         typer.Option(metavar="REF", help="What is compared: a commit, or 'worktree', the files as they are."),
     ] = "worktree",
     cases: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="IDS",
             help="Ids of cases, separated by commas.",
             show_default="a small step and a large, on 1 thread and on all",
         ),
-    ] = "",
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     threshold: Annotated[
         float, typer.Option(metavar="SHARE", parser=fraction, help="What counts as slower.", show_default="1%")
@@ -50,13 +50,13 @@ def guard(
         float, typer.Option(metavar="TIME", parser=seconds, help="When to stop at last.", show_default="300s")
     ] = 300.0,
     allow: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAMES",
             help="Counts that may rise, separated by commas: 'aten::copy_,peak_tensor_bytes'.",
             show_default="none",
         ),
-    ] = "",
+    ] = None,
     setup: Annotated[
         str,
         typer.Option(
@@ -108,14 +108,16 @@ def guard(
     from ntp.report.guard import markdown, terminal
 
     if replay is not None and base is None:
+        refuse_onto_input(replay)
         record = GuardRecord.load(replay)
     elif base is not None and replay is None:
-        plan = _guard_plan(names(cases), model, threshold, budget)
+        _check_out(out)
+        plan = _guard_plan(names(cases, "--cases"), model, threshold, budget)
         with sole_writer(out), status_line() as progress:
             settings = {
                 "budget_s": budget,
                 "seed": order_seed,
-                "allowed": names(allow),
+                "allowed": names(allow, "--allow"),
                 "setup": setup,
                 "links": link or (),
                 "command": ("ntp", *sys.argv[1:]),
@@ -144,13 +146,13 @@ def guard(
 def _guard_plan(ids: Sequence[str], model: str, threshold: float, budget_s: float) -> "Plan":
     from ntp.campaign.guard import default_cases
     from ntp.judge.guard import plan_of
-    from ntp.measure.cpus import available_cpus, check_threads
+    from ntp.measure.cpus import available_cpus, check_runtime
 
     if ids and model != DEFAULT_MODEL:
         raise OptionError(f"--model {model} is for the default cases, --cases names its own: give one of the two")
     cases = [Case.parse(each) for each in ids] or default_cases(model, (1, available_cpus().max_threads))
     for case in cases:
-        check_threads(case.runtime.threads)
+        check_runtime(case.runtime)
         if Path(case.workload.model).is_absolute():
             raise OptionError(f"{case.workload.model} is one file for both sides: give its path inside the repository")
     return plan_of(tuple(dict.fromkeys(case.id for case in cases)), threshold, budget_s)
@@ -180,6 +182,15 @@ def _guard_status(verdict: "GuardVerdict", fail_on: FailOn | None) -> int:
     if verdict.verdict == "improvement" and fail_on is FailOn.IMPROVEMENT:
         return REGRESSION
     return OF_VERDICT[verdict.verdict]
+
+
+def _check_out(out: Path) -> None:
+    from ntp.measure.records import check_writable
+
+    check_writable(out)
+    summary_file = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary_file and os.path.realpath(out) == os.path.realpath(summary_file):
+        raise OptionError(f"--out {out} is the file of GITHUB_STEP_SUMMARY, too: name another")
 
 
 def _append(path: Path, text: str) -> None:

@@ -10,6 +10,8 @@ from ntp.case import Case, Runtime, StepConfig, Workload
 from ntp.cli_options import takes_case
 from ntp.console import tell_if_terminal, write
 
+_WRITTEN = ("profile.json", "profile.md", "profile.html")
+
 
 @takes_case(Workload, StepConfig, Runtime)
 def profile(
@@ -29,16 +31,17 @@ def profile(
       ntp profile --model examples/gpt2.py:tiny --batch-size 8 --out reports/gpt2
     """
     from ntp.campaign.profile import profile as campaign
-    from ntp.measure.cpus import available_cpus, check_threads
+    from ntp.measure.cpus import available_cpus, check_runtime
     from ntp.measure.flame import drawings
-    from ntp.measure.records import write_whole
+    from ntp.measure.records import check_writable, write_whole
     from ntp.measure.runfile import document_of, text_of
     from ntp.measure.sole_writer import sole_writer
     from ntp.report.html import page
-    from ntp.report.profile import markdown, pictures, terminal
+    from ntp.report.profile import PICTURES, markdown, pictures, terminal
 
     case = Case.of({**options, "threads": options["threads"] or available_cpus().max_threads})
-    check_threads(case.runtime.threads)
+    check_runtime(case.runtime)
+    check_writable(*(out / name for name in (*_WRITTEN, *PICTURES)))
     run = None
     with sole_writer(out / "profile.json"):
         try:

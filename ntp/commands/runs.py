@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ntp.cli_options import fraction, names
+from ntp.cli_options import fraction, names, refuse_onto_input
 from ntp.console import show, write
 from ntp.errors import OptionError
 from ntp.exit_status import NOT_COMPARABLE, OF_VERDICT
@@ -42,6 +42,7 @@ def report(
     """
     from ntp.measure.records import Run
 
+    refuse_onto_input(run)
     loaded = Run.load(run)
     if format_ is ReportFormat.HTML:  # here, so that text need not wait for the charts
         from ntp.measure.flame import drawings
@@ -80,13 +81,13 @@ def compare(
         typer.Option(metavar="SHARE", parser=fraction, help="With --gate: what counts as slower.", show_default="5%"),
     ] = None,
     allow: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAMES",
             help="With --gate: counts that may rise, separated by commas, or patterns of them: 'aten::*'.",
             show_default="none",
         ),
-    ] = "",
+    ] = None,
 ) -> None:
     """Show runs side by side: machines, configurations, days. Judges only with --gate.
 
@@ -112,17 +113,18 @@ def compare(
     """
     from ntp.measure.records import Run
 
-    if not gate and (threshold is not None or allow):
+    if not gate and (threshold is not None or allow is not None):
         raise OptionError("--threshold and --allow are the gate's: give --gate with them")
     if by and (gate or len(runs) > 1):
         raise OptionError(f"--by compares one run within itself, without --gate: {len(runs)} were given")
     if len(runs) < 2 and not by:
         raise OptionError("one run alone compares with nothing: name another, or what to compare it --by")
+    refuse_onto_input(*runs)
     loaded = [Run.load(path) for path in runs]
     if gate:
         if len(loaded) != 2:
             raise OptionError(f"--gate judges one run by another: {len(loaded)} were given")
-        raise typer.Exit(_gate(loaded[0], loaded[1], format_, threshold, names(allow)))
+        raise typer.Exit(_gate(loaded[0], loaded[1], format_, threshold, names(allow, "--allow")))
     raise typer.Exit(_show(runs, loaded, by, format_))
 
 

@@ -45,8 +45,12 @@ def train(
       ntp train --model examples/gpt2.py:tiny --steps 20 --json
     """
     case = Case.of(options)  # --threads is torch's own business here, none of the quiet runtime's
+    from ntp.measure.cpus import check_threads
     from ntp.settings import read_settings
     from ntp.train import TrainingRun, thread_count
+
+    if threads is not None:
+        check_threads(threads)
 
     with thread_count(threads):
         settings = read_settings()

@@ -1,5 +1,6 @@
 """``ntp tune``: the fastest case of a workload on this machine."""
 
+import os
 import re
 import sys
 from contextlib import closing
@@ -77,17 +78,22 @@ def tune(
     from ntp.campaign.levers import machine_levers
     from ntp.campaign.tune import tune as campaign
     from ntp.judge.tuning import winner
-    from ntp.measure.cpus import available_cpus, check_threads
+    from ntp.measure.cpus import available_cpus, check_runtime
     from ntp.measure.driver import cpus_for
-    from ntp.measure.records import write_whole
+    from ntp.measure.records import check_writable, write_whole
     from ntp.measure.sole_writer import sole_writer
     from ntp.measure.tuning_records import Tuning
     from ntp.report.tuning import markdown, terminal
 
     default = Case.of({**options, "threads": threads or available_cpus().max_threads})
-    check_threads(default.runtime.threads)
+    check_runtime(default.runtime)
+    check_writable(out)
+    report = out.with_suffix(".md")
+    if os.path.realpath(out) == os.path.realpath(report):
+        raise OptionError(f"--out {out} is where the report goes: name the record otherwise, as in tune.json")
+    check_writable(report)
     with sole_writer(out), status_line() as progress:
-        known = Tuning.load(out) if out.exists() and not fresh else None
+        known = Tuning.load(out) if out.is_file() and not fresh else None
         tuning = _kept(
             campaign(
                 default,
@@ -105,7 +111,7 @@ def tune(
         raise OptionError(f"not one race fits into {budget:g} s: raise --budget")
     found = winner(tuning)
     cpus = cpus_for(found.case.runtime)
-    write_whole(out.with_suffix(".md"), markdown(tuning, found, cpus))
+    write_whole(report, markdown(tuning, found, cpus))
     write(terminal(tuning, found, cpus))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ntp.case import Frozen
+from ntp.case import Frozen, Runtime
 from ntp.errors import OptionError
 from ntp.measure.cgroup import cpu_quota
 from ntp.measure.procfs import (
@@ -126,7 +126,18 @@ def available_cpus(root: Path = REAL_ROOT) -> CpuBudget:
     return CpuBudget(cpus=affinity(root) or online_cpus(root), quota_cpus=cpu_quota(root))
 
 
-def check_threads(threads: int, root: Path = REAL_ROOT) -> None:
+def check_runtime(runtime: Runtime) -> None:
+    """Refuse more threads of either kind than this process has CPUs for.
+
+    Raises:
+        OptionError: naming how many there are.
+
+    """
+    check_threads(runtime.threads)
+    check_threads(runtime.interop_threads, option="interop-threads")
+
+
+def check_threads(threads: int, root: Path = REAL_ROOT, *, option: str = "threads") -> None:
     """Refuse more threads than this process has CPUs for.
 
     Raises:
@@ -136,7 +147,7 @@ def check_threads(threads: int, root: Path = REAL_ROOT) -> None:
     available = available_cpus(root).max_threads
     if threads > available:
         raise OptionError(
-            f"threads: {threads} asked for, but this process may use {available} "
+            f"{option}: {threads} asked for, but this process may use {available} "
             "(CPU affinity and cgroup quota counted): ask for fewer"
         )
 

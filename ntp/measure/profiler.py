@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from ntp.case import PHASES
 from ntp.errors import RecordError
+from ntp.files import try_to_write
 from ntp.measure.observations import BETWEEN_OPERATORS, BETWEEN_PHASES, Operator, OperatorProfile
 from ntp.step import Training
 from ntp.torch_parts import part_of
@@ -84,9 +85,8 @@ def operator_pass(
 def _make_writable(path: Path) -> None:
     """Refuse a path while it costs nothing: the profiler's own export prints a line and goes on."""
     try:
+        try_to_write(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):
-            pass
     except OSError as error:
         raise RecordError(f"{path} cannot be written ({error.strerror}): choose another path for the trace") from error
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ntp.case import Frozen
+from ntp.files import replacing
 from ntp.measure.flame import Flame, FlameWarning, Kind
 
 RATE_HZ = 100
@@ -28,6 +29,7 @@ _PR_SET_PTRACER = 0x59616D61
 _PR_SET_PTRACER_ANY = -1
 
 _FILES = {"speedscope": "flame.speedscope.json", "flamegraph": "flame.svg"}
+FLAME_FILES = tuple(_FILES.values())
 
 _CAUSES: tuple[tuple[Kind, str, str], ...] = (
     (
@@ -166,10 +168,14 @@ class _Recorder:
             return self._missing(path, native, explain(output, done.returncode))
         if counts and not samples:
             return self._missing(path, native, _no_samples(errors))
-        if form == "flamegraph":
-            _retitle(path, f"{samples} samples of a running worker at {self._rate_hz} Hz")
-        else:
-            _shorten_paths(path)
+        try:
+            if form == "flamegraph":
+                _retitle(path, f"{samples} samples of a running worker at {self._rate_hz} Hz")
+            else:
+                _shorten_paths(path)
+        except (OSError, ValueError) as error:  # a full disk; half a file, which py-spy takes for a whole one
+            message = f"{path.name} could not be written: {error}"
+            return self._missing(path, native, _warning(message, "no-space", "free the disk or choose another folder"))
         return _Recording(native=native, file=path.name, samples=samples, errors=errors)
 
     def _missing(self, path: Path, native: bool, warning: FlameWarning) -> _Recording:
@@ -182,7 +188,14 @@ class _Recorder:
 def _retitle(path: Path, title: str) -> None:
     """Name the picture: py-spy's title is its command line, with paths that name a user and a machine."""
     text = path.read_text(encoding="utf-8")
-    path.write_text(re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\g<1>{title}", text), encoding="utf-8")
+    if not text.rstrip().endswith("</svg>"):
+        raise ValueError("it ends too early")
+    _rewrite(path, re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\g<1>{title}", text))
+
+
+def _rewrite(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def _shorten_paths(path: Path) -> None:
@@ -199,7 +212,7 @@ def _shorten_paths(path: Path) -> None:
         elif os.path.isabs(file):
             frame["file"] = os.path.basename(file)
     document["name"] = path.stem
-    path.write_text(json.dumps(document), encoding="utf-8")
+    _rewrite(path, json.dumps(document))
 
 
 def explain(output: str, status: int) -> FlameWarning:

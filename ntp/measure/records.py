@@ -6,10 +6,8 @@ concerns the whole run in a top-level ``"ntp"``.
 """
 
 import json
-import os
 import reprlib
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -18,6 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_v
 
 from ntp.case import MAX_NUMBER, Amount, Case, Count, Frozen
 from ntp.errors import RecordError, WorkerFailed, refusal
+from ntp.files import replacing, try_to_write
 from ntp.lines import as_utf8
 from ntp.measure.endings import Ending
 from ntp.measure.environment import Environment
@@ -279,17 +278,24 @@ def write_whole(path: Path, text: str) -> None:
         RecordError: the file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-                file.write(text)
-            Path(temporary).chmod(0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
-        raise RecordError(
-            f"{path} cannot be written ({error.strerror}): free the disk or choose another folder"
-        ) from error
+        raise _not_written(path, error) from error
+
+
+def check_writable(*paths: Path) -> None:
+    """Find out that files can be written, before what will stand in them is measured. Leaves nothing behind.
+
+    Raises:
+        RecordError: one of them cannot.
+    """
+    for path in paths:
+        try:
+            try_to_write(path)
+        except OSError as error:
+            raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> RecordError:
+    return RecordError(f"{path} cannot be written ({error.strerror}): free the disk or choose another folder")

@@ -23,6 +23,9 @@ def sole_writer(path: Path) -> Iterator[None]:
     Raises:
         RecordError: another process holds the file, or it cannot be written.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device has many writers
+        yield
+        return
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

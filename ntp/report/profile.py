@@ -22,6 +22,10 @@ POINTS = 8
 """How many operators are drawn under the roofline."""
 
 
+PICTURES = ("steps.svg", "phases.svg", "operators.svg", "peak.svg", "memory.svg", "roofline.svg")
+"""The names of all that :func:`pictures` may draw."""
+
+
 def markdown(run: Run) -> str:
     """The profile of a run of one case: the answer first, then phases, operators, memory, roofline, machine."""
     if not run.measurements:

@@ -32,6 +32,8 @@ class Bench:
         self.fails = {}
         """What fails, and how: a stage's name, or one with ``run 5`` for a block of five steps."""
         self.log = []
+        self.written = '{"traceEvents": []}'
+        """The trace, as the worker writes it; None: not at all."""
         self.pid = 4711
         self.flame = lambda pid, seconds, folder: self.said("flame", FLAME)
 
@@ -79,8 +81,11 @@ class Bench:
         return self.said("flops", self.shows.flops)
 
     def operators(self, steps, trace=None):
-        self.trace = trace
-        return self.said(f"operators {steps}", self.shows.operators)
+        self.trace = Path(trace)
+        answer = self.said(f"operators {steps}", self.shows.operators)
+        if self.written is not None:
+            self.trace.write_text(self.written)
+        return answer
 
     # The profile
 
@@ -149,7 +154,9 @@ def test_the_observers_get_their_steps_and_the_trace_its_file(bench, tmp_path, m
     monkeypatch.chdir(tmp_path)
     bench.profile(Path("out"))
     # The worker need not be where this process is.
-    assert bench.trace == str(tmp_path / "out" / "trace.json")
+    assert bench.trace.is_absolute()
+    assert bench.trace.parent.parent == tmp_path / "out"
+    assert (tmp_path / "out" / "trace.json").read_text() == bench.written
     assert OBSERVING.operator_steps > 0
 
 
@@ -158,6 +165,24 @@ def test_a_trace_of_an_earlier_profile_does_not_pass_for_this_ones(bench, tmp_pa
     bench.fails["operators 3"] = Refused("no")
     bench.profile(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("written", [None, "", '{"traceEvents": [{"na'])
+def test_half_a_trace_is_told_and_does_not_stay(bench, tmp_path, written):
+    bench.written = written
+    *_, run = bench.profile(tmp_path)
+    seen = run.measurements[0].observations
+    assert seen.failures == ("trace.json: it could not be written: free the disk or choose another folder",)
+    assert seen.operators == bench.shows.operators
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_lies_where_a_folder_is_tried_is_not_touched(bench, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "out" / ".writable").symlink_to("../mine")
+    bench.profile(tmp_path / "out")
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_progress_is_told_before_each_stage(bench, tmp_path):
@@ -295,9 +320,9 @@ def test_a_step_that_takes_seconds_is_asked_for_one_at_a_time(bench, tmp_path, m
 
 def test_what_is_written_nowhere_is_refused_before_anything_starts(bench, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecordError, match=r"file/out cannot be written \(Not a directory\): choose another folder"):
+    with pytest.raises(RecordError, match=r"file/out/trace.json cannot be written \(Not a directory\)"):
         bench.profile(tmp_path / "file" / "out")
-    with pytest.raises(RecordError, match="file cannot be written"):
+    with pytest.raises(RecordError, match=r"file/trace.json cannot be written \(Not a directory\)"):
         bench.profile(tmp_path / "file")
     assert bench.log == []
 
@@ -311,7 +336,7 @@ def test_a_disk_that_is_nearly_full_is_refused_before_anything_starts(bench, tmp
 
 def test_checking_a_folder_leaves_nothing_in_it(bench, tmp_path):
     bench.profile(tmp_path / "deep" / "out")
-    assert list((tmp_path / "deep" / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "deep" / "out").iterdir()] == ["trace.json"]
 
 
 def test_who_stops_listening_stops_the_worker(bench, tmp_path):

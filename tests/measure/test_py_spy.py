@@ -30,7 +30,7 @@ class FakePySpy:
             options = dict(a[2:].partition("=")[::2] for a in sys.argv[2:])
             form, native, out = options["format"], "native" in options, options["output"]
             def write(samples=9, errors=1):
-                open(out, "w").write("{{}}")
+                open(out, "w").write("{{}}" if form == "speedscope" else "<svg></svg>")
                 print(f"py-spy> Wrote it to '{{out}}'. Samples: {{samples}} Errors: {{errors}}", file=sys.stderr)
             def fail(text):
                 print(text, file=sys.stderr)
@@ -50,6 +50,17 @@ class FakePySpy:
     @property
     def files(self) -> set[str]:
         return {path.name for path in self.out_dir.iterdir()}
+
+
+@pytest.mark.parametrize(("form", "half"), [("flamegraph", "<svg><g>"), ("speedscope", '{"shared": {"fra')])
+def test_half_a_file_that_py_spy_takes_for_a_whole_one_does_not_stay(tmp_path, form, half):
+    spy = FakePySpy(tmp_path, f"write()\nif form == {form!r}: open(out, 'w').write({half!r})")
+    recorded = spy.record()
+    name = {"flamegraph": "flame.svg", "speedscope": "flame.speedscope.json"}[form]
+    assert name not in spy.files
+    (warning,) = recorded.warnings
+    assert warning.message.startswith(f"{name} could not be written: ")
+    assert warning.kind == "no-space"
 
 
 def test_two_recordings_of_the_same_process(tmp_path):
