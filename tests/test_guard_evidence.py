@@ -41,6 +41,7 @@ from ntp import cli, step  # noqa: E402
 from ntp.case import Case  # noqa: E402
 from ntp.judge.guard import log_ratios, verdict_on  # noqa: E402
 from ntp.judge.verdict import CellPairs, judge  # noqa: E402
+from ntp.measure.endings import Ending  # noqa: E402
 from ntp.measure.guard_records import Cell, GuardRecord, Pair, Plan, Side  # noqa: E402
 from ntp.measure.pairs import turns_of  # noqa: E402
 from ntp.measure.records import WarmUp  # noqa: E402
@@ -312,7 +313,7 @@ class TestMeasuring:
                 return WarmUp(step_time_ns=(10**9,) * 4, wall_time_ns=4 * 10**9, steady=True)
 
             def run(self, steps, expected_s=0.0):
-                return SimpleNamespace(step_time_ns=(10**9,) * steps)
+                return SimpleNamespace(step_time_ns=(10**9,) * steps, ending=Ending())
 
         case = Case.parse(CELLS[0])
         turns, steps = turns_of(1.0)
