@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ntp.case import PHASES, StepConfig, Workload, named_step
+from ntp.language_model import LanguageModel
 from ntp.losses import ROWS, FullLoss
 from ntp.measure.flops import flop_pass
 from ntp.measure.peaks import closed_form_flops
@@ -71,7 +72,7 @@ class Attention(nn.Module):
 def test_the_fused_attention_of_cpus_counts():
     workload = Workload(vocab_size=11, batch_size=2, seq_len=8)
     training = Training.start(workload, StepConfig())
-    training.method = Method(FullLoss(Attention(heads=3, size=4)))
+    training.method = Method(FullLoss(LanguageModel(Attention(heads=3, size=4))))
     count = flop_pass(training)
     flops = {operator.name: operator.flops for operator in count.operators}
     product = 2 * 2 * 3 * 8 * 8 * 4  # 2 B heads T T size
