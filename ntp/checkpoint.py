@@ -104,8 +104,11 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
             os.fsync(file.fileno())
         _sync(directory)  # the new name, too, must outlive a power cut
     except (OSError, RuntimeError) as exc:  # torch's writer reports a full disk as a RuntimeError
-        detail = shorten(one_line(str(exc)), 200)
-        raise CheckpointError(f"checkpoint in {str(directory)!r} cannot be written: {detail}") from exc
+        why = exc.strerror if isinstance(exc, OSError) else "the disk is full, most likely"
+        raise CheckpointError(
+            f"checkpoint in {str(directory)!r} cannot be written whole: {why or exc}; the one before it is as it was: "
+            "free the disk, and the same command goes on from there"
+        ) from exc
 
 
 def exists(directory: Path) -> bool:

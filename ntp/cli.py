@@ -1,5 +1,6 @@
 """The command line: the commands put together, and how each of them ends."""
 
+import errno
 import functools
 import os
 import sys
@@ -20,7 +21,7 @@ from ntp.commands.runs import baseline, compare, report
 from ntp.commands.train import predict, train
 from ntp.commands.tune import tune
 from ntp.console import drain_streams, hold_streams, tell, tell_more
-from ntp.errors import MachineError, NtpError, WorkerFailed
+from ntp.errors import MachineError, NtpError, OptionError, WorkerFailed
 from ntp.exit_status import BROKEN_PIPE, INTERRUPTED, TOOL_FAILED, USAGE
 from ntp.interrupts import Interrupts, in_words, status_of
 from ntp.lines import MESSAGE_CHARACTERS, one_line, shorten
@@ -80,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hold_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            # As the files are, in every locale; a path that is not UTF-8 is shown escaped, as they have it.
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+            # A file or a pipe gets what our files have, in every locale; a terminal, what it can show.
+            stream.reconfigure(encoding=stream.encoding if stream.isatty() else "utf-8", errors="backslashreplace")
     try:
         with Interrupts():
             status = app(arguments, prog_name="ntp", standalone_mode=False)
@@ -96,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as exc:  # typer's own answer to a broken pipe
         return BROKEN_PIPE if isinstance(exc.__context__, BrokenPipeError) else _exit_status(exc)
     except OSError as exc:
+        if exc.errno == errno.ENAMETOOLONG:
+            return _fail(OptionError(f"no path is as long as {exc.filename!r}: name another"))
         return _fail(MachineError.of(exc))
     except BaseException:  # noqa: BLE001  (a fault of ntp's own: keep the traceback, but not Python's exit status 1)
         with suppress(OSError):

@@ -4,10 +4,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from time import monotonic  # itself: a model may put another in its place
 
 import typer
 
 from ntp.errors import MachineError
+from ntp.lines import in_encoding
 
 
 def show(result: str) -> None:
@@ -18,7 +20,7 @@ def show(result: str) -> None:
     """
     try:
         # typer.echo would write past the progress bar, onto its line.
-        sys.stdout.write(result)
+        sys.stdout.write(in_encoding(result, sys.stdout.encoding))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -84,10 +86,13 @@ def status_line() -> Iterator[Callable[[str], None]]:
 @contextmanager
 def progress_bar(steps: int, done: int) -> Iterator[Callable[[int], None]]:
     """A bar on stderr, if that is a terminal; gives the function that moves it to a step."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, get_time=monotonic)
     with Progress(
         TextColumn("training"),
         BarColumn(),
@@ -95,7 +100,6 @@ def progress_bar(steps: int, done: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not sys.stderr.isatty(),
         redirect_stdout=sys.stdout.isatty(),  # otherwise the bar would draw the results that go to a file or pipe
     ) as progress:
         task = progress.add_task("training", total=steps, completed=done)

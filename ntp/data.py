@@ -64,12 +64,14 @@ def _windows(tokens: npt.NDArray[np.integer], workload: Workload, generator: tor
 
 def _open_tokens(path: Path, workload: Workload) -> npt.NDArray[np.integer]:
     """The file as a read-only array of its tokens, every one of them checked."""
-    if path.is_dir():
-        raise DataError(f"data file {str(path)!r} is a directory: name a text file or a .bin file of tokens")
-    if not path.exists():
-        raise DataError(f"data file {str(path)!r} not found: check the path after 'file:'")
     dtype = np.dtype(np.uint8) if path.suffix != ".bin" else np.dtype("<u2" if workload.vocab_size <= 65536 else "<u4")
     try:
+        if path.is_dir():
+            raise DataError(f"data file {str(path)!r} is a directory: name a text file or a .bin file of tokens")
+        if not path.exists():
+            raise DataError(f"data file {str(path)!r} not found: check the path after 'file:'")
+        if not path.is_file():
+            raise DataError(f"data file {str(path)!r} is a pipe or a device: save what it gives, name the file")
         size_bytes = path.stat().st_size
         if size_bytes == 0:
             raise DataError(f"data file {str(path)!r} is empty: name one with at least {workload.seq_len + 1} tokens")
@@ -87,9 +89,11 @@ def _open_tokens(path: Path, workload: Workload) -> npt.NDArray[np.integer]:
 
 def _check_tokens(tokens: npt.NDArray[np.integer], path: Path, workload: Workload) -> None:
     if len(tokens) <= workload.seq_len:
+        count = "1 token" if len(tokens) == 1 else f"{len(tokens)} tokens"
+        shorter = f"lower --seq-len to {len(tokens) - 1} or less, or " if len(tokens) > 1 else ""
         raise DataError(
-            f"data file {str(path)!r} has {len(tokens)} tokens, fewer than one window of {workload.seq_len + 1}: "
-            f"lower --seq-len to {len(tokens) - 1} or less, or bring more data"
+            f"data file {str(path)!r} has {count}, fewer than one window of {workload.seq_len + 1}: "
+            f"{shorter}bring more data"
         )
     if workload.vocab_size > np.iinfo(tokens.dtype).max:
         return  # no token of this type can be out of the vocabulary: spare the reading of the whole file

@@ -4,6 +4,7 @@ Shapes: B batch size, T sequence length, V vocabulary size.
 """
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -125,8 +126,8 @@ def _checked(model: LanguageModel, workload: Workload) -> LanguageModel:
     """One forward pass on the largest id, laid out as training will lay it out."""
     vocab_size, seq_len = workload.vocab_size, workload.seq_len
     name = f"model {workload.model!r}"
-    ids = torch.full((2, seq_len + 1), vocab_size - 1)[:, :-1]  # (2, T)
-    with evaluating(model.module), model_errors(f"{name}: the forward of {tuple(ids.shape)} ids failed"):
+    with evaluating(model.module), model_errors(f"{name}: the forward of (2, {seq_len}) ids failed"):
+        ids = torch.full((2, seq_len + 1), vocab_size - 1)[:, :-1]  # (2, T)
         try:
             output = model.output(ids)
             logits = logits_of(output)
@@ -177,4 +178,17 @@ def model_errors(what: str) -> Iterator[None]:
     except (NtpError, KeyboardInterrupt):
         raise
     except BaseException as exc:
-        raise ModelError(f"{what}: {type(exc).__name__}: {first_line(exc)}") from exc
+        raise ModelError(f"{what}: {_in_words(exc)}") from exc
+
+
+_TOO_LARGE = re.compile("Storage size calculation overflowed|Overflow when unpacking")
+_SMALLER = "make batch size, sequence length or model smaller"
+
+
+def _in_words(exc: BaseException) -> str:
+    """What was raised. Where torch finds no room, it says so in its own terms, and not what helps."""
+    said = first_line(exc)
+    if refused := re.search(r"you tried to allocate (\d+) bytes", said):
+        return f"there is no memory for {int(refused[1]):,} bytes; {_SMALLER}"
+    too_large = isinstance(exc, MemoryError) or _TOO_LARGE.search(said)
+    return f"{type(exc).__name__}: {said}{f'; {_SMALLER}' if too_large else ''}"

@@ -22,6 +22,17 @@ def as_utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def in_encoding(text: str, encoding: str | None) -> str:
+    """The text as a stream of this encoding can have it, its columns where they were."""
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        # The cells of a table are two spaces apart: one of them gives way to the longer sign.
+        plain = text.replace(" \N{PLUS-MINUS SIGN}", "+-").replace("\N{MICRO SIGN}", "u")
+        return plain.encode("ascii", "backslashreplace").decode("ascii")
+    return text
+
+
 def one_line(text: str) -> str:
     """The text on one printable line."""
     return printable(" ".join(text.split()))

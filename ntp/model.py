@@ -142,7 +142,7 @@ def _import_module(name: str, spec: str) -> ModuleType:
 
 
 def _import_file(path: Path, spec: str) -> ModuleType:
-    if not path.is_file():
+    if not os.path.isfile(path):  # which a path that is too long is not
         raise ModelError(f"model {spec!r} not found: there is no file {str(path)!r} in {os.getcwd()}; check the path")
     found = importlib.util.spec_from_file_location(f"ntp_model_file_{path.stem}", path.resolve())
     assert found is not None

@@ -208,12 +208,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def _show(sweep: "Sweep", terminalreporter: pytest.TerminalReporter) -> None:
     if sweep.measured or sweep.failures:
+        from ntp.lines import in_encoding
         from ntp.report import text
 
         terminalreporter.section("ntp")
-        # Line by line: where the terminal knows no "±", pytest escapes all that it is given at once, line breaks too.
+        encoding = getattr(terminalreporter._tw._file, "encoding", None)
         for line in text.terminal(sweep.run()[1]).split("\n"):
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(in_encoding(line, encoding))
         folder = os.path.relpath(sweep.report_dir)
         terminalreporter.write_line(f"Written: {sweep.written} in {folder}")
     if sweep.verdict_text:

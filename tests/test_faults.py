@@ -192,3 +192,86 @@ def test_an_error_of_the_system_is_one_line_and_status_5(monkeypatch, capsys):
         "ntp: error: '/somewhere': No space left on device; free the disk "
         "(docs/reference.md#when-the-machine-refuses)\n"
     )
+
+
+LONG = "x" * 10_000
+HUGE = 2**62
+
+
+class TestWhatNoMachineHas:
+    @pytest.mark.parametrize("option", ["--seq-len", "--batch-size", "--vocab-size", "--embed-dim", "--hidden-dim"])
+    @pytest.mark.parametrize("value", [HUGE, 2**63 - 1])
+    def test_a_size_is_refused_in_one_line_that_says_what_helps(self, capsys, option, value):
+        assert cli.main(["train", option, str(value)]) == exit_status.USAGE
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "make batch size, sequence length or model smaller" in err
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("train", "--data", f"file:/{LONG}"),
+            ("train", "--model", f"{LONG}.py:make"),
+            ("train", "--checkpoint", LONG),
+            ("predict", "--checkpoint", LONG, "--prompt-ids", "1"),
+            ("report", LONG),
+            ("tune", "--out", LONG),
+            ("guard", "--base", "HEAD", "--cases", LONG),
+            (LONG,),
+        ],
+    )
+    def test_a_name_is_refused_in_one_short_line(self, capsys, arguments):
+        assert cli.main(arguments) == exit_status.USAGE
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert len(err) < 1200
+
+
+def test_a_model_cannot_take_away_the_clock(clockless):
+    with PipeWorker(clockless) as worker:
+        worker.load()
+        worker.warm_up()
+        ran = worker.run(2)
+        assert all(time_ns > 0 for time_ns in ran.step_time_ns)
+        assert worker.reference().time_ns
+
+
+@pytest.fixture
+def clockless(tmp_path) -> Case:
+    path = tmp_path / "clock.py"
+    path.write_text(f"import time\ntime.perf_counter_ns = time.process_time = None\n{MODEL}")
+    return Case.of({"model": f"{path}:make", "vocab_size": 11, "batch_size": 2, "seq_len": 3})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: os.mkfifo(path), "is a pipe or a device"),
+        (lambda path: path.write_text("x"), "has 1 token, fewer than one window of 129: bring more data"),
+    ],
+)
+def test_data_that_cannot_be_windows_is_refused_for_what_it_is(tmp_path, capsys, make, words):
+    path = tmp_path / "data"
+    make(path)
+    assert cli.main(["train", "--data", f"file:{path}", "--vocab-size", "256"]) == exit_status.USAGE
+    assert words in capsys.readouterr().err
+
+
+def test_a_full_disk_is_what_a_checkpoint_failed_of(tmp_path, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 267904 vs 267792")
+
+    monkeypatch.setattr("torch.save", full)
+    assert cli.main(["train", *SMALL, "--steps", "1", "--checkpoint", str(tmp_path)]) == exit_status.USAGE
+    err = capsys.readouterr().err
+    assert "the disk is full, most likely" in err
+    assert "unexpected pos" not in err
+
+
+def test_training_goes_on_without_a_clock_of_the_models(tmp_path):
+    (tmp_path / "clock.py").write_text(
+        f"import time\ntime.perf_counter = time.monotonic = time.process_time = None\n{MODEL}"
+    )
+    done = ntp(f"ntp train {' '.join(SMALL)} --steps 2 --model clock.py:make", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 steps, " in done.stdout

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.errors import NtpError
-from ntp.lines import LINE_CHARACTERS, MESSAGE_CHARACTERS, TAIL_LINES, last_lines, one_line, printable, shorten
+from ntp.lines import (
+    LINE_CHARACTERS,
+    MESSAGE_CHARACTERS,
+    TAIL_LINES,
+    in_encoding,
+    last_lines,
+    one_line,
+    printable,
+    shorten,
+)
 
 any_text = st.text(st.characters(exclude_categories=()))
 
@@ -58,3 +67,12 @@ def test_a_message_keeps_what_was_wrong_and_what_to_do():
     assert len(message) == MESSAGE_CHARACTERS
     assert message.startswith("the model says no")
     assert message.endswith("no : build it with vocab_size")
+
+
+def test_an_ascii_stream_has_the_same_columns():
+    line = "case  123 µs  ±1.2%  9"
+    plain = in_encoding(line, "ascii")
+    assert plain == "case  123 us +-1.2%  9"
+    assert len(plain) == len(line)
+    assert in_encoding(line, "utf-8") == in_encoding(line, None) == line
+    assert in_encoding("é", "ascii") == r"\xe9"

@@ -6,9 +6,9 @@ a lower frequency) slows it, too, so that a step's time over its time can be hel
 
 import math
 import mmap
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from time import process_time  # itself: a model may put another in its place
 
 import torch
 
@@ -34,13 +34,13 @@ def reference_pass(threads: int, side: int = SIDE, calls: int = CALLS) -> Refere
     room = mmap.mmap(-1, 3 * 4 * side**2)  # unmapped when the last tensor in it is gone
     a, b, out = torch.frombuffer(room, dtype=torch.float32).view(3, side, side)
     generator = torch.Generator().manual_seed(0)
-    cpu_time_s = time.process_time()
+    cpu_time_s = process_time()
     with torch.no_grad(), plain_settings(threads):
         for factor in (a, b):
             factor.normal_(std=1 / math.sqrt(side), generator=generator)
         torch.mm(a, b.t(), out=out)
         time_ns = tuple(burst(lambda: torch.mm(a, b.t(), out=out), calls))
-    return Referenced(shape=(side, side, side), time_ns=time_ns, cpu_time_s=time.process_time() - cpu_time_s)
+    return Referenced(shape=(side, side, side), time_ns=time_ns, cpu_time_s=process_time() - cpu_time_s)
 
 
 @contextmanager

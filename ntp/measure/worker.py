@@ -11,10 +11,10 @@ import json
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter_ns, process_time  # themselves: a model may put others in their places
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ntp.case import Case, Frozen
@@ -50,7 +50,7 @@ class Stepper:
         loss: of the last step, of shape ``()``; None where there was none that has one.
     """
 
-    def __init__(self, training: "Training", part: str, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
+    def __init__(self, training: "Training", part: str, clock_ns: Callable[[], int] = perf_counter_ns) -> None:
         self.loss: Tensor | None = None
         self._training = training
         self._clock_ns = clock_ns
@@ -99,6 +99,8 @@ class CaseHolder:
         import threadpoolctl  # type: ignore[import-untyped]  # noqa: F401  (what reads the software imports it late)
         import torch
 
+        # They take their clock when they are imported, and a model may put another in its place.
+        from ntp.measure import profiler, reference  # noqa: F401
         from ntp.measure.software import read_process, read_software
         from ntp.model import parameter_count, see_folder
         from ntp.settings import read_settings
@@ -131,16 +133,16 @@ class CaseHolder:
         """Run steps until their time is steady. What is to be compiled is, before that."""
         run_step = self._stepper.run_step
         compiling = tuple(run_step() for _ in range(COMPILING_STEPS if self._compiles else 0))
-        warm = warm_up(run_step, time.perf_counter_ns, min_window)
+        warm = warm_up(run_step, perf_counter_ns, min_window)
         return warm.model_copy(update={"compiling_step_ns": compiling})
 
     def run(self, steps: int) -> Ran:
         """Run and time exactly ``steps`` steps."""
         run_step = self._stepper.run_step
         reset_peak_rss()  # import and warm-up are not the step's; where the kernel refuses, they count
-        faults, cpu_time_s = page_faults(), time.process_time()
+        faults, cpu_time_s = page_faults(), process_time()
         step_time_ns = tuple(run_step() for _ in range(steps))
-        cpu_time_s = time.process_time() - cpu_time_s
+        cpu_time_s = process_time() - cpu_time_s
         faults_after = page_faults()
         return Ran(
             step_time_ns=step_time_ns,
