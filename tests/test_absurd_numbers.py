@@ -219,6 +219,20 @@ def test_a_file_is_refused_by_the_field_or_good_for_every_report(documents, fold
         REPORTS[kind](bad, good)
 
 
+@pytest.mark.parametrize(("field", "value"), [("self_time_ns_per_step", 5e-324), ("moved_bytes_per_step", 5e-324)])
+def test_operators_that_take_next_to_no_time_or_move_next_to_nothing_are_good_for_every_report(
+    documents, folder, field, value
+):
+    document = deepcopy(documents["run"])
+    for bench in document["benchmarks"]:
+        observations = bench["extra_info"]["ntp"]["observations"]
+        for operator in (observations["operators"] or {"operators": []})["operators"]:
+            operator[field] = value
+    bad = folder / "bad.json"
+    bad.write_text(json.dumps(document))
+    report_run(bad, folder / "good.json")
+
+
 def test_step_times_that_no_two_runs_of_a_pair_can_have_are_refused(documents, folder):
     path = ("cells", 0, "pairs", 0, "blocks", 0, "step_time_ns", 0)
     (folder / "bad.json").write_text(text_with(documents["guard"], path, str(2**63 - 1)))

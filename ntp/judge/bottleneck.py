@@ -114,7 +114,8 @@ def operator_points(
         return ()
     found = []
     for operator in profile.operators:
-        if operator.self_time_ns_per_step and (operator.flops_per_step or operator.moved_bytes_per_step):
+        # What takes less than a nanosecond was not measured.
+        if operator.self_time_ns_per_step >= 1 and (operator.flops_per_step or operator.moved_bytes_per_step):
             point = peaks.point(
                 operator.flops_per_step, operator.moved_bytes_per_step, operator.self_time_ns_per_step / 1e9
             )

@@ -1,5 +1,6 @@
 """From a run to the rows of its tables. Numbers only, in the units of their names; how they look is text's business."""
 
+import math
 from typing import Any, NamedTuple
 
 from ntp.case import PHASES, Case, Runtime, StepConfig, Workload
@@ -150,12 +151,13 @@ def _step_row(measurement: Measurement, medians_ns: dict[Case, float]) -> StepRo
 def _why_row(measurement: Measurement, peaks: MachinePeaks | None) -> WhyRow:
     seen = measurement.observations
     point = step_point(measurement, peaks.at(measurement.case.runtime.threads) if peaks else None)
+    intensity = point.intensity_flops_per_byte if point else None
     rate = seen.flops.total_flops / _median_ns(measurement).value * 1e9 if seen.flops else None
     return WhyRow(
         case=measurement.case,
         achieved_flops_per_s=rate,
         share_of_peak=point.share_of_peak if point else None,
-        intensity_flops_per_byte=point.intensity_flops_per_byte if point else None,
+        intensity_flops_per_byte=intensity if intensity is not None and math.isfinite(intensity) else None,
         bound=point.bound if point else None,
         phase_shares=seen.phases.share if seen.phases else {},
         peak_tensor_bytes=seen.memory.peak_bytes if seen.memory else None,
