@@ -10,7 +10,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -40,16 +40,6 @@ def kill_all(pids: Iterable[int]) -> None:
 def new_mark() -> str:
     """A value of :data:`~ntp.measure.fork_server.MARK` that no other process has."""
     return uuid.uuid4().hex  # always as long: where the stack lies depends on the size of the environment
-
-
-@contextmanager
-def ended_on_error(mark: str) -> Iterator[None]:
-    """End every process that has the mark if the block is left by an exception."""
-    try:
-        yield
-    except BaseException:
-        kill_marked(mark)
-        raise
 
 
 def kill_marked(mark: str) -> None:

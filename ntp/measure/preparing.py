@@ -10,7 +10,7 @@ from pathlib import Path
 from ntp.errors import WorkerFailed
 from ntp.measure.fork_server import MARK
 from ntp.measure.guard_records import Preparation
-from ntp.measure.offspring import ended_on_error, new_mark
+from ntp.measure.offspring import kill_marked, new_mark
 
 _KEPT_CHARACTERS = 20_000
 _TOLD_LINES = 12
@@ -21,8 +21,8 @@ def prepare(folder: Path, command: str, clock_s: Callable[[], float] = time.perf
     started_s = clock_s()
     mark = new_mark()
     # A file, not a pipe, whose end would be that of whatever the command leaves running.
-    with tempfile.TemporaryFile() as printed, ended_on_error(mark):
-        done = subprocess.run(  # noqa: S602  (it is the user's own command)
+    with tempfile.TemporaryFile() as printed:
+        process = subprocess.Popen(  # noqa: S602  (it is the user's own command)
             command,
             shell=True,
             cwd=folder,
@@ -31,12 +31,17 @@ def prepare(folder: Path, command: str, clock_s: Callable[[], float] = time.perf
             stderr=subprocess.STDOUT,
             env={**os.environ, MARK: mark},
             start_new_session=True,
-            check=False,
         )
+        try:
+            status = process.wait()
+        except BaseException:
+            kill_marked(mark)
+            process.wait()
+            raise
         printed.seek(max(0, printed.seek(0, os.SEEK_END) - _KEPT_CHARACTERS))
         output = printed.read().decode(errors="backslashreplace")
     wall_time_s = round(clock_s() - started_s, 3)
-    return Preparation(command=command, status=done.returncode, output=output, wall_time_s=wall_time_s)
+    return Preparation(command=command, status=status, output=output, wall_time_s=wall_time_s)
 
 
 def failure_of(preparation: Preparation) -> WorkerFailed:

@@ -29,7 +29,7 @@ def test_an_interrupt_ends_it_and_all_that_it_started(tmp_path):
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            prepare(tmp_path, f"sleep 60 & echo $! > pid; kill -INT {os.getpid()}; sleep 60")
+            prepare(tmp_path, f"sleep 60 & echo $! > pid; sleep 0.5; kill -INT {os.getpid()}; sleep 60")
     finally:
         signal.signal(signal.SIGINT, handler)
     with suppress(psutil.NoSuchProcess):
