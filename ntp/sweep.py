@@ -15,7 +15,7 @@ from pytest_benchmark.session import BenchmarkSession
 from pytest_benchmark.utils import safe_dumps
 
 from ntp.case import Case, named_step
-from ntp.errors import RecordError, WorkerFailed
+from ntp.errors import MachineError, RecordError, WorkerFailed
 from ntp.exit_status import NOT_COMPARABLE, TOOL_FAILED
 from ntp.interrupts import Interrupts
 from ntp.measure.cpus import available_cpus, check_runtime, check_threads
@@ -237,8 +237,8 @@ class Sweep:
         """
         from ntp.report import text  # here, so that a pytest without benchmarks need not wait for it
 
-        document, run = self.run()
         try:
+            document, run = self.run()
             for name in ("report.html", *(f"{name}.svg" for name in text.PICTURES)):  # of a sweep before this one
                 (self.report_dir / name).unlink(missing_ok=True)
             write_whole(self.report_dir / RUN, json.dumps(document, indent=1) + "\n")
@@ -247,8 +247,10 @@ class Sweep:
             if page:
                 with suppress(KeyboardInterrupt):  # of somebody who does not want to wait for the charts, either
                     self._draw(run)
-        except RecordError as error:
+        except (RecordError, MachineError) as error:
             pytest.exit(f"ntp: {error.explained()}", returncode=TOOL_FAILED)
+        except OSError as error:  # pytest-benchmark's, which looks at the machine
+            pytest.exit(f"ntp: {MachineError.of(error).explained()}", returncode=TOOL_FAILED)
 
     def _draw(self, run: Run) -> None:
         from ntp.report import html, sweep_charts, text

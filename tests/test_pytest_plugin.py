@@ -398,6 +398,20 @@ def test_reports_that_cannot_be_written_cost_no_sweep(
     assert pytester.path.joinpath("asked.txt").read_text() == ""
 
 
+def test_what_the_system_refuses_a_sweep_is_one_line_and_no_regression(sweep):
+    refusing = """
+import ntp.sweep
+def refuse(self):
+    raise OSError(24, "Too many open files")
+ntp.sweep.Sweep.run = refuse
+"""
+    result = sweep(*SWEEP, benchmark=BENCHMARK + refusing, apart=True)
+    assert result.ret == 5
+    said = [line for line in (*result.outlines, *result.errlines) if "Too many open files; raise the limit" in line]
+    assert said
+    assert "Traceback" not in f"{result.stdout}{result.stderr}"
+
+
 def test_reports_are_not_looked_at_where_nothing_is_measured(sweep, pytester):
     pytester.path.joinpath("file").write_text("")
     assert sweep(*SWEEP, "--ntp-report-dir=file", "--collect-only").ret == 0

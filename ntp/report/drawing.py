@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import altair as alt
 from altair.typing import ChartType
 
+from ntp.errors import MachineError
+from ntp.lines import one_line
 from ntp.measure.observations import BETWEEN_PHASES
 from ntp.report.placing import ROW_PX, SWATCH_PX, TEXT_PX, WIDTH, Label, printable, shortened
 
@@ -178,9 +180,16 @@ def _lines(note: str) -> list[str]:
 
 
 def svg(chart: ChartType) -> str:
-    """The chart as an SVG document. The same chart gives the same text."""
+    """The chart as an SVG document. The same chart gives the same text.
+
+    Raises:
+        MachineError: what draws it was refused files, threads or memory.
+    """
     file = io.StringIO()
-    chart.save(file, format="svg")
+    try:
+        chart.save(file, format="svg")
+    except ValueError as error:  # the library's only kind
+        raise MachineError(f"no chart can be drawn ({one_line(str(error))}): is ulimit -n too low?") from error
     # Vega keeps the description for web pages; here it goes to where screen readers look for it.
     label = html.escape(chart.description)
     return file.getvalue().replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
