@@ -1,5 +1,6 @@
 """Checkpoints: one file in a directory, from which a run goes on as if it had never stopped."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -108,7 +109,7 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"checkpoint in {str(directory)!r} cannot be written whole: {why or exc}; the one before it is as it was: "
             "free the disk, and the same command goes on from there"
-        ) from exc
+        ) from (exc if isinstance(exc, OSError) else OSError(errno.ENOSPC, str(exc)))
 
 
 def exists(directory: Path) -> bool:

@@ -113,7 +113,7 @@ def _fail(exc: NtpError) -> int:
     tell(f"error: {exc.explained()}")
     if isinstance(exc, WorkerFailed) and exc.stderr_tail:
         tell_more(exc.stderr_tail.rstrip())
-    return TOOL_FAILED if exc.cause in {WorkerFailed, MachineError} else USAGE
+    return TOOL_FAILED if exc.cause is WorkerFailed or exc.is_machines else USAGE
 
 
 def _refuse(exc: Exception) -> int:

@@ -20,6 +20,9 @@ def refusal(error: "ValidationError") -> str:
     return f"{where}: {first['msg'].removeprefix('Value error, ')}{value}"
 
 
+_RUN_OUT = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
+
+
 class NtpError(Exception):
     """Something the user can mend. The message is one line that names the value and the remedy."""
 
@@ -34,6 +37,11 @@ class NtpError(Exception):
     def cause(self) -> "type[NtpError]":
         """What kind of error it is at bottom."""
         return type(self)
+
+    @property
+    def is_machines(self) -> bool:
+        """Whether it is the machine that has run out of something, and nothing is wrong with what was asked for."""
+        return isinstance(self.__cause__, OSError) and self.__cause__.errno in _RUN_OUT
 
     def explained(self) -> str:
         """The message on one line, with where the documentation says more."""
@@ -104,6 +112,7 @@ class MachineError(NtpError):
     """What the machine refuses: room on a disk or in a stream, more open files, a folder that is gone."""
 
     section = "reference.md#when-the-machine-refuses"
+    is_machines = True
 
     @classmethod
     def of(cls, error: OSError, what: str = "") -> Self:

@@ -194,6 +194,16 @@ def test_an_error_of_the_system_is_one_line_and_status_5(monkeypatch, capsys):
     )
 
 
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 5), (errno.EMFILE, 5), (errno.ENOTDIR, 2)])
+def test_what_the_machine_has_run_out_of_is_no_wrong_usage(monkeypatch, capsys, number, status):
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("ntp.checkpoint.try_to_write", refuse)
+    assert cli.main(["train", "--checkpoint", "somewhere"]) == status
+    assert os.strerror(number) in capsys.readouterr().err
+
+
 LONG = "x" * 10_000
 HUGE = 2**62
 
@@ -262,7 +272,7 @@ def test_a_full_disk_is_what_a_checkpoint_failed_of(tmp_path, monkeypatch, capsy
         raise RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 267904 vs 267792")
 
     monkeypatch.setattr("torch.save", full)
-    assert cli.main(["train", *SMALL, "--steps", "1", "--checkpoint", str(tmp_path)]) == exit_status.USAGE
+    assert cli.main(["train", *SMALL, "--steps", "1", "--checkpoint", str(tmp_path)]) == exit_status.TOOL_FAILED
     err = capsys.readouterr().err
     assert "the disk is full, most likely" in err
     assert "unexpected pos" not in err
