@@ -15,7 +15,7 @@ def read_settings() -> dict[str, str]:
     settings = {
         THREADS: str(torch.get_num_threads()),
         "default dtype": str(torch.get_default_dtype()),
-        "default device": str(torch.get_default_device()),
+        "default device": _default_device(),
         "deterministic algorithms": _on(torch.are_deterministic_algorithms_enabled()),
         "anomaly detection": _on(torch.is_anomaly_enabled()),
         "autocast": _on(torch.is_autocast_enabled("cpu")),
@@ -32,6 +32,13 @@ def read_settings() -> dict[str, str]:
 def changed_settings(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[str, str]]:
     """Before and after of each setting that is another now."""
     return {name: (value, after[name]) for name, value in before.items() if after[name] != value}
+
+
+def _default_device() -> str:
+    try:
+        return str(torch.get_default_device())
+    except AttributeError:  # torch 2.9, where one was set and then taken back
+        return "cpu"
 
 
 def _on(enabled: bool) -> str:

@@ -1,5 +1,6 @@
 """What bounds a step, and what to try about it. From what the observers saw; nothing is measured here."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -101,7 +102,8 @@ def step_point(measurement: Measurement, peaks: ThreadPeaks | None) -> RooflineP
     if peaks is None or flops is None or not flops.total_flops:
         return None
     # Every step moves something: no bytes at all means that nobody saw them.
-    moved = (sum(each.moved_bytes_per_step for each in operators.operators) if operators else 0) or None
+    # Not sum: Python 3.12 made that more precise, and the same record gives the same report everywhere.
+    moved = (math.fsum(each.moved_bytes_per_step for each in operators.operators) if operators else 0) or None
     return peaks.point(flops.total_flops, moved, _median_s(measurement))
 
 
