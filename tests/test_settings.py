@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -27,10 +27,21 @@ def one_cpu():
         yield
 
 
+@contextmanager
+def another_device():
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+        with suppress(AttributeError):  # torch 2.9 does not tell the device from then on
+            del torch._GLOBAL_DEVICE_CONTEXT.device_context
+
+
 CHANGES = {
     "threads": lambda: called(torch.set_num_threads, torch.get_num_threads() + 1, torch.get_num_threads()),
     "default dtype": lambda: called(torch.set_default_dtype, torch.float64, torch.float32),
-    "default device": lambda: called(torch.set_default_device, "meta", None),
+    "default device": another_device,
     "deterministic algorithms": lambda: called(torch.use_deterministic_algorithms, True, False),
     "anomaly detection": lambda: torch.autograd.set_detect_anomaly(True),
     "autocast": lambda: torch.autocast("cpu"),
