@@ -104,7 +104,20 @@ _REMEDIES = {
     errno.EROFS: "name a folder that can be written",
     errno.EACCES: "name a folder that can be written",
     errno.EBADF: "leave it open, or send it to a file",
+    errno.EISDIR: "name a file",
 }
+
+
+def not_written(path: object, error: OSError) -> "RecordError":
+    """The error of a file that cannot be written, with what helps."""
+    return RecordError(f"{path} cannot be written ({error.strerror}): {remedy_of(error) or 'choose another path'}")
+
+
+def remedy_of(error: OSError) -> str:
+    """What helps against an error of the operating system; empty where nobody knows."""
+    return _REMEDIES.get(error.errno or 0, "")
+
+
 _NO_TEMPORARY_FOLDER = "No usable temporary directory"
 
 
@@ -121,7 +134,7 @@ class MachineError(NtpError):
         if reason.startswith(_NO_TEMPORARY_FOLDER):  # and a list of those that were tried
             return cls(f"{what or 'a temporary file'}: {_NO_TEMPORARY_FOLDER.lower()}: set TMPDIR to one")
         subject = what or (repr(error.filename) if error.filename is not None else "")
-        remedy = _REMEDIES.get(error.errno or 0, "")
+        remedy = remedy_of(error)
         return cls(f"{': '.join(filter(None, (subject, reason)))}{'; ' * bool(remedy)}{remedy}")
 
 

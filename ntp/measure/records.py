@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ntp.case import MAX_NUMBER, Amount, Case, Count, Frozen
-from ntp.errors import RecordError, WorkerFailed, refusal
+from ntp.errors import RecordError, WorkerFailed, not_written, refusal
 from ntp.files import replacing, try_to_write
 from ntp.lines import as_utf8
 from ntp.measure.endings import Ending
@@ -281,7 +281,7 @@ def write_whole(path: Path, text: str) -> None:
         with replacing(path) as file:
             file.write(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise not_written(path, error) from error
 
 
 def check_writable(*paths: Path) -> None:
@@ -294,8 +294,4 @@ def check_writable(*paths: Path) -> None:
         try:
             try_to_write(path)
         except OSError as error:
-            raise _not_written(path, error) from error
-
-
-def _not_written(path: Path, error: OSError) -> RecordError:
-    return RecordError(f"{path} cannot be written ({error.strerror}): free the disk or choose another folder")
+            raise not_written(path, error) from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ntp.errors import RecordError
+from ntp.errors import RecordError, not_written
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 """What a file system says that has no locks. There, nobody is kept away."""
@@ -38,9 +38,7 @@ def sole_writer(path: Path) -> Iterator[None]:
             "place for the results"
         ) from None
     except OSError as error:
-        raise RecordError(
-            f"{path} cannot be written ({error.strerror}): free the disk or choose another folder"
-        ) from error
+        raise not_written(path, error) from error
     try:
         yield
     finally:
