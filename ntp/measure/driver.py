@@ -8,7 +8,6 @@ import select
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -25,7 +24,7 @@ from ntp.measure.cpus import available_cpus, choose_cpus, read_topology
 from ntp.measure.environment import Environment, conditions
 from ntp.measure.launch import Launch, new_process
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
-from ntp.measure.offspring import descendants, kill_all, kill_marked
+from ntp.measure.offspring import descendants, end_of, kill_all, kill_marked
 from ntp.measure.protocol import Imported, Loaded, Ran, Referenced, Worker
 from ntp.measure.records import Harness, Measurement, Observations, Reference, WarmUp
 from ntp.measure.software import read_git
@@ -60,14 +59,6 @@ def cpus_for(runtime: Runtime) -> tuple[int, ...] | None:
     if runtime.affinity == "free":
         return None
     return choose_cpus(available_cpus().cpus, runtime.threads, read_topology())
-
-
-def _end_of(pid: int) -> int | None:
-    """A file descriptor that can be read from once the process has ended, where the kernel has such: on Linux."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            return os.pidfd_open(pid)
-    return None
 
 
 class Refused(WorkerFailed):
@@ -110,7 +101,7 @@ class PipeWorker:
                 raise
         except OSError as error:
             raise WorkerFailed(str(MachineError.of(error, f"{case.id}: no worker can be started"))) from error
-        self._end = _end_of(self._process.pid)
+        self._end = end_of(self._process.pid)
 
     def __enter__(self) -> Self:
         return self

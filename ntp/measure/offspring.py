@@ -1,4 +1,4 @@
-"""What a worker leaves behind: processes that it started and that outlive it, whatever they have done to hide.
+"""The end of a worker, and what it leaves behind: processes that it started and that outlive it, however they hide.
 
 A daemon has left its worker's group, session and parent, and knows nothing of its end. But each worker has a mark in
 its environment, which goes on to whatever it starts, and which Linux shows of every process. What has neither the mark
@@ -7,6 +7,7 @@ nor an ancestor in the worker any more is not found.
 
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,14 @@ _ROUNDS = 100
 """How often it is looked again. What is killed may take a moment to go, and may have started something before."""
 
 _ROUND_S = 0.01
+
+
+def end_of(pid: int) -> int | None:
+    """A file descriptor that can be read from once the process has ended, where the kernel has such: on Linux."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            return os.pidfd_open(pid)
+    return None
 
 
 def descendants(pid: int) -> list[int]:
