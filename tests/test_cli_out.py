@@ -78,6 +78,12 @@ def test_a_search_is_not_kept_where_its_report_goes(refused, tmp_path, out):
     assert f"--out {out} is where the report goes" in refused("tune", *SMALL, "--out", out)
 
 
+def test_a_search_does_not_replace_a_text_that_is_no_report_of_its_own(refused, tmp_path):
+    (tmp_path / "README.md").write_text("the user's")
+    assert "README.md would be replaced" in refused("tune", *SMALL, "--out", "README.json")
+    assert (tmp_path / "README.md").read_text() == "the user's"
+
+
 def test_a_search_whose_report_cannot_be_written(refused, tmp_path):
     (tmp_path / "search.md").mkdir()
     assert "search.md cannot be written" in refused("tune", *SMALL, "--out", "search.json")

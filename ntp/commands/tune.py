@@ -91,6 +91,8 @@ def tune(
     report = out.with_suffix(".md")
     if os.path.realpath(out) == os.path.realpath(report):
         raise OptionError(f"--out {out} is where the report goes: name the record otherwise, as in tune.json")
+    if report.is_file() and not out.exists():
+        raise OptionError(f"{report} would be replaced by the report of --out {out}: name the record otherwise")
     check_writable(report)
     with sole_writer(out), status_line() as progress:
         known = Tuning.load(out) if out.is_file() and not fresh else None
