@@ -32,7 +32,7 @@ class Ending(Frozen):
 
     loss: Loss | None = None
     """Of its last step."""
-    rss_bytes: Count | None = None
-    """The resident size of the process."""
+    anonymous_bytes: Count | None = None
+    """The resident memory of the process that no file backs."""
     settings: tuple[SettingChange, ...] = ()
     """Which are another by then."""

@@ -29,9 +29,12 @@ def peak_rss_bytes(root: Path = Path("/")) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def rss_bytes(root: Path = Path("/")) -> int | None:
-    """The present resident size of this process, in bytes; null where there is no /proc."""
-    return _status_bytes(root, "VmRSS")
+def anonymous_bytes(root: Path = Path("/")) -> int | None:
+    """The resident memory of this process that no file backs, in bytes; null where /proc does not tell.
+
+    The whole resident size says less: the kernel takes pages of libraries away as it likes, and gives them back.
+    """
+    return _status_bytes(root, "RssAnon")
 
 
 def _status_bytes(root: Path, name: str) -> int | None:

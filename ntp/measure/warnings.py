@@ -233,7 +233,7 @@ def _of_the_memory(measurement: Measurement) -> Iterator[MeasurementWarning]:
     """One that grows in every turn after the first, and does not settle: in the later half at least half as much as in
     the half before.
     """
-    sizes = [ending.rss_bytes for ending in measurement.endings[1:] if ending.rss_bytes is not None]
+    sizes = [ending.anonymous_bytes for ending in measurement.endings[1:] if ending.anonymous_bytes is not None]
     if len(sizes) < MIN_TURNS:
         return
     middle = len(sizes) // 2

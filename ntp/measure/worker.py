@@ -22,7 +22,7 @@ from ntp.errors import ModelError, NtpError, OptionError
 from ntp.lines import MESSAGE_CHARACTERS, first_line, shorten
 from ntp.measure import bootstrap
 from ntp.measure.endings import Ending, SettingChange
-from ntp.measure.memory import page_faults, peak_rss_bytes, reset_peak_rss, rss_bytes
+from ntp.measure.memory import anonymous_bytes, page_faults, peak_rss_bytes, reset_peak_rss
 from ntp.measure.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.measure.phases import PhaseClock, phase_pass
 from ntp.measure.protocol import Imported, Loaded, Ran, Referenced
@@ -156,7 +156,9 @@ class CaseHolder:
     def _ending(self) -> Ending:
         loss = self._stepper.loss
         return Ending(
-            loss=None if loss is None else loss.item(), rss_bytes=rss_bytes(), settings=self._changed_settings()
+            loss=None if loss is None else loss.item(),
+            anonymous_bytes=anonymous_bytes(),
+            settings=self._changed_settings(),
         )
 
     def _changed_settings(self) -> tuple[SettingChange, ...]:

@@ -341,7 +341,7 @@ class ScriptedWorker:
             major_page_faults=1,
             cpu_time_s=1.0,
             peak_rss_bytes=steps,
-            ending=Ending(loss=math.nan if steps == 7 else 6.9, rss_bytes=steps),
+            ending=Ending(loss=math.nan if steps == 7 else 6.9, anonymous_bytes=steps),
         )
 
     def reference(self):
@@ -369,7 +369,7 @@ def test_a_case_is_measured_with_exactly_the_steps_it_needs():
     assert measurement.minor_page_faults == 60, "of both turns"
     assert measurement.major_page_faults == 2
     assert measurement.peak_rss_bytes == 8, "of the turn where it was highest"
-    assert [ending.rss_bytes for ending in measurement.endings] == [7, 8], "of each turn"
+    assert [ending.anonymous_bytes for ending in measurement.endings] == [7, 8], "of each turn"
     assert math.isnan(measurement.endings[0].loss)
     assert measurement.parameters == 7
     assert measurement.environment.software.torch == "2.9"

@@ -68,7 +68,7 @@ def keeping(vocab_size, embed_dim):
     ("loss", "text"), [(6.5, "6.5"), (math.inf, '"inf"'), (-math.inf, '"-inf"'), (math.nan, '"nan"'), (None, "null")]
 )
 def test_a_loss_that_is_no_number_is_text_in_json_and_comes_back(loss, text):
-    ending = Ending(loss=loss, rss_bytes=7, settings=(SettingChange(name="autocast", before="off", after="on"),))
+    ending = Ending(loss=loss, anonymous_bytes=7, settings=(SettingChange(name="autocast", before="off", after="on"),))
     written = ending.model_dump_json()
     assert f'"loss":{text},' in written
     assert json.dumps(ending.model_dump(mode="json"), allow_nan=False)
@@ -134,6 +134,6 @@ def test_a_process_that_keeps_what_every_step_makes_is_told_from_one_that_does_n
     model = f"{tmp_path / 'models.py'}:{factory}"
     case = Case.of({"model": model, "vocab_size": 500, "embed_dim": 8, "batch_size": 16, "seq_len": 32})
     with PipeWorker(case) as worker:
-        measurement = measure(case, worker, Sampling(time_s=0.1, min_samples=32))
+        measurement = measure(case, worker, Sampling(time_s=0.1, min_samples=64))
     assert len(measurement.endings) == 8
     assert ("growing-memory" in {warning.kind for warning in warnings_of(measurement)}) == grows

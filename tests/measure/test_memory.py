@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from ntp.measure.memory import page_faults, peak_rss_bytes, reset_peak_rss, rss_bytes
+from ntp.measure.memory import anonymous_bytes, page_faults, peak_rss_bytes, reset_peak_rss
 
 
 def test_peak_is_read_from_vmhwm(tmp_path):
@@ -15,12 +15,12 @@ def test_peak_is_read_from_vmhwm(tmp_path):
     assert peak_rss_bytes(tmp_path) == 12345 * 1024
 
 
-def test_the_present_size_is_read_from_vmrss(tmp_path):
-    assert rss_bytes(tmp_path) is None
+def test_what_no_file_backs_is_read_from_rssanon(tmp_path):
+    assert anonymous_bytes(tmp_path) is None
     status = tmp_path / "proc/self/status"
     status.parent.mkdir(parents=True)
-    status.write_text("VmHWM:\t   12345 kB\nVmRSS:\t     400 kB\n")
-    assert rss_bytes(tmp_path) == 400 * 1024
+    status.write_text("VmHWM:\t   12345 kB\nVmRSS:\t     700 kB\nRssAnon:\t     400 kB\nRssFile:\t     300 kB\n")
+    assert anonymous_bytes(tmp_path) == 400 * 1024
 
 
 def test_without_proc_the_peak_is_that_of_getrusage(tmp_path):

@@ -38,7 +38,7 @@ IN_BF16 = SettingChange(name=PRODUCTS, before="fp32", after="bf16")
 
 def sizes(*rss_mib):
     """Turns at whose ends the process is so large."""
-    return tuple(Ending(rss_bytes=round(each * 2**20)) for each in rss_mib)
+    return tuple(Ending(anonymous_bytes=round(each * 2**20)) for each in rss_mib)
 
 
 BEFOREHAND = [
@@ -82,7 +82,7 @@ AT_THE_LIMIT: list[dict[str, Any]] = [
     BF16 | {"machine": Machine(isa_flags=("asimd", "bf16"))},
     BF16 | {"machine": Machine(isa_flags=None)},
     {"parameter_dtypes": ("torch.float32",), "machine": Machine(isa_flags=("avx2",))},
-    {"endings": (Ending(loss=6.9, rss_bytes=1), Ending())},
+    {"endings": (Ending(loss=6.9, anonymous_bytes=1), Ending())},
     {"endings": sizes(300, 302, 304, 306, 308)},  # too few
     {"endings": sizes(300, 300.1, 300.2, 300.3, 300.4, 300.5)},  # too little
     {"endings": sizes(300, 400, 450, 475, 480, 481)},  # settling
