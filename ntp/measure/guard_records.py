@@ -63,7 +63,7 @@ class Counts(Frozen):
 
 
 MAX_RATIO = math.exp(20)
-"""Between the step times of a pair. Nothing that ran on both sides is so many times slower on one."""
+"""Between the step times of a pair. Nothing that ran on both sides is slower on one by such a factor."""
 
 
 class Block(Frozen):

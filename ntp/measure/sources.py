@@ -119,11 +119,10 @@ def _importable(tree: Path, files: Iterable[str]) -> dict[str, Path]:
     packages = {path.parent for path in paths if path.name == "__init__.py"}
     found = {}
     for path in paths:
-        if path.suffix != ".py" or path.parent in (packages if path.name != "__init__.py" else set()):
+        module = path.parent if path.name == "__init__.py" else path.with_suffix("")
+        if path.suffix != ".py" or module.parent in packages:
             continue
-        parts = path.parent.parts if path.name == "__init__.py" else path.with_suffix("").parts
-        if path.name == "__init__.py" and path.parent.parent in packages:
-            continue
+        parts = module.parts
         for start in range(len(parts)):
             found[".".join(parts[start:])] = tree / path
     return found

@@ -243,7 +243,8 @@ def _of_the_memory(measurement: Measurement) -> Iterator[MeasurementWarning]:
         steps = len(measurement.step_time_ns) * (len(sizes) - 1) / len(measurement.endings)
         yield MeasurementWarning(
             kind="growing-memory",
-            message=f"the process grew by {(early + late) / steps / 2**20:.2g} MiB a step, to {sizes[-1] >> 20:,} MiB",
+            message=f"the memory of the process grew by {(early + late) / steps / 2**20:.2g} MiB a step, "
+            f"to {sizes[-1] >> 20:,} MiB",
             advice="something keeps what each step makes, and a long training will run out of memory: look in the "
             "model's code for tensors that are appended to a list, or kept without detach()",
         )
