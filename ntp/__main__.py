@@ -2,6 +2,6 @@
 
 import sys
 
-from ntp.cli import main
+from ntp.cli.app import main
 
 sys.exit(main())

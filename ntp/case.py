@@ -143,7 +143,7 @@ class StepConfig(Options):
     """How the step computes it. Every field is a lever of its own; what cannot be combined is refused here.
 
     Whether this machine, this torch and this model can do it is found when a training starts
-    (:meth:`ntp.step.Method.of`).
+    (:meth:`ntp.core.step.Method.of`).
     """
 
     precision: Literal["fp32", "bf16", "bf16-matmul"] = "fp32"

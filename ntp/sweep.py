@@ -15,22 +15,22 @@ from pytest_benchmark.session import BenchmarkSession
 from pytest_benchmark.utils import safe_dumps
 
 from ntp.case import Case, named_step
+from ntp.cli.exit_status import NOT_COMPARABLE, TOOL_FAILED
 from ntp.errors import MachineError, RecordError, WorkerFailed
-from ntp.exit_status import NOT_COMPARABLE, TOOL_FAILED
 from ntp.interrupts import Interrupts
-from ntp.measure.cpus import available_cpus, check_runtime, check_threads
-from ntp.measure.driver import Observing, PipeWorker, Sampling, measure, observe
-from ntp.measure.peaks import MachinePeaks
-from ntp.measure.records import Failure, Measurement, Run, write_whole
-from ntp.measure.roofline import measure_peaks
-from ntp.measure.runtime import environment_variables
-from ntp.measure.sole_writer import sole_writer
+from ntp.machine.cpus import available_cpus, check_runtime, check_threads
+from ntp.machine.runtime import environment_variables
+from ntp.records.peaks import MachinePeaks
+from ntp.records.run import Failure, Measurement, Run, write_whole
+from ntp.records.sole_writer import sole_writer
+from ntp.runners.roofline import measure_peaks
 from ntp.sweep_options import SweepOptions
+from ntp.worker.driver import Observing, PipeWorker, Sampling, measure, observe
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ntp.gate import Gate
+    from ntp.cli.gate import Gate
 
 MATRIX = ("threads", "batch_size", "seq_len", "precision", "step")
 """What the sweep's options vary, by the names that ``--benchmark-group-by=param:threads`` and the like know."""
@@ -102,7 +102,7 @@ class Sweep:
 
     @staticmethod
     def _gate(folder: "Path") -> "Gate":
-        from ntp.gate import Gate  # here, so that a pytest without baselines need not wait for scipy
+        from ntp.cli.gate import Gate  # here, so that a pytest without baselines need not wait for scipy
 
         return Gate(folder)
 
@@ -269,7 +269,7 @@ class Sweep:
         """
         if self.gate is None or not self._prepared:
             return
-        from ntp.gate import status_of
+        from ntp.cli.gate import status_of
 
         nothing = Run(started="", wall_time_s=0, command=(), planned=self.planned)
         verdict, self.verdict_text = self.gate.judge(self.run()[1] if self.measured or self.failures else nothing)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from ntp.case import BATCH_SIZES, EAGER, GROUPS, SEQ_LENS, Options, option_errors, step_levers
-from ntp.measure.driver import Sampling
+from ntp.worker.driver import Sampling
 
 MAX_SECONDS = 86_400
 """What an option may ask for: a day."""

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ntp.case import PHASES, Case, Workload
-from ntp.measure.environment import (
+from ntp.machine.runtime import RELEVANT
+from ntp.records.environment import (
     Cache,
     Conditions,
     Environment,
@@ -24,8 +25,8 @@ from ntp.measure.environment import (
     Software,
     TorchBuild,
 )
-from ntp.measure.guard_records import Block, Cell, Counts, Guarded, GuardRecord, Pair, Plan, Side
-from ntp.measure.observations import (
+from ntp.records.guard import Block, Cell, Counts, Guarded, GuardRecord, Pair, Plan, Side
+from ntp.records.observations import (
     BETWEEN_OPERATORS,
     BETWEEN_PHASES,
     Denormals,
@@ -40,7 +41,7 @@ from ntp.measure.observations import (
     PhaseTimes,
     TensorBytes,
 )
-from ntp.measure.peaks import (
+from ntp.records.peaks import (
     MachinePeaks,
     Product,
     Setting,
@@ -50,8 +51,7 @@ from ntp.measure.peaks import (
     gemm_flops,
     gemm_shapes,
 )
-from ntp.measure.records import Harness, Measurement, Observations, Run, WarmUp
-from ntp.measure.runtime import RELEVANT
+from ntp.records.run import Harness, Measurement, Observations, Run, WarmUp
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A background job of a shell is started deaf to Ctrl-C, and the processes of the tests would be, too.

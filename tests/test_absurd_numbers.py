@@ -10,21 +10,21 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from ntp import checkpoint as checkpoints
 from ntp.case import StepConfig, Workload
-from ntp.cli import main
+from ntp.cli.app import main
+from ntp.core import checkpoint as checkpoints
+from ntp.core.predict import load_trained
+from ntp.core.train import TrainingRun
 from ntp.errors import CheckpointError, RecordError
 from ntp.judge.tuning import winner
-from ntp.measure.environment import Conditions, CoreKind, Process
-from ntp.measure.flame import Flame
-from ntp.measure.guard_records import GuardRecord, Preparation
-from ntp.measure.peaks import MachinePeaks
-from ntp.measure.records import Reference, Run
-from ntp.measure.runfile import document_of
-from ntp.measure.tuning_records import Lever, Race, Tuning
-from ntp.predict import load_trained
+from ntp.records.environment import Conditions, CoreKind, Process
+from ntp.records.flame import Flame
+from ntp.records.guard import GuardRecord, Preparation
+from ntp.records.peaks import MachinePeaks
+from ntp.records.run import Reference, Run
+from ntp.records.run_file import document_of
+from ntp.records.tuning import Lever, Race, Tuning
 from ntp.report import profile, tuning
-from ntp.train import TrainingRun
 
 NEVER = (
     "1" + "0" * 400,

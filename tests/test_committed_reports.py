@@ -7,8 +7,8 @@ import pytest
 
 from ntp.judge.compare import Column, compare
 from ntp.judge.tuning import winner
-from ntp.measure.records import Run
-from ntp.measure.tuning_records import Tuning
+from ntp.records.run import Run
+from ntp.records.tuning import Tuning
 from ntp.report import comparison, profile, sweep_charts, text, tuning
 
 REPORTS = Path(__file__).parent.parent / "reports"

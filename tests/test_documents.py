@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from ntp import cli
+from ntp.cli import app as cli
 from ntp.errors import NtpError
 
 ROOT = Path(__file__).parent.parent

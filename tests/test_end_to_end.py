@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ntp.campaign import profile as campaign
 from ntp.case import PHASES, Case, Runtime, StepConfig, Workload
 from ntp.errors import WorkerFailed
-from ntp.measure.driver import Observing, PipeWorker, Sampling, cpus_for, measure
 from ntp.report.profile import markdown
+from ntp.runners import profile as campaign
+from ntp.worker.driver import Observing, PipeWorker, Sampling, cpus_for, measure
 
 ROOT = Path(__file__).parent.parent
 SMALL = Workload(batch_size=2, seq_len=8, vocab_size=50, embed_dim=8, hidden_dim=16)

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ntp import cli, exit_status
 from ntp.case import Case, Workload
+from ntp.cli import app as cli
+from ntp.cli import exit_status
 from ntp.errors import MachineError, WorkerFailed
-from ntp.measure.driver import PipeWorker
-from ntp.measure.roofline import cache_dir
 from ntp.report.text import FORMATS
+from ntp.runners.roofline import cache_dir
+from ntp.worker.driver import PipeWorker
 
 SMALL = ["--vocab-size", "300", "--embed-dim", "4", "--hidden-dim", "8", "--batch-size", "2", "--seq-len", "12"]
 NAME = os.fsdecode(b"\xff")
@@ -76,7 +77,7 @@ class TestPathsThatAreNotUtf8:
         assert r"ValueError: \udcff\ud800 " in err
 
     def test_a_run_of_such_a_case_is_reported_compared_and_kept(self, run, make_measurement, make_run):
-        from ntp.measure.runfile import document_of, text_of
+        from ntp.records.run_file import document_of, text_of
 
         case = Case(workload=Workload(model=f"{NAME}.py:make", data=f"file:{NAME}.txt"))
         path = Path(f"run{NAME}.json")
@@ -109,7 +110,7 @@ def ntp(command: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
 class TestStreams:
     @pytest.fixture
     def run_file(self, tmp_path, make_measurement, make_run) -> Path:
-        from ntp.measure.runfile import document_of, text_of
+        from ntp.records.run_file import document_of, text_of
 
         path = tmp_path / "run.json"
         path.write_text(text_of(document_of(make_run(make_measurement()))))
@@ -186,7 +187,7 @@ def test_an_error_of_the_system_is_one_line_and_status_5(monkeypatch, capsys):
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/somewhere")
 
-    monkeypatch.setattr("ntp.train.TrainingRun", refuse)
+    monkeypatch.setattr("ntp.core.train.TrainingRun", refuse)
     assert cli.main(["train"]) == exit_status.TOOL_FAILED
     assert capsys.readouterr().err == (
         "ntp: error: '/somewhere': No space left on device; free the disk "
@@ -199,7 +200,7 @@ def test_what_the_machine_has_run_out_of_is_no_wrong_usage(monkeypatch, capsys, 
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("ntp.checkpoint.try_to_write", refuse)
+    monkeypatch.setattr("ntp.core.checkpoint.try_to_write", refuse)
     assert cli.main(["train", "--checkpoint", "somewhere"]) == status
     assert os.strerror(number) in capsys.readouterr().err
 

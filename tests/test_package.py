@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from ntp.measure.software import tested_with
+from ntp.machine.software import tested_with
 
 ROOT = Path(__file__).parent.parent
 

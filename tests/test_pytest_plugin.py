@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 # A pytest within this process unloads what it has loaded, and numpy does not bear being loaded again.
-import ntp.gate
+import ntp.cli.gate
 import ntp.report.html  # noqa: F401
-from ntp.measure.baselines import save_baseline
-from ntp.measure.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
-from ntp.measure.records import Run
-from ntp.measure.sole_writer import sole_writer
+from ntp.records.baselines import save_baseline
+from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
+from ntp.records.run import Run
+from ntp.records.sole_writer import sole_writer
 
 pytest_plugins = ["pytester"]
 
@@ -38,15 +38,16 @@ import signal
 import pytest
 import ntp.sweep as sweep
 from ntp.case import PHASES
-from ntp.measure.driver import Refused
-from ntp.measure.observations import (
+from ntp.worker.driver import Refused
+from ntp.records.observations import (
     Denormals, LiveBytes, MemoryProfile, OperatorProfile, PhaseSamples, PhaseTimes, TensorBytes
 )
-from ntp.measure.peaks import MachinePeaks
+from ntp.records.peaks import MachinePeaks
 from ntp.errors import WorkerFailed
-from ntp.measure.environment import Process, Software
-from ntp.measure.protocol import Loaded, Ran, Referenced
-from ntp.measure.records import WarmUp
+from ntp.records.environment import Process, Software
+from ntp.records.run import Referenced
+from ntp.worker.protocol import Loaded, Ran
+from ntp.records.run import WarmUp
 
 ASKED = []
 

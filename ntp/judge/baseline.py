@@ -1,6 +1,6 @@
 """A run against a stored baseline: what is counted of a step exactly, and its times as far as two days can be compared.
 
-**Normalised time** is the median step time over that of the reference product (:class:`ntp.measure.records.Reference`)
+**Normalised time** is the median step time over that of the reference product (:class:`ntp.records.run.Reference`)
 in the same process: what slows the whole machine down for a while slows both.
 
 **The noise** is the spread of such times between runs of identical code on this machine, which
@@ -27,10 +27,10 @@ from ntp.judge.counts import Change, changes, not_counted, regressions, seen_cou
 from ntp.judge.sequential import Estimate, t_quantile
 from ntp.judge.statistics import Interval
 from ntp.judge.verdict import Verdict, gravest, verdict_of
-from ntp.measure.calibration import CalibratedCase, Calibration, fingerprints
-from ntp.measure.environment import Machine, Software
-from ntp.measure.guard_records import Guarded
-from ntp.measure.records import Measurement, Run
+from ntp.records.calibration import CalibratedCase, Calibration, fingerprints
+from ntp.records.environment import Machine, Software
+from ntp.records.guard import Guarded
+from ntp.records.run import Measurement, Run
 
 THRESHOLD = 0.05
 """By how much a step may get slower, unless told otherwise: less than most machines can tell from one run."""

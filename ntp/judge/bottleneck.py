@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from ntp.judge.statistics import median_interval
-from ntp.measure.observations import BETWEEN_OPERATORS, Operator, OperatorProfile
-from ntp.measure.peaks import (
+from ntp.judge.warnings import MAX_FAULTS_PER_STEP
+from ntp.records.observations import BETWEEN_OPERATORS, Operator, OperatorProfile
+from ntp.records.peaks import (
     NOTEWORTHY_RATIO,
     MachinePeaks,
     RooflinePoint,
@@ -15,8 +16,7 @@ from ntp.measure.peaks import (
     gemm_shapes,
     matmul_advice,
 )
-from ntp.measure.records import Measurement
-from ntp.measure.warnings import MAX_FAULTS_PER_STEP
+from ntp.records.run import Measurement
 
 Work = Literal["matrix products", "softmax and loss", "optimizer", "elementwise and copies", "between operators"]
 """Kinds of work that a step's time goes to. Every operator is of exactly one."""
@@ -232,4 +232,4 @@ _OTHER_ROUTES: tuple[tuple[Literal["fp32", "bf16"], Literal["default", "medium"]
     ("fp32", "medium"),
     ("bf16", "default"),
 )
-"""The routes that :func:`ntp.measure.peaks.matmul_advice` knows how to reach."""
+"""The routes that :func:`ntp.records.peaks.matmul_advice` knows how to reach."""

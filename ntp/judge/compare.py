@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ntp.case import GROUPS, Case, Workload
 from ntp.errors import OptionError
 from ntp.judge.statistics import Interval, median_interval
-from ntp.measure.records import Measurement, Run
+from ntp.records.run import Measurement, Run
 
 if TYPE_CHECKING:
-    from ntp.measure.environment import Machine, Software
+    from ntp.records.environment import Machine, Software
 
 FEW_SAMPLES = 10
 """Medians of fewer samples are pointed out."""

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from ntp.measure.guard_records import Counts
-from ntp.measure.records import Measurement
+from ntp.records.guard import Counts
+from ntp.records.run import Measurement
 
 SIZES = ("parameters", "flops", "peak_tensor_bytes", "allocated_bytes")
 """The counts that are one number."""

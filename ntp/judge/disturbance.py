@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ntp.judge.statistics import quantile
-from ntp.measure.warnings import Kind, MeasurementWarning
+from ntp.judge.warnings import Kind, MeasurementWarning
 
 _SEEN_NOW: tuple[Kind, ...] = ("high-steal", "throttled", "other-load")
 """Others that took the CPUs while the machine was looked at: the loudest causes there are."""

@@ -9,7 +9,7 @@ import numpy as np
 from ntp.judge.counts import Change, changes, regressions
 from ntp.judge.statistics import quantile
 from ntp.judge.verdict import CellPairs, CellVerdict, Finding, SuiteVerdict, Verdict, gravest, judge
-from ntp.measure.guard_records import Cell, Guarded, GuardRecord, Pair, Plan
+from ntp.records.guard import Cell, Guarded, GuardRecord, Pair, Plan
 
 
 def _of_sides(summary: Callable[[Sequence[float]], float]) -> Callable[[Pair], float]:

@@ -12,8 +12,8 @@ from ntp.case import GROUPS, Case
 from ntp.judge.guard import STATISTICS, TYPICAL
 from ntp.judge.sequential import t_quantile
 from ntp.judge.statistics import Interval
-from ntp.measure.guard_records import Pair
-from ntp.measure.tuning_records import Race, Tuning
+from ntp.records.guard import Pair
+from ntp.records.tuning import Race, Tuning
 
 GIVEN_UP = math.log(1.05)
 """A case that is slower by more after its first pair gets no other."""

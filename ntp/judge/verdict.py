@@ -45,7 +45,7 @@ from pydantic import Field
 from ntp.case import Frozen
 from ntp.judge.sequential import Estimate, critical_values, t_quantile
 from ntp.judge.statistics import Interval
-from ntp.measure.guard_records import MAX_RATIO, Guarded, Plan
+from ntp.records.guard import MAX_RATIO, Guarded, Plan
 
 Verdict = Literal["pass", "regression", "improvement", "inconclusive", "not comparable"]
 """Five values. None of them stands for an error."""

@@ -11,8 +11,8 @@ from typing import Any
 import altair as alt
 
 from ntp.judge.statistics import quantile
-from ntp.measure.observations import BETWEEN_PHASES, OperatorProfile, PhaseTimes
-from ntp.measure.records import Measurement
+from ntp.records.observations import BETWEEN_PHASES, OperatorProfile, PhaseTimes
+from ntp.records.run import Measurement
 from ntp.report.drawing import (
     BLUE,
     GREY,

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from tabulate import tabulate
 
 from ntp.judge.disturbance import Spreads, likeliest
-from ntp.measure.environment import Environment
-from ntp.measure.peaks import MachinePeaks
-from ntp.measure.warnings import MeasurementWarning
+from ntp.judge.warnings import MeasurementWarning
+from ntp.records.environment import Environment
+from ntp.records.peaks import MachinePeaks
 from ntp.report.facts import Fact, hardware_facts, peak_facts, process_facts, software_facts
 from ntp.report.sentences import machine_lines
 from ntp.report.terminal import wrapped

@@ -12,7 +12,7 @@ from altair.typing import ChartType
 
 from ntp.errors import MachineError
 from ntp.lines import one_line
-from ntp.measure.observations import BETWEEN_PHASES
+from ntp.records.observations import BETWEEN_PHASES
 from ntp.report.placing import ROW_PX, SWATCH_PX, TEXT_PX, WIDTH, Label, printable, shortened
 
 INK, MUTED, FAINT = "#222222", "#666666", "#bbbbbb"

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from ntp.measure.environment import Library, Machine, Process, Software
-from ntp.measure.peaks import Dtype, MachinePeaks
+from ntp.records.environment import Library, Machine, Process, Software
+from ntp.records.peaks import Dtype, MachinePeaks
 from ntp.report.units import nominal_size
 
 _DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")

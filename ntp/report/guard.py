@@ -7,7 +7,7 @@ from typing import get_args
 from ntp.case import Case
 from ntp.judge.guard import TAIL, CellJudgement, GuardVerdict, changed_but_not_loaded
 from ntp.judge.verdict import Finding
-from ntp.measure.guard_records import WORK_TREE, GuardRecord, Side, SideName
+from ntp.records.guard import WORK_TREE, GuardRecord, Side, SideName
 from ntp.report.markup import code, prose, table
 from ntp.report.terminal import id_table, wrapped
 from ntp.report.units import UNKNOWN, duration

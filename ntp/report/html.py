@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ntp.judge.compare import ComparedRow, Comparison
-from ntp.measure.records import Measurement, Run
-from ntp.measure.warnings import warnings_of
+from ntp.judge.warnings import warnings_of
+from ntp.records.run import Measurement, Run
 from ntp.report import charts, sweep_charts
 from ntp.report.comparison import BEST, headers, notes, ratio_cells
 from ntp.report.comparison import answer as answer_of_comparison

@@ -3,8 +3,8 @@
 import shlex
 from collections.abc import Collection, Sequence
 
-from ntp.measure.environment import Git, Machine, Software
-from ntp.measure.records import Failure, Run
+from ntp.records.environment import Git, Machine, Software
+from ntp.records.run import Failure, Run
 from ntp.report.facts import hardware_facts, software_facts
 from ntp.report.markup import code, fenced, prose, table
 from ntp.report.sentences import (

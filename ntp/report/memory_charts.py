@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from ntp.measure.observations import BETWEEN_PHASES, MemoryProfile, TensorBytes
+from ntp.records.observations import BETWEEN_PHASES, MemoryProfile, TensorBytes
 from ntp.report.drawing import (
     BLUE,
     FAINT,

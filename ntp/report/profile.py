@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 
 from ntp.judge.bottleneck import Advice, Bottleneck, bottleneck, operator_points
 from ntp.judge.statistics import median_interval
-from ntp.measure.observations import MemoryProfile, Operator, OperatorProfile, PhaseTimes
-from ntp.measure.peaks import MachinePeaks, Product, RooflinePoint, ThreadPeaks, closed_form_flops
-from ntp.measure.records import Measurement, Run
-from ntp.measure.warnings import warnings_of
+from ntp.judge.warnings import warnings_of
+from ntp.records.observations import MemoryProfile, Operator, OperatorProfile, PhaseTimes
+from ntp.records.peaks import MachinePeaks, Product, RooflinePoint, ThreadPeaks, closed_form_flops
+from ntp.records.run import Measurement, Run
 from ntp.report.facts import hardware_facts, software_facts
 from ntp.report.markup import code, fenced, prose, table
 from ntp.report.sentences import failure_message

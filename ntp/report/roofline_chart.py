@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import altair as alt
 
-from ntp.measure.peaks import NOTEWORTHY_RATIO, Dtype, MachinePeaks, Product, RooflinePoint, ThreadPeaks, library_name
+from ntp.records.peaks import NOTEWORTHY_RATIO, Dtype, MachinePeaks, Product, RooflinePoint, ThreadPeaks, library_name
 from ntp.report.drawing import BLUE, FAINT, INK, MUTED, VERMILLION, Axis, Plane, finished, raw_colour, tooltip
 from ntp.report.placing import WIDTH, Box, Spot, beside, shortened, spread, text_width_px
 from ntp.report.units import share, significant

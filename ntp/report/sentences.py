@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from ntp.measure.peaks import MachinePeaks, matmul_advice
-from ntp.measure.records import Failure, Run
-from ntp.measure.warnings import Kind, MeasurementWarning
+from ntp.judge.warnings import Kind, MeasurementWarning
+from ntp.records.peaks import MachinePeaks, matmul_advice
+from ntp.records.run import Failure, Run
 from ntp.report.tables import Fastest, HarnessTime, Tables, WhyRow
 from ntp.report.units import duration, ratio, share, significant
 

@@ -15,8 +15,8 @@ from ntp.case import Case
 from ntp.judge.bottleneck import step_point
 from ntp.judge.compare import Comparison
 from ntp.judge.statistics import quantile
-from ntp.measure.peaks import MachinePeaks, RooflinePoint
-from ntp.measure.records import Measurement, Run
+from ntp.records.peaks import MachinePeaks, RooflinePoint
+from ntp.records.run import Measurement, Run
 from ntp.report.charts import peak_compositions, phase_shares, roofline
 from ntp.report.drawing import BLUE, GREY, INK, LOOK, PALETTE, VERMILLION, chart_of, svg
 from ntp.report.placing import WIDTH, printable, shortened

@@ -7,10 +7,10 @@ from ntp.case import PHASES, Case, Runtime, StepConfig, Workload
 from ntp.judge.bottleneck import step_point
 from ntp.judge.growth import Growth, growths
 from ntp.judge.statistics import Interval, median_interval, quantile
-from ntp.measure.environment import Git, Machine, Software
-from ntp.measure.peaks import MachinePeaks
-from ntp.measure.records import Measurement, Observations, Run
-from ntp.measure.warnings import MeasurementWarning, warnings_of
+from ntp.judge.warnings import MeasurementWarning, warnings_of
+from ntp.records.environment import Git, Machine, Software
+from ntp.records.peaks import MachinePeaks
+from ntp.records.run import Measurement, Observations, Run
 
 
 class StepRow(NamedTuple):

@@ -7,7 +7,7 @@ from tabulate import SEPARATING_LINE, tabulate
 
 from ntp.judge.statistics import Interval
 from ntp.lines import one_line, shorten
-from ntp.measure.records import Run
+from ntp.records.run import Run
 from ntp.report.sentences import (
     GROWTH_HEADERS,
     NAMED,

@@ -3,7 +3,7 @@
 import json as json_format
 from collections.abc import Callable
 
-from ntp.measure.records import Run
+from ntp.records.run import Run
 from ntp.report.markdown import PICTURES, markdown
 from ntp.report.spreadsheet import csv_text
 from ntp.report.tables import COLUMNS, records_of, surroundings, tables_of

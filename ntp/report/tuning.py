@@ -5,9 +5,9 @@ from shlex import quote
 
 from ntp.case import EAGER, ONEDNN_ISA, Case, Options
 from ntp.judge.tuning import Contribution, Winner
-from ntp.measure.endings import Ending
-from ntp.measure.runtime import environment_variables
-from ntp.measure.tuning_records import Race, Tuning
+from ntp.machine.runtime import environment_variables
+from ntp.records.endings import Ending
+from ntp.records.tuning import Race, Tuning
 from ntp.report.markup import code, fenced, prose, table
 from ntp.report.terminal import id_table, wrapped
 from ntp.report.units import duration, significant, size

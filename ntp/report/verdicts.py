@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from ntp.case import StepConfig
 from ntp.judge.counts import Change
 from ntp.judge.verdict import Verdict
-from ntp.measure.endings import Ending
-from ntp.measure.warnings import warnings_of_endings
+from ntp.judge.warnings import warnings_of_endings
+from ntp.records.endings import Ending
 
 _NAMED_CHANGES = 2
 """In the answer. The notes name more."""

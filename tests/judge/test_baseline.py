@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from ntp.case import Case
 from ntp.judge.baseline import Noise, differences, judge_run, nearest, noise_of
 from ntp.judge.sequential import t_quantile
-from ntp.measure.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
-from ntp.measure.environment import CoreKind, Machine, Software, TorchBuild
-from ntp.measure.observations import TensorBytes
-from ntp.measure.records import Failure, Reference
+from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
+from ntp.records.environment import CoreKind, Machine, Software, TorchBuild
+from ntp.records.observations import TensorBytes
+from ntp.records.run import Failure, Reference
 
 CASE_ID = "simple-b8-s64-t1"
 STEP_NS = 10_000_000

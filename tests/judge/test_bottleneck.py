@@ -16,8 +16,8 @@ from ntp.judge.bottleneck import (
     work_of,
     work_shares,
 )
-from ntp.measure.observations import BETWEEN_OPERATORS, BETWEEN_PHASES, FlopCount, FlopShare
-from ntp.measure.records import Observations
+from ntp.records.observations import BETWEEN_OPERATORS, BETWEEN_PHASES, FlopCount, FlopShare
+from ntp.records.run import Observations
 
 MS = 1_000_000
 CASE = "simple-b32-s128-t2"

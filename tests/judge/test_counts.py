@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.judge.counts import Change, SeenCounts, changes, not_counted, regressions, seen_counts
-from ntp.measure.guard_records import Counts
+from ntp.records.guard import Counts
 
 MIB = 2**20
 BASE = Counts(

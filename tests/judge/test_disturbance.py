@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.judge.disturbance import Spreads, likeliest, spread
-from ntp.measure.warnings import MeasurementWarning
+from ntp.judge.warnings import MeasurementWarning
 
 
 def warning(kind):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ntp.judge.counts import Change
 from ntp.judge.guard import STATISTICS, TAIL, TYPICAL, changed_but_not_loaded, log_ratios, plan_of, summary, verdict_on
 from ntp.judge.verdict import Verdict
-from ntp.measure.environment import Software
-from ntp.measure.guard_records import Block, Cell, Counts, Guarded, GuardRecord, Pair, Plan, Side
+from ntp.records.environment import Software
+from ntp.records.guard import Block, Cell, Counts, Guarded, GuardRecord, Pair, Plan, Side
 
 ONE, OTHER, THIRD = "simple-b8-s64-t1", "simple-b32-s128-t1", "simple-b32-s128-t2"
 TIMES_NS = [7, 1, 10, 4, 9, 2, 6, 11, 3, 8, 5]

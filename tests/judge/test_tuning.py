@@ -17,8 +17,8 @@ from ntp.judge.tuning import (
     winner,
     with_values,
 )
-from ntp.measure.guard_records import Block, Pair
-from ntp.measure.tuning_records import Lever, Race, Tuning
+from ntp.records.guard import Block, Pair
+from ntp.records.tuning import Lever, Race, Tuning
 
 DEFAULT = Case.of({"threads": 2})
 ONEDNN = with_values(DEFAULT, {"matmul": "onednn"})

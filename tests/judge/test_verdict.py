@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ntp.judge.sequential import critical_values
 from ntp.judge.verdict import CellPairs, Verdict, gravest, judge
-from ntp.measure.guard_records import Guarded, Plan
+from ntp.records.guard import Guarded, Plan
 
 ABCD = ("a", "b", "c", "d")
 NOISE = [0.004, -0.006, 0.005, -0.003, 0.001, -0.001, 0.002, -0.002, 0.0, 0.0]

@@ -14,7 +14,7 @@ from scipy.special import ndtr, ndtri
 from ntp.judge import sequential
 from ntp.judge.sequential import critical_values
 from ntp.judge.verdict import CellPairs, judge
-from ntp.measure.guard_records import Plan
+from ntp.records.guard import Plan
 
 CELLS, FIRST, LAST, BUDGET, ALPHA = 4, 5, 20, 44, 0.05
 SUITES = 2000

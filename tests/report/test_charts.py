@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ntp.case import Case, Workload
-from ntp.measure.observations import (
+from ntp.records.observations import (
     BETWEEN_PHASES,
     LiveBytes,
     MemoryProfile,
@@ -24,7 +24,7 @@ from ntp.measure.observations import (
     PhaseTimes,
     TensorBytes,
 )
-from ntp.measure.peaks import MachinePeaks, Product, RooflinePoint, Setting, Stream, ThreadPeaks, gemm_flops
+from ntp.records.peaks import MachinePeaks, Product, RooflinePoint, Setting, Stream, ThreadPeaks, gemm_flops
 from ntp.report import charts
 from ntp.report.placing import Box, Label, Spot, beside, in_rows, shortened, spread, text_width_px
 

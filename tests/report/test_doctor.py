@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.judge.disturbance import Spreads
-from ntp.measure.environment import Environment, Machine, Process, Software
-from ntp.measure.warnings import MeasurementWarning
+from ntp.judge.warnings import MeasurementWarning
+from ntp.records.environment import Environment, Machine, Process, Software
 from ntp.report.doctor import doctor
 
 NOTHING_KNOWN = Environment(machine=Machine(), software=Software(), process=Process())

@@ -11,9 +11,9 @@ from markdown_it import MarkdownIt
 
 from ntp.case import Case, Workload
 from ntp.judge.guard import verdict_on
-from ntp.measure.endings import Ending, SettingChange
-from ntp.measure.environment import Software
-from ntp.measure.guard_records import Cell, GuardRecord, Side
+from ntp.records.endings import Ending, SettingChange
+from ntp.records.environment import Software
+from ntp.records.guard import Cell, GuardRecord, Side
 from ntp.report.guard import HEADERS, answer, markdown, terminal
 from ntp.report.terminal import WIDTH
 

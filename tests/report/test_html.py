@@ -8,8 +8,8 @@ from html import unescape
 import pytest
 
 from ntp.judge.compare import Column, compare
-from ntp.measure.flame import Flame, drawings
-from ntp.measure.records import Failure
+from ntp.records.flame import Flame, drawings
+from ntp.records.run import Failure
 from ntp.report.html import comparison_page, page
 from ntp.report.markdown import PICTURES, markdown
 from ntp.report.sweep_charts import charts_of, family, pictures

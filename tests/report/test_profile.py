@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from ntp.case import Case, Runtime, Workload
-from ntp.measure.environment import Conditions
-from ntp.measure.flame import Flame, FlameWarning
-from ntp.measure.observations import FlopCount, LiveBytes, MemoryProfile, TensorBytes
-from ntp.measure.peaks import Skipped
-from ntp.measure.records import Failure, Measurement, Observations, Run
+from ntp.records.environment import Conditions
+from ntp.records.flame import Flame, FlameWarning
+from ntp.records.observations import FlopCount, LiveBytes, MemoryProfile, TensorBytes
+from ntp.records.peaks import Skipped
+from ntp.records.run import Failure, Measurement, Observations, Run
 from ntp.report.profile import markdown, pictures, terminal
 from ntp.report.terminal import WIDTH
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.case import PHASES, Runtime, StepConfig, Workload
-from ntp.measure.environment import Machine
-from ntp.measure.peaks import MachinePeaks
-from ntp.measure.records import Failure, Harness, Measurement, Observations, Run
+from ntp.records.environment import Machine
+from ntp.records.peaks import MachinePeaks
+from ntp.records.run import Failure, Harness, Measurement, Observations, Run
 from ntp.report.tables import COLUMNS, records_of, surroundings, tables_of
 
 Make = Callable[..., Measurement]

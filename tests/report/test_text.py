@@ -14,8 +14,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from ntp.case import PHASES, Case, Runtime, Workload
-from ntp.measure.environment import Conditions, Machine
-from ntp.measure.observations import (
+from ntp.records.environment import Conditions, Machine
+from ntp.records.observations import (
     FlopCount,
     FlopShare,
     LiveBytes,
@@ -26,8 +26,8 @@ from ntp.measure.observations import (
     PhaseTimes,
     TensorBytes,
 )
-from ntp.measure.peaks import MachinePeaks, Product, Setting, Stream, ThreadPeaks
-from ntp.measure.records import Failure, Measurement, Observations, Run
+from ntp.records.peaks import MachinePeaks, Product, Setting, Stream, ThreadPeaks
+from ntp.records.run import Failure, Measurement, Observations, Run
 from ntp.report import text
 from ntp.report.tables import COLUMNS, tables_of
 from ntp.report.terminal import WIDTH

@@ -7,8 +7,8 @@ import pytest
 from ntp.case import Case
 from ntp.judge.statistics import Interval
 from ntp.judge.tuning import Contribution, Standing, Winner, with_values
-from ntp.measure.endings import Ending
-from ntp.measure.tuning_records import Lever, Race, Tuning
+from ntp.records.endings import Ending
+from ntp.records.tuning import Lever, Race, Tuning
 from ntp.report.terminal import WIDTH
 from ntp.report.tuning import markdown, recipe, terminal
 

@@ -1,0 +1,271 @@
+"""The report as Markdown, and its chart: pure functions of what was recorded."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+
+import altair as alt
+import vl_convert
+from comparisons import COMPARISONS, COMPILED, LEVERS, THREADS
+from races import Raced, Recorded, Recording, Searched
+
+from ntp.case import Case
+from ntp.judge.tuning import incumbent, mean_ratio
+from ntp.records.guard import SideName
+from ntp.report.markup import code, prose, table
+from ntp.report.units import UNKNOWN, duration, share, significant, size
+
+NOT_RECORDED = "not recorded"
+
+_RANKED = 5
+"""Of all cases, those that a table shows."""
+
+
+def files(recorded: Recorded) -> Mapping[str, str]:
+    """All files of the report, by name."""
+    charts = {"fastest.svg": chart(recorded)} if recorded.pairs else {}
+    return {"README.md": markdown(recorded), **charts}
+
+
+def headline(recorded: Recorded) -> str:
+    """The answer in a sentence."""
+    found = _speed_ups(recorded.pairs)
+    if "exact" not in found:
+        return f"{NOT_RECORDED.capitalize()}."
+    exact = f"The fastest exact step is {_times(found['exact'])} times as fast as the plain loop"
+    bf16 = f"; with bf16 products {_times(found['bf16'])} times" if "bf16" in found else ""
+    return f"{exact}{bf16}."
+
+
+def markdown(recorded: Recorded) -> str:
+    """The whole report."""
+    sections = [
+        "# How fast a training step can be",
+        f"**{headline(recorded)}**",
+        "![times as fast as the plain loop](fastest.svg)" if recorded.pairs else "",
+        "## Against the plain loop, torch.compile and JAX",
+        _comparisons(recorded.pairs),
+        _ON_COMPARISONS,
+        "## What limits it",
+        _limits(recorded),
+        _ON_LIMITS,
+        "## Memory and page faults",
+        _used(recorded.pairs),
+        _ON_USED,
+        "## torch.compile",
+        _compiling(recorded.compiling),
+        _ON_COMPILING,
+        "## The search",
+        *(_search(name, searched) for name, searched in recorded.searches.items()),
+        _ON_SEARCH,
+        "## The recordings",
+        _files(recorded),
+    ]
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _speed_ups(recording: Recording | None) -> dict[str, tuple[float, float, float]]:
+    """How many times as fast each head is, with its interval."""
+    races = recording.races if recording else ()
+    ratios = {race.name: mean_ratio(race.pairs) for race in races}
+    return {name: (1 / ratio.value, 1 / ratio.high, 1 / ratio.low) for name, ratio in ratios.items() if ratio}
+
+
+def _times(found: tuple[float, float, float]) -> str:
+    return f"{significant(found[0])} ({significant(found[1])} to {significant(found[2])})"
+
+
+def _comparisons(recording: Recording | None) -> str:
+    if recording is None:
+        return NOT_RECORDED.capitalize() + "."
+    found = _speed_ups(recording)
+    rows = []
+    for race in recording.races:
+        comparison = COMPARISONS[race.name]
+        base = f"{race.peer}: {race.base}" if race.peer else race.base
+        got = _times(found[race.name]) if race.name in found else prose(race.failure or NOT_RECORDED)
+        target = UNKNOWN if comparison.target is None else f"{comparison.target:g}"
+        rows.append((prose(comparison.what), code(base), code(race.head), got, target, str(len(race.pairs))))
+    return table(("what", "base", "head", "times as fast", "hoped for", "pairs"), rows)
+
+
+_ON_COMPARISONS = """\
+Times as fast: the base's step time over the head's, in pairs of fresh processes that ran in turn, with the 95% interval
+of t over pairs. The plain loop runs as an ordinary Python process does: glibc's allocator and OpenMP as they come, no
+CPU of its own for a thread (`glibc-unset-free`). All run on two threads."""
+
+
+def _limits(recorded: Recorded) -> str:
+    """How much of this machine's peak a step reaches, and how fast it would be with all of it."""
+    peaks = recorded.peaks and recorded.peaks.at(THREADS)
+    if recorded.pairs is None or peaks is None:
+        return NOT_RECORDED.capitalize() + "."
+    rows = []
+    for race in (each for each in recorded.pairs.races if each.name in _LIMITED and each.pairs):
+        flops = race.sides[0]["head"].flops
+        precision = Case.parse(race.head).step.precision
+        peak = peaks.peak_flops_per_s("fp32" if precision == "fp32" else "bf16")
+        if flops and peak:
+            head_ns, least_ns = _median_ns(race, "head"), flops / peak * 1e9
+            rows.append(
+                (
+                    code(race.head),
+                    significant(flops / 1e9),
+                    significant(flops / head_ns),
+                    significant(peak / 1e9),
+                    share(least_ns / head_ns),
+                    significant(_median_ns(race, "base") / least_ns),
+                )
+            )
+    headers = ("case", "GFLOP a step", "GFLOP/s", "peak GFLOP/s", "of peak", "times as fast, at the peak")
+    return table(headers, rows)
+
+
+_LIMITED = ("exact", "bf16", "long")
+
+_ON_LIMITS = """\
+The matrix products that are left of a step after deduplication, counted, over the step's median time; the peak is the
+best product of its precision that `python evidence/fastest peaks` could get out of this machine, whichever library it
+is from. At the peak: what the ratio to the plain loop would be if a step were nothing but these products at that rate."""
+
+
+def _used(recording: Recording | None) -> str:
+    if recording is None:
+        return NOT_RECORDED.capitalize() + "."
+    rows: dict[str, tuple[str, ...]] = {}
+    for race in recording.races:
+        for side, case_id in _sides(race):
+            observed = [each[side] for each in race.sides]
+            if observed and case_id not in rows and observed[0].peak_tensor_bytes is not None:
+                faults = statistics.median(each.minor_page_faults_per_step for each in observed)
+                rss = statistics.median(each.peak_rss_bytes for each in observed)
+                flops = UNKNOWN if observed[0].flops is None else significant(observed[0].flops / 1e9)
+                rows[case_id] = (
+                    code(case_id), size(observed[0].peak_tensor_bytes), size(rss), significant(faults), flops,
+                    duration(_median_ns(race, side)),
+                )  # fmt: skip
+    headers = ("case", "peak tensors", "peak RSS", "page faults a step", "GFLOP a step", "step time")
+    return table(headers, list(rows.values()))
+
+
+_ON_USED = """\
+Each case as it was seen first. Step times are medians over the steps of one comparison: they are there to reckon with,
+and compare only within it."""
+
+
+def _sides(race: Raced) -> Sequence[tuple[SideName, str]]:
+    return (("head", race.head),) if race.peer else (("base", race.base), ("head", race.head))
+
+
+def _median_ns(race: Raced, side: SideName) -> float:
+    return statistics.median(time_ns for pair in race.pairs for time_ns in pair.samples(side))
+
+
+def _compiling(recording: Recording | None) -> str:
+    if recording is None:
+        return NOT_RECORDED.capitalize() + "."
+    known = {each.what for each in COMPILED}
+    rows = []
+    for race in (each for each in recording.races if each.name in known):
+        ratio = mean_ratio(race.pairs)
+        if ratio is None:
+            rows.append((prose(race.name), *[prose(race.failure or NOT_RECORDED)] * 3))
+            continue
+        times = (1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
+        extra_ns = statistics.median(_compile_ns(race, i) for i in range(len(race.pairs)))
+        rows.append((prose(race.name), duration(extra_ns), _times(times), _break_even(race, extra_ns)))
+    return table(("case", "compile time", "times as fast as eager", "pays after"), rows)
+
+
+def _compile_ns(race: Raced, pair: int) -> float:
+    """What the compiling steps took beyond as many steps."""
+    steps = race.sides[pair]["head"].compiling_step_ns
+    usual_ns = statistics.median(race.pairs[pair].samples("head"))
+    return max(0.0, sum(steps) - len(steps) * usual_ns)
+
+
+def _break_even(race: Raced, extra_ns: float) -> str:
+    gain_ns = _median_ns(race, "base") - _median_ns(race, "head")
+    return "never" if gain_ns <= 0 else f"{extra_ns / gain_ns:,.0f} steps"
+
+
+_ON_COMPILING = """\
+Compile time: what the first three steps take beyond three steps, without any of torch.compile's caches. Pays after: so
+many steps save the compile time; never, where a compiled step is no faster. Compiled is the whole step: the model, its
+loss and the optimizer's update (`--compile step`)."""
+
+
+def _search(name: str, searched: Searched) -> str:
+    """What was found of one workload, by measuring everything and by searching."""
+    pairs = sum(len(each.pairs) for each in searched.cases)
+    cases = sum(bool(each.pairs) for each in searched.cases)
+    place = {case_id: at for at, (case_id, _) in enumerate(searched.ranking, 1)}
+    lines = [f"`{name}`: {cases} cases could be measured, with {pairs} pairs; the fastest is {code(searched.best)}."]
+    if searched.tuning is not None:
+        found = incumbent(searched.tuning)
+        used = sum(len(race.pairs) for race in searched.tuning.races)
+        lines.append(
+            f"The search used {used} pairs ({used / pairs:.0%}) and found {code(found)}, number {place[found]} of them."
+        )
+    if searched.final is not None and (ratio := mean_ratio(searched.final.pairs)):
+        lines.append(
+            f"Raced against the fastest in {len(searched.final.pairs)} pairs more, it takes {ratio.value - 1:+.1%} of "
+            f"its time ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})."
+        )
+    rows = [(code(case_id), f"{significant(1 / ratio)}x") for case_id, ratio in searched.ranking[:_RANKED]]
+    return " ".join(lines) + "\n\n" + table((f"{name}: the first of {len(place)}", "speed against the default"), rows)
+
+
+_ON_SEARCH = f"""\
+Every case that the levers {", ".join(map(code, LEVERS))} make was raced against the default, each in as many pairs;
+then `ntp tune`'s search was let loose on the same levers until it had used a fifth as many pairs. The first of so many
+cases owes something to luck: what was found is held against it in pairs of their own."""
+
+
+def _files(recorded: Recorded) -> str:
+    files: dict[str, Recording | Searched | None] = {
+        "pairs": recorded.pairs,
+        "compiling": recorded.compiling,
+        **{f"search-{name}": searched for name, searched in recorded.searches.items()},
+    }
+    rows = [
+        (
+            code(f"{name}.json.gz"),
+            prose(recording.started[:16].replace("T", " ")),
+            duration(recording.wall_time_s * 1e9),
+            ", ".join(code(commit[:12]) for commit in _commits(recording)),
+            prose(f"{recording.machine.cpu_model}, {recording.machine.logical_cpus} CPUs"),
+            code(" ".join(recording.command)),
+        )
+        for name, recording in files.items()
+        if recording is not None
+    ]
+    return table(("file", "UTC", "took", "commit", "machine", "command"), rows)
+
+
+def _commits(recording: Recording | Searched) -> Sequence[str]:
+    searched = isinstance(recording, Searched)
+    others = [recording.cases_commit] if searched else [race.commit for race in recording.races]
+    return list(dict.fromkeys(filter(None, (recording.commit, *others))))
+
+
+_SHOWN = {
+    "quiet": "quiet runtime", "exact": "exact: onednn+deduplicated+fused", "bf16": "bf16+deduplicated+fused",
+}  # fmt: skip
+
+
+def chart(recorded: Recorded) -> str:
+    """Times as fast as the plain loop, as SVG."""
+    found = _speed_ups(recorded.pairs)
+    rows = [
+        {"step": label, "times": found[name][0], "low": found[name][1], "high": found[name][2]}
+        for name, label in _SHOWN.items()
+        if name in found
+    ]
+    base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("step:N", sort=None, title=None))
+    bars = base.mark_bar(color="#4c78a8").encode(x=alt.X("times:Q", title="times as fast as the plain loop"))
+    whiskers = base.mark_rule(color="black").encode(x="low:Q", x2="high:Q")
+    texts = base.mark_text(align="left", dx=6).encode(x="high:Q", text=alt.Text("times:Q", format=".1f"))
+    spec = (bars + whiskers + texts).properties(width=420, height=alt.Step(34))
+    svg: str = vl_convert.vegalite_to_svg(json.loads(spec.to_json()))
+    return svg

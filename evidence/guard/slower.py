@@ -1,0 +1,100 @@
+"""Real changes of the training step that slow it down, or look as if they did: edits of ``ntp/core/step.py``.
+
+None scales a number that was measured. Those called busy spin for a share of the time of the step just taken, measured
+within the step, so that every case is slowed by the same share.
+"""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+EDITED = "ntp/core/step.py"
+
+_FORWARD = "predicted = method.path.predict(inputs, targets)  # the (B, T, V) logits, or what this path has instead"
+_STEP = """
+        with phase("data"):
+            tokens = next(self.batches)  # (B, T+1)
+        return train_step(self.method, self.optimizer, tokens, phase)
+"""
+_BUSY_STEP = """
+        start_ns = time.perf_counter_ns()
+        with phase("data"):
+            tokens = next(self.batches)  # (B, T+1)
+        loss = train_step(self.method, self.optimizer, tokens, phase)
+        end_ns = time.perf_counter_ns()
+        while time.perf_counter_ns() < end_ns + {share} * (end_ns - start_ns):
+            pass
+        return loss
+"""
+_DROPOUT = "predicted = nn.functional.dropout(predicted, 0.1)"
+_IMPORT = "import torch\n"
+
+
+class Slowdown(NamedTuple):
+    """A change: what it is, and the texts that it replaces."""
+
+    what: str
+    edits: tuple[tuple[str, str], ...]
+    share: float | None = None
+    """By how much it slows the step, where that is known beforehand."""
+
+
+def _after(line: str, more: str, depth: int = 2) -> tuple[str, str]:
+    """A line of ``train_step``, within one of its phases and so deep, and the same with another after it."""
+    return line, f"{line}\n{'    ' * depth}{more}"
+
+
+def _busy(percent: int) -> Slowdown:
+    spin = (_STEP, _BUSY_STEP.format(share=percent / 100))
+    return Slowdown(f"spins for {percent}% of the step", ((_IMPORT, f"import time\n\n{_IMPORT}"), spin), percent / 100)
+
+
+SLOWDOWNS = {
+    "zero_grad": Slowdown("clears the gradients twice", (_after("optimizer.zero_grad()", "optimizer.zero_grad()"),)),
+    "item": Slowdown("reads the loss in every step", (_after("method.update(optimizer)", "loss.item()"),)),
+    "clone": Slowdown("copies the logits", (_after(_FORWARD, "predicted = predicted.clone()", 4),)),
+    "dropout": Slowdown("drops out 10% of the logits", (_after(_FORWARD, _DROPOUT, 4),)),
+    **{f"busy-{percent}": _busy(percent) for percent in (1, 2, 3, 5, 10)},
+}
+
+
+def edited(source: str, slowdown: Slowdown) -> str:
+    """The source with the change made.
+
+    Raises:
+        ValueError: a text to be replaced is not there exactly once: the step has changed since.
+    """
+    for old, new in slowdown.edits:
+        if source.count(old) != 1:
+            raise ValueError(f"{EDITED} has {source.count(old)} times what should be replaced once: {old.strip()!r}")
+        source = source.replace(old, new)
+    return source
+
+
+@contextmanager
+def clone(directory: Path) -> Iterator[Path]:
+    """A clone of the repository that the directory is in, at its HEAD; gone when the ``with`` block ends."""
+    with tempfile.TemporaryDirectory(prefix="ntp-evidence-") as temporary:
+        folder = Path(temporary) / "repository"
+        top = git(directory, "rev-parse", "--show-toplevel")
+        git(directory, "clone", "--quiet", top, str(folder))
+        yield folder
+
+
+def commit(folder: Path, name: str, base: str) -> None:
+    """Commit a slowdown of the commit ``base`` to the clone, on a branch of its name."""
+    git(folder, "checkout", "--quiet", "-B", name, base)
+    path = folder / EDITED
+    path.write_text(edited(path.read_text(encoding="utf-8"), SLOWDOWNS[name]), encoding="utf-8")
+    author = ("-c", "user.name=Somebody", "-c", "user.email=somebody@example.org", "-c", "commit.gpgsign=false")
+    git(folder, *author, "commit", "--quiet", "--all", "--message", SLOWDOWNS[name].what)
+
+
+def git(directory: Path, *arguments: str) -> str:
+    """What a git command says."""
+    command = ["git", "-c", f"core.hooksPath={os.devnull}", "-C", directory, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

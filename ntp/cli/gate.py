@@ -1,0 +1,90 @@
+"""A run held against stored baselines: what ``ntp compare --gate`` and ``pytest --ntp-baseline`` both do."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ntp.cli.exit_status import OF_VERDICT, TOOL_FAILED
+from ntp.errors import MachineError
+from ntp.judge.baseline import THRESHOLD, BaselineVerdict, judge_run, nearest
+from ntp.judge.verdict import Verdict
+from ntp.machine.system import read_machine
+from ntp.records.baselines import load_baselines
+from ntp.records.calibration import fingerprints, is_calibrated, load_calibration
+from ntp.records.run import Run
+from ntp.runners.roofline import cache_dir
+
+
+def judged(base: Run, head: Run, threshold: float = THRESHOLD, allowed: Sequence[str] = ()) -> BaselineVerdict:
+    """The verdict on a run, with the noise that was calibrated for the machine and the software that it ran on."""
+    measured = head.measurements
+    kept = _calibrations()
+    calibration = load_calibration(kept, *fingerprints(measured[0])) if measured and kept else None
+    return judge_run(base, head, calibration, threshold, allowed)
+
+
+def _calibrations() -> Path | None:
+    """Where they are kept; None for a user who has no such place, and so no calibration."""
+    try:
+        return cache_dir()
+    except MachineError:
+        return None
+
+
+class Gate:
+    """A folder of baselines that a sweep is held against. The baselines are read first: a wrong one costs no sweep.
+
+    Raises:
+        RecordError: the folder is not there, or holds what is no run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._baselines = load_baselines(folder)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no run to hold anything against."""
+        return not any(run.measurements for run in self._baselines.values())
+
+    @property
+    def nothing_there(self) -> str:
+        """What an empty folder comes to, and what to do about it."""
+        return (
+            f"Not comparable: {self._folder} holds no baseline; measure without --ntp-baseline, then "
+            f"ntp baseline RUN.json --out {self._folder} makes the run one."
+        )
+
+    def forecast(self) -> Iterator[str]:
+        """What is known of the verdict before anything is measured: that times will not be comparable."""
+        here = read_machine().fingerprint
+        known = {each.environment.machine.fingerprint for run in self._baselines.values() for each in run.measurements}
+        if here not in known:
+            yield f"no baseline in {self._folder} is of this machine: counts will be compared, times will not"
+        elif (kept := _calibrations()) is None or not is_calibrated(kept, here):
+            yield "the noise of this machine is not known, and times will not be compared: ntp doctor --calibrate"
+
+    def judge(self, run: Run) -> tuple[Verdict, str]:
+        """The verdict on a run against the baseline nearest to its machine and software; and the text to show."""
+        from ntp.report.baseline import terminal
+
+        base = nearest(list(self._baselines.values()), run)
+        if base is None:
+            return "not comparable", f"{self.nothing_there}\n"
+        verdict = judged(base, run)
+        name = next(path.name for path, each in self._baselines.items() if each is base)
+        return verdict.verdict, f"Baseline: {name}\n{terminal(verdict)}"
+
+
+def status_of(verdict: Verdict, pytest_status: int, *, workers_alone_failed: bool) -> int:
+    """The exit status of a gated session. pytest's own failures win, but a worker's loss is no regression.
+
+    Args:
+        verdict: on what was measured.
+        pytest_status: 0 all passed, 1 tests failed; others, such as an interruption, stay as they are.
+        workers_alone_failed: whether each test that failed did so because its worker was lost.
+    """
+    if pytest_status == 0:
+        return OF_VERDICT[verdict]
+    if pytest_status == 1 and workers_alone_failed and verdict != "regression":
+        return TOOL_FAILED
+    return pytest_status

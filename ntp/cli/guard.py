@@ -1,0 +1,203 @@
+"""``ntp guard``: whether the head trains more slowly than the base."""
+
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ntp.case import Case
+from ntp.cli.console import show, status_line, tell, tell_more
+from ntp.cli.exit_status import OF_VERDICT, REGRESSION, TOOL_FAILED
+from ntp.cli.options import DEFAULT_MODEL, ModelOption, OrderSeedOption, fraction, names, refuse_onto_input, seconds
+from ntp.errors import OptionError, RecordError
+from ntp.lines import one_line
+
+if TYPE_CHECKING:
+    from ntp.judge.guard import GuardVerdict
+    from ntp.records.guard import GuardRecord, Plan
+
+
+class FailOn(StrEnum):
+    """What else than a regression can fail a guard."""
+
+    IMPROVEMENT = "improvement"
+
+
+def guard(
+    base: Annotated[str | None, typer.Option(metavar="REF", help="The commit to compare with.")] = None,
+    head: Annotated[
+        str,
+        typer.Option(metavar="REF", help="What is compared: a commit, or 'worktree', the files as they are."),
+    ] = "worktree",
+    cases: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IDS",
+            help="Ids of cases, separated by commas.",
+            show_default="a small step and a large, on 1 thread and on all",
+        ),
+    ] = None,
+    model: ModelOption = DEFAULT_MODEL,
+    threshold: Annotated[
+        float, typer.Option(metavar="SHARE", parser=fraction, help="What counts as slower.", show_default="1%")
+    ] = 0.01,
+    budget: Annotated[
+        float, typer.Option(metavar="TIME", parser=seconds, help="When to stop at last.", show_default="300s")
+    ] = 300.0,
+    allow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Counts that may rise, separated by commas: 'aten::copy_,peak_tensor_bytes'.",
+            show_default="none",
+        ),
+    ] = None,
+    setup: Annotated[
+        str,
+        typer.Option(
+            metavar="COMMAND", help="Run this shell command in each side's folder first.", show_default="none"
+        ),
+    ] = "",
+    link: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Share a path of the work tree with the checkouts, which lack what git does not know. Repeatable.",
+            show_default="none",
+        ),
+    ] = None,
+    fail_on: Annotated[
+        FailOn | None, typer.Option("--fail-on", help="Fail if the head is faster, too: for teams that pin.")
+    ] = None,
+    order_seed: OrderSeedOption = 0,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Keep every count and every sample there.")] = Path(
+        "reports/latest/guard.json"
+    ),
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Judge again what --out kept, and measure nothing.")
+    ] = None,
+) -> None:
+    """Say whether the head trains more slowly than the base, with evidence for either.
+
+    First it counts exactly what a step of each does: operations, operators,
+    bytes. Then pairs of fresh processes, one of each side, run in turn on the
+    same CPUs, until the interval of the slowdown lies on one side of the
+    threshold or the budget is spent. The sides are commits of the repository
+    that you are in: of ntp, or of your own, with --model from its files.
+
+    Exit status: 0 pass or improvement, 1 regression, 2 wrong usage,
+    3 inconclusive, 4 not comparable, 5 a worker or the tool failed.
+
+    For example:
+
+      ntp guard --base main
+
+      ntp guard --base v1.2 --model model.py:make --threshold 2% --out guard.json
+
+      ntp guard --replay guard.json
+    """
+    from ntp.judge.guard import verdict_on
+    from ntp.records.guard import GuardRecord
+    from ntp.records.sole_writer import sole_writer
+    from ntp.report.guard import markdown, terminal
+    from ntp.runners.guard import guard as campaign
+
+    if replay is not None and base is None:
+        refuse_onto_input(replay)
+        record = GuardRecord.load(replay)
+    elif base is not None and replay is None:
+        _check_out(out)
+        plan = _guard_plan(names(cases, "--cases"), model, threshold, budget)
+        with sole_writer(out), status_line() as progress:
+            settings = {
+                "budget_s": budget,
+                "seed": order_seed,
+                "allowed": names(allow, "--allow"),
+                "setup": setup,
+                "links": link or (),
+                "command": ("ntp", *sys.argv[1:]),
+            }
+            record = _kept(campaign(plan, base, head, **settings, progress=progress), out)  # type: ignore[arg-type]
+    else:
+        raise OptionError("give --base REF to measure, or --replay FILE to judge what was measured before")
+    try:
+        verdict = verdict_on(record)
+    except (ValueError, KeyError) as error:
+        raise RecordError(
+            f"{replay} cannot be judged ({error}): give what ntp guard --out wrote, as it wrote it"
+        ) from error
+    if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
+        _append(Path(summary_file), markdown(record, verdict))
+    show(terminal(record, verdict))
+    first_with: dict[str, str] = {}  # most often all cases fail of the same: that is said once
+    for cell in record.cells:
+        first_with.setdefault(cell.stderr_tail.rstrip(), cell.case_id)
+    for tail, case_id in first_with.items():
+        if tail:
+            tell_more(f"{case_id}, the last lines of its worker:\n{tail}")
+    raise typer.Exit(_guard_status(verdict, fail_on))
+
+
+def _guard_plan(ids: Sequence[str], model: str, threshold: float, budget_s: float) -> "Plan":
+    from ntp.judge.guard import plan_of
+    from ntp.machine.cpus import available_cpus, check_runtime
+    from ntp.runners.guard import default_cases
+
+    if ids and model != DEFAULT_MODEL:
+        raise OptionError(f"--model {model} is for the default cases, --cases names its own: give one of the two")
+    cases = [Case.parse(each) for each in ids] or default_cases(model, (1, available_cpus().max_threads))
+    for case in cases:
+        check_runtime(case.runtime)
+        if Path(case.workload.model).is_absolute():
+            raise OptionError(f"{case.workload.model} is one file for both sides: give its path inside the repository")
+    return plan_of(tuple(dict.fromkeys(case.id for case in cases)), threshold, budget_s)
+
+
+def _kept(records: "Generator[GuardRecord, None, None]", out: Path) -> "GuardRecord":
+    """The last of the records, each of which takes the place of the one before it on the disk."""
+    from ntp.judge.guard import summary, verdict_on
+    from ntp.records.run import write_whole
+
+    record = None
+    try:
+        with closing(records):
+            for record in records:
+                write_whole(out, record.text(summary(verdict_on(record))))
+    except KeyboardInterrupt as stop:
+        if record is not None:
+            stop.add_note(f"; what was measured is kept, ntp guard --replay {out} judges it")
+        raise
+    assert record is not None
+    return record
+
+
+def _guard_status(verdict: "GuardVerdict", fail_on: FailOn | None) -> int:
+    if verdict.failures and verdict.verdict != "regression":
+        return TOOL_FAILED
+    if verdict.verdict == "improvement" and fail_on is FailOn.IMPROVEMENT:
+        return REGRESSION
+    return OF_VERDICT[verdict.verdict]
+
+
+def _check_out(out: Path) -> None:
+    from ntp.records.run import check_writable
+
+    check_writable(out)
+    summary_file = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary_file and os.path.realpath(out) == os.path.realpath(summary_file):
+        raise OptionError(f"--out {out} is the file of GITHUB_STEP_SUMMARY, too: name another")
+
+
+def _append(path: Path, text: str) -> None:
+    """Add to the summary of a job. Where that cannot be, the verdict and its exit status stand all the same."""
+    try:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{text}\n")
+    except OSError as error:
+        reason = one_line(f"{path} cannot be written ({error.strerror})")
+        tell(f"the verdict is not in the job's summary: {reason}; mend or unset GITHUB_STEP_SUMMARY")

@@ -1,0 +1,65 @@
+"""``ntp profile``: one case, explained."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ntp.case import Case, Runtime, StepConfig, Workload
+from ntp.cli.console import tell_if_terminal, write
+from ntp.cli.options import takes_case
+
+_WRITTEN = ("profile.json", "profile.md", "profile.html")
+
+
+@takes_case(Workload, StepConfig, Runtime)
+def profile(
+    options: dict[str, Any],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the profile goes.")] = Path("reports/profile"),
+) -> None:
+    """Explain one case: what bounds its step, and what to try.
+
+    Writes profile.md and profile.html (the answer first), profile.json,
+    trace.json for ui.perfetto.dev, flame graphs and charts. Every observer
+    looks at steps of its own, so that none is part of another's picture.
+
+    For example:
+
+      ntp profile --threads 2
+
+      ntp profile --model examples/gpt2.py:tiny --batch-size 8 --out reports/gpt2
+    """
+    from ntp.machine.cpus import available_cpus, check_runtime
+    from ntp.records.flame import drawings
+    from ntp.records.run import check_writable, write_whole
+    from ntp.records.run_file import document_of, text_of
+    from ntp.records.sole_writer import sole_writer
+    from ntp.report.html import page
+    from ntp.report.profile import PICTURES, markdown, pictures, terminal
+    from ntp.runners.profile import profile as campaign
+
+    case = Case.of({**options, "threads": options["threads"] or available_cpus().max_threads})
+    check_runtime(case.runtime)
+    check_writable(*(out / name for name in (*_WRITTEN, *PICTURES)))
+    run = None
+    with sole_writer(out / "profile.json"):
+        try:
+            for run in campaign(case, out, command=("ntp", *sys.argv[1:]), progress=tell_if_terminal):
+                if not run.measurements:  # an earlier profile is worth more than the news that there is none
+                    raise run.failures[-1].error()
+                write_whole(out / "profile.json", text_of(document_of(run)))
+                write_whole(out / "profile.md", markdown(run))
+        except KeyboardInterrupt as stop:
+            if run is not None:
+                stop.add_note(f"; what was finished is in {out / 'profile.md'}")
+            raise
+        assert run is not None
+        for name, draw in pictures(run).items():
+            write_whole(out / name, draw())
+        flames = drawings((each.observations.flame for each in run.measurements), out)
+        write_whole(out / "profile.html", page(run, flames))
+    write(terminal(run))
+    write(f"Written: profile.md, profile.html and all that they show, in {out}")
+    if run.failures:
+        raise run.failures[-1].error()

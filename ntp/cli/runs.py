@@ -1,0 +1,191 @@
+"""``ntp report``, ``ntp compare`` and ``ntp baseline``: what can be done with runs that were measured."""
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ntp.cli.console import show, write
+from ntp.cli.exit_status import NOT_COMPARABLE, OF_VERDICT
+from ntp.cli.options import fraction, names, refuse_onto_input
+from ntp.errors import OptionError
+
+if TYPE_CHECKING:
+    from ntp.records.run import Run
+
+
+class ReportFormat(StrEnum):
+    """What a run can be made into."""
+
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
+    HTML = "html"
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that a sweep wrote.")],
+    format_: Annotated[ReportFormat, typer.Option("--format", help="What to make of it.")] = ReportFormat.MARKDOWN,
+) -> None:
+    """Make a report of a run, the same as was written beside it.
+
+    For example:
+
+      ntp report reports/latest/run.json
+
+      ntp report reports/latest/run.json --format csv > run.csv
+
+      ntp report reports/latest/run.json --format html > run.html
+    """
+    from ntp.records.run import Run
+
+    refuse_onto_input(run)
+    loaded = Run.load(run)
+    if format_ is ReportFormat.HTML:  # here, so that text need not wait for the charts
+        from ntp.records.flame import drawings
+        from ntp.report.html import page
+
+        flames = drawings((each.observations.flame for each in loaded.measurements), run.parent)
+        show(page(loaded, flames))
+        return
+    from ntp.report.text import FORMATS, markdown
+
+    if format_ is ReportFormat.MARKDOWN:
+        show(markdown(loaded, [path.name for path in run.parent.glob("*.svg")]))
+    else:
+        show(FORMATS[format_.value](loaded))
+
+
+class ComparisonFormat(StrEnum):
+    """What a comparison can be written as."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    HTML = "html"
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="The others are held to the first.")],
+    by: Annotated[
+        str,
+        typer.Option(metavar="FIELD", help="One run within itself: by threads, precision, allocator, loss ...."),
+    ] = "",
+    format_: Annotated[ComparisonFormat, typer.Option("--format", help="How to write it.")] = ComparisonFormat.TERMINAL,
+    gate: Annotated[bool, typer.Option("--gate", help="Judge the second of two; the exit status says how.")] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", parser=fraction, help="With --gate: what counts as slower.", show_default="5%"),
+    ] = None,
+    allow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="With --gate: counts that may rise, separated by commas, or patterns of them: 'aten::*'.",
+            show_default="none",
+        ),
+    ] = None,
+) -> None:
+    """Show runs side by side: machines, configurations, days. Judges only with --gate.
+
+    Cases that differ only in what was varied from run to run, the allocator
+    say, stand in one row. The gate is for those who cannot run the base again
+    (ntp guard can tell far less): operations, operators and bytes of a step
+    exactly, times where both runs are of this machine and software and ntp
+    doctor --calibrate has measured the noise between runs.
+
+    Exit status 0, or 4 if the runs have no case in common. With --gate: 0 pass
+    or improvement, 1 regression, 2 wrong usage, 3 inconclusive, 4 not
+    comparable, 5 the tool failed.
+
+    For example:
+
+      ntp compare reports/monday/run.json reports/latest/run.json
+
+      ntp compare reports/latest/run.json --by threads
+
+      ntp compare A.json B.json C.json --format html > comparison.html
+
+      ntp compare --gate --threshold 10% reports/baselines/BASE.json reports/latest/run.json
+    """
+    from ntp.records.run import Run
+
+    if not gate and (threshold is not None or allow is not None):
+        raise OptionError("--threshold and --allow are the gate's: give --gate with them")
+    if by and (gate or len(runs) > 1):
+        raise OptionError(f"--by compares one run within itself, without --gate: {len(runs)} were given")
+    if len(runs) < 2 and not by:
+        raise OptionError("one run alone compares with nothing: name another, or what to compare it --by")
+    refuse_onto_input(*runs)
+    loaded = [Run.load(path) for path in runs]
+    if gate:
+        if len(loaded) != 2:
+            raise OptionError(f"--gate judges one run by another: {len(loaded)} were given")
+        raise typer.Exit(_gate(loaded[0], loaded[1], format_, threshold, names(allow, "--allow")))
+    raise typer.Exit(_show(runs, loaded, by, format_))
+
+
+def _show(paths: Sequence[Path], runs: Sequence["Run"], by: str, format_: ComparisonFormat) -> int:
+    from ntp.judge.compare import Column, columns_by
+    from ntp.judge.compare import compare as compared
+
+    columns = columns_by(runs[0], by) if by else [
+        Column(name, run.measurements) for name, run in zip(column_names(paths), runs, strict=True)
+    ]  # fmt: skip
+    comparison = compared(columns, by)
+    if format_ is ComparisonFormat.HTML:
+        from ntp.report.html import comparison_page
+
+        show(comparison_page(comparison, ("ntp", *sys.argv[1:])))
+    else:
+        from ntp.report.comparison import FORMATS
+
+        show(FORMATS[format_.value](comparison))
+    return 0 if comparison.rows else NOT_COMPARABLE
+
+
+def column_names(paths: Sequence[Path]) -> list[str]:
+    """What runs are called beside each other: by their folder, or by their file; numbered where that is not enough."""
+    short = [path.resolve().parent.name if path.stem == "run" else path.stem for path in paths]
+    if len(set(short)) == len(short):
+        return short
+    return [f"{number}: {name}" for number, name in enumerate(short, 1)]
+
+
+def _gate(base: "Run", head: "Run", format_: ComparisonFormat, threshold: float | None, allowed: Sequence[str]) -> int:
+    from ntp.cli.gate import judged
+    from ntp.judge.baseline import THRESHOLD
+    from ntp.report.baseline import FORMATS
+
+    if format_.value not in FORMATS:
+        raise OptionError(f"--gate writes {' or '.join(FORMATS)} (got {format_.value!r})")
+    verdict = judged(base, head, threshold or THRESHOLD, allowed)
+    show(FORMATS[format_.value](verdict))
+    return OF_VERDICT[verdict.verdict]
+
+
+def baseline(
+    run: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that a sweep wrote.")],
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the baselines are kept.")] = Path(
+        "reports/baselines"
+    ),
+) -> None:
+    """Make a run the baseline of its machine and software, for pytest --ntp-baseline.
+
+    Takes the place of the baseline that was there. A run with a failure, or
+    one that was interrupted, is refused.
+
+    For example:
+
+      ntp baseline reports/latest/run.json
+    """
+    from ntp.records.baselines import save_baseline
+    from ntp.records.run import Run
+
+    stored = Run.load(run)
+    path = save_baseline(stored, folder)
+    count = len(stored.measurements)
+    write(f"Written: {path}, the baseline of {count} case{'' if count == 1 else 's'} on this machine and software")

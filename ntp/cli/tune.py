@@ -1,0 +1,137 @@
+"""``ntp tune``: the fastest case of a workload on this machine."""
+
+import os
+import re
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ntp.case import Case, Workload
+from ntp.cli.console import status_line, tell, write
+from ntp.cli.options import MAX_THREADS, OrderSeedOption, seconds, takes_case
+from ntp.errors import OptionError
+from ntp.interrupts import Terminated
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from ntp.records.tuning import Tuning
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def memory_size(text: str | int) -> int:
+    """Bytes, as ``2GiB``, ``500MiB`` or ``2G``.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([KMGT]?)(i?B)?", str(text).strip())
+    value = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if value <= 0:
+        raise typer.BadParameter(f"a size is a number of bytes, as in 2GiB or 500MiB (got {text!r})")
+    return value
+
+
+@takes_case(Workload)
+def tune(
+    options: dict[str, Any],
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=MAX_THREADS, metavar="N", help="Only so many.", show_default="1 and up to all CPUs"),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Only steps that compute what the plain fp32 step does: nothing in bf16.")
+    ] = False,
+    budget: Annotated[
+        float, typer.Option(metavar="TIME", parser=seconds, help="When to stop at last.", show_default="180s")
+    ] = 180.0,
+    memory_limit: Annotated[
+        int | None,
+        typer.Option(metavar="SIZE", parser=memory_size, help="Of a process: 2GiB.", show_default="none"),
+    ] = None,
+    order_seed: OrderSeedOption = 0,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Keep every race there. If it is there already, go on from it.")
+    ] = Path("reports/latest/tune.json"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever is in the file.")] = False,
+) -> None:
+    """Find the fastest way to train a model on this machine.
+
+    Tries how the step computes (loss, matrix library, precision, optimizer,
+    torch.compile) together with how the machine is set up (threads, allocator,
+    affinity, huge pages). Each candidate runs in turn with
+    the best so far, in fresh processes, so that a noisy machine is noisy to
+    both. Shows what each lever is worth, and what to write to have the same.
+
+    For example:
+
+      ntp tune
+
+      ntp tune --model examples/gpt2.py:tiny --batch-size 8 --seq-len 64 --exact
+
+      ntp tune --budget 10min --memory-limit 2GiB
+    """
+    from ntp.judge.tuning import winner
+    from ntp.machine.cpus import available_cpus, check_runtime
+    from ntp.records.run import check_writable, write_whole
+    from ntp.records.sole_writer import sole_writer
+    from ntp.records.tuning import Tuning
+    from ntp.report.tuning import markdown, terminal
+    from ntp.runners.levers import machine_levers
+    from ntp.runners.tune import tune as campaign
+    from ntp.worker.driver import cpus_for
+
+    default = Case.of({**options, "threads": threads or available_cpus().max_threads})
+    check_runtime(default.runtime)
+    check_writable(out)
+    report = out.with_suffix(".md")
+    if os.path.realpath(out) == os.path.realpath(report):
+        raise OptionError(f"--out {out} is where the report goes: name the record otherwise, as in tune.json")
+    if report.is_file() and not out.exists():
+        raise OptionError(f"{report} would be replaced by the report of --out {out}: name the record otherwise")
+    check_writable(report)
+    with sole_writer(out), status_line() as progress:
+        known = Tuning.load(out) if out.is_file() and not fresh else None
+        tuning = _kept(
+            campaign(
+                default,
+                machine_levers(exact=exact, threads=threads),
+                budget_s=budget,
+                memory_limit_bytes=memory_limit,
+                seed=order_seed,
+                command=("ntp", *sys.argv[1:]),
+                known=known,
+                progress=progress,
+            ),
+            out,
+        )
+    if tuning is None:
+        raise OptionError(f"not one race fits into {budget:g} s: raise --budget")
+    found = winner(tuning)
+    cpus = cpus_for(found.case.runtime)
+    write_whole(report, markdown(tuning, found, cpus))
+    write(terminal(tuning, found, cpus))
+
+
+def _kept(tunings: "Generator[Tuning, None, None]", out: Path) -> "Tuning | None":
+    """The last of the states, each of which takes the place of the one before it on the disk. Ctrl-C ends the search:
+    what was found until then is the answer.
+    """
+    from ntp.records.run import write_whole
+
+    tuning = None
+    try:
+        with closing(tunings):
+            for tuning in tunings:
+                write_whole(out, tuning.model_dump_json() + "\n")
+    except KeyboardInterrupt as stop:
+        if tuning is not None and isinstance(stop, Terminated):
+            stop.add_note(f"; what was raced is kept in {out}, the same command goes on from there")
+        if tuning is None or isinstance(stop, Terminated):
+            raise
+        tell(f"interrupted: this is the best so far; the same command goes on from {out}")
+    return tuning

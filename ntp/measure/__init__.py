@@ -1,1 +1,0 @@
-"""A case in, a measurement out."""

@@ -1,0 +1,58 @@
+"""The reference workload: a matrix product of fixed size, timed in a worker in turn with the steps.
+
+It is the roofline's fp32 product, as torch does it by itself. What slows the machine down for a while (another guest,
+a lower frequency) slows it, too, so that a step's time over its time can be held against that of another day.
+"""
+
+import math
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from time import process_time  # itself: a model may put another in its place
+
+import torch
+
+from ntp.core.train import thread_count
+from ntp.observe.rounds import burst
+from ntp.records.run import Referenced
+
+SIDE = 512
+"""Of the square matrices. Large enough that the threads hardly wait for each other, small enough that a slow CPU still
+gives several samples in a few tens of milliseconds."""
+
+CALLS = 3
+"""That are timed in a turn, after one that is not: it finds neither its matrices in the caches nor threads awake."""
+
+
+def reference_pass(threads: int, side: int = SIDE, calls: int = CALLS) -> Referenced:
+    """Time (S, S) x (S, S) -> (S, S) in fp32 with so many threads, the second factor transposed as nn.Linear keeps it.
+
+    Nothing of it stays behind: the matrices lie in memory of their own, which goes back to the kernel at once, so that
+    neither the heap of the training nor its resident size is touched; and the random numbers are of a generator of
+    their own.
+    """
+    room = mmap.mmap(-1, 3 * 4 * side**2)  # unmapped when the last tensor in it is gone
+    a, b, out = torch.frombuffer(room, dtype=torch.float32).view(3, side, side)
+    generator = torch.Generator().manual_seed(0)
+    cpu_time_s = process_time()
+    with torch.no_grad(), plain_settings(threads):
+        for factor in (a, b):
+            factor.normal_(std=1 / math.sqrt(side), generator=generator)
+        torch.mm(a, b.t(), out=out)
+        time_ns = tuple(burst(lambda: torch.mm(a, b.t(), out=out), calls))
+    return Referenced(shape=(side, side, side), time_ns=time_ns, cpu_time_s=process_time() - cpu_time_s)
+
+
+@contextmanager
+def plain_settings(threads: int) -> Iterator[None]:
+    """So many threads and fp32 products in fp32, whatever a model has set: a change of that must not hide in the ratio.
+
+    Both are put back as they were.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with nullcontext() if torch.get_num_threads() == threads else thread_count(threads):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

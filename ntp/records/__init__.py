@@ -1,0 +1,1 @@
+"""Values and their files. They load without torch and start no process."""

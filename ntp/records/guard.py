@@ -1,0 +1,202 @@
+"""What a guard saw, as one JSON file: every count and every sample, so that its verdict can be reached again."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ntp.case import Amount, Count, Frozen, Positive
+from ntp.records.endings import Ending
+from ntp.records.environment import Machine, Software
+from ntp.records.run import Command, read_versioned
+
+SCHEMA_VERSION = 1
+
+SideName = Literal["base", "head"]
+
+WORK_TREE = "worktree"
+"""Stands in place of a ref for the work tree as it is, uncommitted changes and all."""
+
+
+class Preparation(Frozen):
+    """What the user's own command made of a side's tree before any worker was started."""
+
+    command: str
+    status: Annotated[int, Field(ge=-255, le=255)]
+    """Its exit status, or minus the number of the signal that ended it."""
+    output: str
+    """The end of what it printed."""
+    wall_time_s: Amount
+
+
+class Side(Frozen):
+    """One side of a comparison."""
+
+    ref: str
+    """As it was asked for."""
+    commit: str
+    """The full hash."""
+    dirty: bool = False
+    """Whether tracked files differ from the commit. Only the work tree can be dirty."""
+    brings_ntp: bool = False
+    """Whether its tree has an ntp of its own. Else its workers import the one that is installed."""
+    software: Software | None = None
+    """What its workers found. One interpreter runs both sides, but a side may bring libraries of its own."""
+    loaded: tuple[str, ...] | None = None
+    """The repository's files that its workers imported, seen from its top. Null: none of them could say."""
+    preparation: Preparation | None = None
+
+
+class Counts(Frozen):
+    """What one step does, counted. The same code gives the same counts."""
+
+    parameters: Count
+    flops: Count
+    operators: tuple[tuple[str, Amount], ...]
+    """Calls a step by name, sorted by it."""
+    allocated_bytes: Amount
+    peak_tensor_bytes: Count
+
+
+MAX_RATIO = math.exp(20)
+"""Between the step times of a pair. Nothing that ran on both sides is slower on one by such a factor."""
+
+
+class Block(Frozen):
+    """Steps of one side, one after the other."""
+
+    side: SideName
+    step_time_ns: tuple[Positive, ...] = Field(min_length=1)
+
+
+class Pair(Frozen):
+    """A fresh process of each side, run in turn on the same CPUs."""
+
+    case_id: str
+    seed: Count
+    """Of the order of the turns."""
+    blocks: tuple[Block, ...] = Field(min_length=2)
+    """In the order in which they were run."""
+    endings: tuple[tuple[SideName, Ending], ...] = ()
+    """How its last turn left each side. None in records of an older ntp."""
+
+    @model_validator(mode="after")
+    def _in_turns(self) -> Self:
+        turns = Counter(block.side for block in self.blocks)
+        if turns["base"] != turns["head"]:
+            raise ValueError(f"{turns['base']} turns of the base and {turns['head']} of the head")
+        times_ns = [time_ns for block in self.blocks for time_ns in block.step_time_ns]
+        if max(times_ns) > MAX_RATIO * min(times_ns):
+            raise ValueError(f"no step_time_ns can be {min(times_ns)} where another is {max(times_ns)}")
+        return self
+
+    @property
+    def turns(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+        """The step times of base and head in each turn, in order."""
+        base, head = ([block.step_time_ns for block in self.blocks if block.side == side] for side in ("base", "head"))
+        return tuple(zip(base, head, strict=True))
+
+    def samples(self, side: SideName) -> tuple[int, ...]:
+        """All step times of one side, in order."""
+        return tuple(time_ns for block in self.blocks if block.side == side for time_ns in block.step_time_ns)
+
+
+class Cell(Frozen):
+    """One case on both sides."""
+
+    case_id: str
+    base: Counts | None = None
+    head: Counts | None = None
+    pairs: tuple[Pair, ...] = ()
+    base_failure: str = ""
+    """Why the base could not run it: then there is nothing to compare with."""
+    failure: str = ""
+    """Why the head could not: a failure, and no verdict."""
+    foreign: str = ""
+    """What a side imported that is not of its own tree: then it is no side, and there is nothing to compare."""
+    stderr_tail: str = ""
+    """The last lines of the worker that failed."""
+    wall_time_s: Amount = 0.0
+    """Spent on this case, counting and pairs."""
+
+
+class Guarded(Frozen):
+    """A statistic that is guarded. The threshold is a fraction: 0.01 lets it grow by 1%."""
+
+    statistic: str
+    threshold: float = Field(0.01, gt=0, lt=1)
+
+    @property
+    def log_limits(self) -> tuple[float, float]:
+        """Minus the threshold, and the threshold, as log-ratios."""
+        return math.log1p(-self.threshold), math.log1p(self.threshold)
+
+
+class Plan(Frozen):
+    """What was settled before the first pair: no pair may change it, or the errors promised no longer hold."""
+
+    cells: tuple[str, ...] = Field(min_length=1)
+    """Ids of all cases that are guarded."""
+    guarded: tuple[Guarded, ...] = Field((Guarded(statistic="turns"),), min_length=1)
+    alpha: float = Field(0.05, ge=1e-6, lt=0.5)
+    """The error allowed: the probability of a false pass or a false regression anywhere in the suite."""
+    power: float = Field(0.8, ge=0.5, lt=1)
+    """With what probability the smallest detectable effect would have been detected."""
+    min_pairs: int = Field(5, ge=2, le=1000)
+    """The first look at a cell. From fewer, the spread is hardly known."""
+    max_pairs: int = Field(20, ge=2, le=1000)
+    """The last look. The fewer, the less each look costs, and the less a noisy cell can get."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.max_pairs < self.min_pairs:
+            raise ValueError(f"at most {self.max_pairs} pairs are fewer than the {self.min_pairs} of the first look")
+        for names in (self.cells, [each.statistic for each in self.guarded]):
+            name, times = Counter(names).most_common(1)[0]
+            if times > 1:
+                raise ValueError(f"{name!r} is named {times} times")
+        return self
+
+
+class GuardRecord(Frozen):
+    """A guard's run: what it was asked, and what it saw."""
+
+    schema_version: Count = SCHEMA_VERSION
+    started: str
+    """ISO 8601, UTC."""
+    wall_time_s: Amount
+    command: Command
+    base: Side
+    head: Side
+    plan: Plan
+    budget_s: Amount = Field(gt=0)
+    seed: Count
+    allowed: tuple[str, ...] = ()
+    """Names of counts that may rise, or patterns of them."""
+    changed: tuple[str, ...] = ()
+    """The Python files in which the sides differ, seen from the top of the repository."""
+    machine: Machine | None = None
+    cells: tuple[Cell, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _as_planned(self) -> Self:
+        if tuple(cell.case_id for cell in self.cells) != self.plan.cells:
+            raise ValueError(f"the plan is for {', '.join(self.plan.cells)}, the cells are others")
+        return self
+
+    def text(self, verdict: Mapping[str, object]) -> str:
+        """The record as the text of its file, with its verdict for others to read: :meth:`load` passes over that."""
+        return json.dumps({"verdict": verdict, **self.model_dump(mode="json")}) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a record.
+
+        Raises:
+            RecordError: the file is missing, damaged, foreign, or of another version.
+        """
+        return read_versioned(path, cls, "guard's record", SCHEMA_VERSION, without=("verdict",))

@@ -1,0 +1,305 @@
+"""What was measured, as frozen records: raw samples and what is needed to understand them. Summaries are derived.
+
+A run is one JSON file in pytest-benchmark's own format, so that its tools and others that read it work on it. What
+that format has no place for lies where it leaves room: each measurement in its benchmark's ``extra_info["ntp"]``, what
+concerns the whole run in a top-level ``"ntp"``.
+"""
+
+import json
+import reprlib
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ntp.case import MAX_NUMBER, Amount, Case, Count, Frozen
+from ntp.errors import RecordError, WorkerFailed, not_written, refusal
+from ntp.files import replacing, try_to_write
+from ntp.lines import as_utf8
+from ntp.records.endings import Ending
+from ntp.records.environment import Environment
+from ntp.records.flame import Flame
+from ntp.records.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
+from ntp.records.peaks import MachinePeaks, Shape
+
+SCHEMA_VERSION = 1
+
+
+def _written(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Nobody runs a command from a record: bytes that are not UTF-8 are escaped in a way that every reader has."""
+    return tuple(map(as_utf8, words))
+
+
+Command = Annotated[tuple[str, ...], AfterValidator(_written)]
+"""What was called, with its arguments, as it can be written into a record."""
+
+
+class WarmUp(Frozen):
+    """The steps before the first sample."""
+
+    step_time_ns: tuple[Count, ...]
+    wall_time_ns: Count
+    """From the first step's start to the last one's end. More than the sum of the steps where a part is timed."""
+    steady: bool
+    """Whether the step time had settled, or the cap was hit first."""
+    compiling_step_ns: tuple[Count, ...] = ()
+    """The steps before all these, in which torch.compile did its work, where there was any."""
+
+
+class Harness(Frozen):
+    """Where the time that a measurement took went, in seconds of wall time unless said."""
+
+    start_s: Amount
+    """Starting the process, importing torch, building the model."""
+    warm_up_s: Amount
+    timed_s: Amount
+    """All timed steps, with what lies between them, the reference product too."""
+    parent_cpu_s: Amount
+    """CPU time that this process, the worker's parent, used while steps were timed."""
+
+
+class Observations(Frozen):
+    """What the observers saw, each in a pass of its own after the last sample. Null: it did not look."""
+
+    phases: PhaseTimes | None = None
+    memory: MemoryProfile | None = None
+    denormals: Denormals | None = None
+    flops: FlopCount | None = None
+    operators: OperatorProfile | None = None
+    flame: Flame | None = None
+    failures: tuple[str, ...] = ()
+    """Of observers that did not bear this model or this machine, a line each. The samples are none the worse for it."""
+    wall_time_s: Amount = 0.0
+    """What the looking took, flame graphs aside."""
+
+
+class Reference(Frozen):
+    """The reference workload: a matrix product, the same in every measurement, timed in the case's own process.
+
+    What slows the machine down for a while slows it, too: a step's time over its time can be held against that of
+    another day.
+    """
+
+    shape: Shape
+    turns_ns: tuple[tuple[Count, ...], ...] = Field(min_length=1)
+    """The samples of each turn: before the first timed step, between the turns of the steps, and after the last one."""
+
+    @model_validator(mode="after")
+    def _every_turn_has_samples(self) -> Self:
+        if not all(self.turns_ns):
+            raise ValueError("every turn of the reference product has a sample")
+        return self
+
+    @property
+    def time_ns(self) -> float:
+        """What the product took while the steps were timed: the median of all samples."""
+        return max(1.0, statistics.median(sample for turn in self.turns_ns for sample in turn))
+
+
+class Referenced(Frozen):
+    """Answer to ``reference``: the samples of the reference product."""
+
+    shape: Shape
+    time_ns: tuple[Count, ...] = Field(min_length=1)
+    cpu_time_s: Amount
+
+
+class Measurement(Frozen):
+    """The record of one case."""
+
+    case: Case
+    step_time_ns: tuple[Count, ...] = Field(min_length=1)
+    """The samples: the duration of each timed step (or of its part, where the case names one), in order."""
+    warm_up: WarmUp
+    harness: Harness
+    parameters: Count
+    """The numbers that the model learns."""
+    parameter_dtypes: tuple[str, ...] = ()
+    """As torch names them: torch.float32."""
+    peak_rss_bytes: Count
+    """The worker's largest resident size while steps were timed: interpreter, libraries, model and activations. Since
+    its start where the kernel does not let the mark be reset."""
+    minor_page_faults: Count
+    """During the timed steps, all of them together."""
+    major_page_faults: Count
+    environment: Environment
+    observations: Observations = Observations()
+    reference: Reference | None = None
+    """Null in runs of an older ntp, and where torch refused the product."""
+    endings: tuple[Ending, ...] = ()
+    """How each turn of the timed steps left the process. None in runs of an older ntp."""
+
+    @property
+    def samples_ns(self) -> tuple[int, ...]:
+        """The samples as what rates divide by: a clock of whole nanoseconds reads zero for what takes less than one."""
+        return tuple(max(1, sample) for sample in self.step_time_ns)
+
+    @property
+    def minor_page_faults_per_step(self) -> float:
+        """Pages that were mapped anew in a timed step, on average."""
+        return self.minor_page_faults / len(self.step_time_ns)
+
+
+class Failure(Frozen):
+    """A case that gave no measurement."""
+
+    case_id: str
+    message: str
+    stderr_tail: str = ""
+    kind: str = ""
+    """As of :class:`ntp.errors.WorkerFailed`."""
+
+    @classmethod
+    def of(cls, case_id: str, error: WorkerFailed) -> Self:
+        """The record of an error."""
+        return cls(case_id=case_id, message=str(error), stderr_tail=error.stderr_tail, kind=error.kind)
+
+    def error(self) -> WorkerFailed:
+        """The error again."""
+        return WorkerFailed(self.message, self.stderr_tail, self.kind)
+
+
+class Run(Frozen):
+    """The measurements of one sweep."""
+
+    started: str
+    """ISO 8601, UTC."""
+    wall_time_s: Amount
+    command: Command
+    planned: Count
+    """How many cases were asked for; fewer measurements and failures than that mean an interrupted sweep."""
+    measurements: tuple[Measurement, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    peaks: MachinePeaks | None = None
+    """This machine's roofline, for the thread counts of the measurements."""
+
+    @property
+    def missing(self) -> int:
+        """Cases that were planned and neither measured nor failed: the sweep was interrupted."""
+        return max(0, self.planned - len(self.measurements) - len(self.failures))
+
+    def header(self) -> dict[str, Any]:
+        """What the file's top-level ``"ntp"`` holds: all but the measurements, which lie in the benchmarks."""
+        return {"schema_version": SCHEMA_VERSION, **self.model_dump(mode="json", exclude={"measurements"})}
+
+    @classmethod
+    def from_document(cls, document: object, name: str = "the run") -> Self:
+        """The run that a pytest-benchmark document holds.
+
+        Raises:
+            RecordError: it is not a pytest-benchmark document, holds nothing of ntp's, or was written by a newer ntp.
+        """
+        benchmarks = document.get("benchmarks") if isinstance(document, Mapping) else None
+        if not isinstance(document, Mapping) or not isinstance(benchmarks, Sequence):
+            raise RecordError(f"{name} is not a benchmark run: it has no list of benchmarks; give a run.json of ntp's")
+        header = document.get("ntp")
+        if not isinstance(header, Mapping) or "schema_version" not in header:
+            raise RecordError(f"{name} was not written by ntp: pytest-benchmark reads it, ntp has nothing to say of it")
+        header = dict(header)
+        version = header.pop("schema_version")
+        if version != SCHEMA_VERSION:
+            raise RecordError(
+                f"{name} has schema version {reprlib.repr(version)}, this ntp reads {SCHEMA_VERSION}: upgrade ntp"
+            )
+        try:
+            records = [bench["extra_info"]["ntp"] for bench in benchmarks if "ntp" in bench["extra_info"]]
+            return cls.model_validate({**header, "measurements": records})
+        except ValidationError as error:
+            raise RecordError(f"{name} is damaged: {refusal(error)}; measure again") from error
+        except (KeyError, TypeError) as error:
+            raise RecordError(f"{name} is damaged: {error!r}; measure again") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a run file.
+
+        Raises:
+            RecordError: the file is missing, unreadable, truncated, foreign, or of another version.
+        """
+        try:
+            document = _parsed(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RecordError(f"{path} cannot be read ({error.strerror}): give the path of a run.json") from error
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"{path} is not JSON, or only a part of it ({error}): measure again") from error
+        return cls.from_document(document, str(path))
+
+
+def _parsed(text: str) -> Any:
+    """What a JSON text says. An integer longer than any count is infinite: Python refuses to read or show the longest.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _DIGITS else float(digits))
+
+
+_DIGITS = len(str(-MAX_NUMBER))
+
+
+class _Header(Frozen):
+    """What a file of any version has."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    schema_version: Count
+
+
+Record = TypeVar("Record", bound=Frozen)
+
+
+def read_versioned(path: Path, kind: type[Record], what: str, version: int, *, without: Sequence[str] = ()) -> Record:
+    """Read a record that is a JSON file of its own, as a command writes it with ``--out``.
+
+    Args:
+        path: the file.
+        kind: of record.
+        what: it is called, as in "no guard's record".
+        version: the only one that is read.
+        without: keys of the file that are no part of the record.
+
+    Raises:
+        RecordError: the file is missing, damaged, foreign, or of another version.
+    """
+    try:
+        document = _parsed(path.read_text(encoding="utf-8"))
+        found = _Header.model_validate(document).schema_version
+        if found == version:
+            return kind.model_validate({name: value for name, value in document.items() if name not in without})
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror}): give what --out wrote") from error
+    except ValidationError as error:
+        raise RecordError(f"{path} is no {what}: {refusal(error)}; give what --out wrote") from error
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path} is no text ({error}): give what --out wrote") from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path} is no {what}: Invalid JSON ({error}); give what --out wrote") from error
+    raise RecordError(f"{path} has schema version {found}, this ntp reads {version}: upgrade ntp")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader meets the old text or the new one, never a part: also when this process is killed.
+
+    Raises:
+        RecordError: the file cannot be written.
+    """
+    try:
+        with replacing(path) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def check_writable(*paths: Path) -> None:
+    """Find out that files can be written, before what will stand in them is measured. Leaves nothing behind.
+
+    Raises:
+        RecordError: one of them cannot.
+    """
+    for path in paths:
+        try:
+            try_to_write(path)
+        except OSError as error:
+            raise not_written(path, error) from error

@@ -1,0 +1,101 @@
+"""Runs of identical code, case by case in turn: what noise there is between two runs on this machine."""
+
+import itertools
+import time
+from collections.abc import Callable, Generator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ntp.case import BATCH_SIZES, SEQ_LENS, Case
+from ntp.errors import WorkerFailed
+from ntp.records.calibration import (
+    CalibratedCase,
+    CalibratedRun,
+    Calibration,
+    fingerprints,
+    load_calibration,
+    save_calibration,
+)
+from ntp.records.run import Measurement, check_writable
+from ntp.runners.roofline import cache_dir
+from ntp.worker.driver import PipeWorker, Sampling, measure
+
+RUNS = 5
+"""With fewer, the quantile of Student's distribution outgrows the noise; more gain little each."""
+
+
+def default_cases(threads: Sequence[int]) -> tuple[Case, ...]:
+    """The training steps of a sweep without options."""
+    sizes = itertools.product(threads, BATCH_SIZES, SEQ_LENS)
+    return tuple(
+        Case.of({"threads": count, "batch_size": batch_size, "seq_len": seq_len})
+        for count, batch_size, seq_len in sizes
+    )
+
+
+def calibrate(
+    cases: Sequence[Case],
+    runs: int = RUNS,
+    *,
+    sampling: Sampling | None = None,
+    start: Callable[[Case], PipeWorker] = PipeWorker,
+    folder: Path | None = None,
+    clock_s: Callable[[], float] = time.perf_counter,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Generator[Calibration, None, None]:
+    """Measure each case in so many fresh workers; keep each run as soon as it is there, and yield what there is so far.
+
+    All cases are run once, then all of them again: a disturbance of a minute costs each of them a run, and none all.
+    What was kept of a case before is replaced once there are as many new runs, or all that were asked for: whoever
+    interrupts a calibration does not lose a better one.
+
+    Args:
+        cases: what is calibrated.
+        runs: how many workers each case gets.
+        sampling: how many steps are timed; a sweep's own unless given.
+        start: starts a worker.
+        folder: where to keep the runs, instead of :func:`ntp.runners.roofline.cache_dir`.
+        clock_s: tells how long the runs take.
+        progress: told what is about to be measured, a line for each run.
+
+    Raises:
+        WorkerFailed: a worker died, hung or refused its case, or the machine changed meanwhile.
+        RecordError: the runs cannot be kept.
+    """
+    folder = folder or cache_dir()
+    check_writable(folder / "calibration.json")
+    new: dict[Case, CalibratedCase] = {}
+    surroundings: tuple[str, str] | None = None
+    started_s = clock_s()
+    for done, (number, case) in enumerate((number, case) for number in range(1, runs + 1) for case in cases):
+        progress(_forecast(case, done, runs * len(cases), clock_s() - started_s))
+        with start(case) as worker:
+            measurement = measure(case, worker, (sampling or Sampling()).of(case))
+        if surroundings not in (None, fingerprints(measurement)):
+            raise WorkerFailed(f"{case.id}: this machine or its software is another than in the first run: begin anew")
+        surroundings = fingerprints(measurement)
+        new[case] = _with_run(new.get(case), measurement)
+        kept = load_calibration(folder, *surroundings)
+        if number == runs or len(new[case].runs) >= _runs_of(kept, case):
+            save_calibration(folder, kept.updated([new[case]]))
+        yield Calibration(machine=surroundings[0], software=surroundings[1], cases=tuple(new.values()))
+
+
+def _with_run(known: CalibratedCase | None, measurement: Measurement) -> CalibratedCase:
+    if measurement.reference is None:
+        raise WorkerFailed(f"{measurement.case.id}: torch refused the reference product, so no run can be normalised")
+    run = CalibratedRun(step_time_ns=measurement.step_time_ns, reference=measurement.reference)
+    if known is None:
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        return CalibratedCase(case=measurement.case, started=started, runs=(run,))
+    return known.model_copy(update={"runs": (*known.runs, run)})
+
+
+def _runs_of(kept: Calibration, case: Case) -> int:
+    known = kept.at(case)
+    return len(known.runs) if known else 0
+
+
+def _forecast(case: Case, done: int, planned: int, elapsed_s: float) -> str:
+    left = f", about {elapsed_s / done * (planned - done):.0f} s left" if done else ""
+    return f"run {done + 1} of {planned}: {case.id}{left}"

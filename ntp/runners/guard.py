@@ -1,0 +1,223 @@
+"""Base against head, until every cell is decided or the budget is spent."""
+
+import random
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ntp.case import Case
+from ntp.errors import WorkerFailed
+from ntp.judge.guard import verdict_on
+from ntp.machine.system import read_machine
+from ntp.records.environment import Software
+from ntp.records.guard import WORK_TREE, Cell, GuardRecord, Plan, Side, SideName
+from ntp.worker.checkout import changed_files, checkout, lacking
+from ntp.worker.pairs import Counted, SideFailed, StartWorker, WorkerStarter, count, measure_pair
+from ntp.worker.preparing import failure_of, prepare
+from ntp.worker.sources import Source, foreign, own_files
+
+if TYPE_CHECKING:
+    from ntp.worker.protocol import Worker
+
+NextCell = Callable[[GuardRecord], str | None]
+"""From what was seen so far to the id of the case that needs another pair; None when all is decided."""
+
+SIDES: tuple[SideName, SideName] = ("base", "head")
+
+
+SHAPES = ((8, 64), (32, 128))
+"""Batch size and sequence length of the cases that are guarded unless others are named: a small step and a large."""
+
+
+def default_cases(model: str, threads: Sequence[int]) -> tuple[Case, ...]:
+    """The cases that are guarded unless others are named: a small step and a large, on each number of threads."""
+    return tuple(
+        Case.of({"model": model, "batch_size": batch_size, "seq_len": seq_len, "threads": count})
+        for batch_size, seq_len in SHAPES
+        for count in threads
+    )
+
+
+class _Guard:
+    """A run of the guard under way."""
+
+    def __init__(
+        self, record: GuardRecord, sources: dict[SideName, Source], start: StartWorker, clock_s: Callable[[], float]
+    ) -> None:
+        self.record = record
+        self._sources = sources
+        self._start = start
+        self._clock_s = clock_s
+        self._started_s = clock_s()
+        self.longest_pair_s = 0.0
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._clock_s() - self._started_s
+
+    def replace(self, cell: Cell) -> GuardRecord:
+        """The record with one cell renewed."""
+        cells = tuple(cell if each.case_id == cell.case_id else each for each in self.record.cells)
+        self.record = self.record.model_copy(update={"cells": cells, "wall_time_s": round(self.elapsed_s, 3)})
+        return self.record
+
+    def count(self, cell: Cell) -> GuardRecord:
+        """Count what a step of each side does. Both at once: counts need no quiet."""
+        started_s = self._clock_s()
+        case = Case.parse(cell.case_id)
+        # The workers end first: a thread that waits for an answer would be waited for.
+        with ThreadPoolExecutor(len(SIDES)) as pool, ExitStack() as stack:
+            # Started here: a process that a thread starts dies with the thread.
+            counting = {
+                side: pool.submit(count, stack.enter_context(self._start(case, source)), source)
+                for side, source in self._sources.items()
+            }
+            changes: dict[str, object] = {}
+            for side, counting_side in counting.items():
+                try:
+                    changes |= self._counted(side, counting_side.result())
+                except WorkerFailed as error:
+                    changes |= _failure(SideFailed(side, error), lacking(self._sources[side], _words(error)))
+        changes["wall_time_s"] = self._clock_s() - started_s
+        return self.replace(cell.model_copy(update=changes))
+
+    def _counted(self, side: SideName, counted: Counted) -> dict[str, object]:
+        """What a side's worker counted; but nothing, if it is not of that side alone."""
+        files = None if counted.imported is None else counted.imported.files
+        self._found(side, counted.software, None if files is None else own_files(self._sources[side], files))
+        if files and (elsewhere := foreign(self._sources[side], files)):
+            return {"foreign": f"{side}: {elsewhere}, so that both sides may have run the same code: {_FOREIGN_REMEDY}"}
+        return {side: counted.counts}
+
+    def _found(self, side: SideName, software: Software, loaded: Sequence[str] | None) -> None:
+        """Keep what the first worker of a side found, and what any of them loaded."""
+        known: Side = getattr(self.record, side)
+        changes: dict[str, object] = {"software": known.software or software}
+        if loaded is not None:
+            changes["loaded"] = tuple(sorted({*(known.loaded or ()), *loaded}))
+        self.record = self.record.model_copy(update={side: known.model_copy(update=changes)})
+
+    def prepare(self, command: str) -> bool:
+        """Run the user's command in each side's folder. Whether all went well: else every cell has failed of it."""
+        for side, source in self._sources.items():
+            preparation = prepare(source.folder, command, self._clock_s)
+            known: Side = getattr(self.record, side)
+            updated = known.model_copy(update={"preparation": preparation})
+            self.record = self.record.model_copy(update={side: updated})
+            if preparation.status:
+                failed = _failure(SideFailed(side, failure_of(preparation)))
+                cells = tuple(cell.model_copy(update=failed) for cell in self.record.cells)
+                self.record = self.record.model_copy(update={"cells": cells})
+                return False
+        return True
+
+    def pair(self, cell: Cell) -> GuardRecord:
+        """Add a pair to a cell."""
+        started_s = self._clock_s()
+        case = Case.parse(cell.case_id)
+        seed = random.Random(f"{self.record.seed} {cell.case_id} {len(cell.pairs)}").getrandbits(32)
+        changes: dict[str, object]
+        try:
+            with ExitStack() as stack:
+                workers: dict[SideName, Worker] = {
+                    side: stack.enter_context(self._start(case, self._sources[side]))
+                    for side in random.Random(seed).sample(SIDES, 2)
+                }
+                changes = {"pairs": (*cell.pairs, measure_pair(cell.case_id, workers, seed))}
+        except WorkerFailed as error:
+            changes = _failure(error)
+        pair_s = self._clock_s() - started_s
+        self.longest_pair_s = max(self.longest_pair_s, pair_s)
+        return self.replace(cell.model_copy(update={**changes, "wall_time_s": cell.wall_time_s + pair_s}))
+
+
+_FOREIGN_REMEDY = "let it be found from the model's own file, or through an editable installation"
+
+
+def _words(error: WorkerFailed) -> str:
+    return f"{error} {error.stderr_tail}"
+
+
+def _failure(error: WorkerFailed, more: str = "") -> dict[str, object]:
+    of_base = isinstance(error, SideFailed) and error.side == "base"
+    message = "; ".join(filter(None, (str(error), more)))
+    return {"base_failure" if of_base else "failure": message, "stderr_tail": error.stderr_tail}
+
+
+def guard(
+    plan: Plan,
+    base: str,
+    head: str = WORK_TREE,
+    *,
+    next_cell: NextCell = lambda record: verdict_on(record).next_case,
+    budget_s: float,
+    seed: int = 0,
+    allowed: Sequence[str] = (),
+    setup: str = "",
+    links: Sequence[Path] = (),
+    command: Sequence[str] = (),
+    directory: Path | None = None,
+    start: StartWorker | None = None,
+    clock_s: Callable[[], float] = time.perf_counter,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Generator[GuardRecord, None, None]:
+    """Count every case of the plan on both sides, then add pairs where they are needed. Each step yields the record.
+
+    It ends when ``next_cell`` wants no more, or when another pair would not fit into ``budget_s`` seconds. Both sides
+    run on the same CPUs, with the same interpreter and libraries, each with the modules of its own tree.
+
+    Args:
+        plan: what is guarded, and when a verdict is reached.
+        base: a commit.
+        head: a commit, or the work tree.
+        next_cell: the rule.
+        budget_s: seconds, from the first count on.
+        seed: of the order of turns.
+        allowed: names of counts that may rise, or patterns of them.
+        setup: a shell command that is run in each side's folder first.
+        links: paths of the work tree that the checkouts share with it.
+        command: as it was given.
+        directory: in the repository; None: the current one.
+        start: starts workers.
+        clock_s: a clock.
+        progress: is told what comes next.
+
+    Raises:
+        OptionError: a ref, the folder or a link is wrong. Found before any worker is started.
+    """
+    with (
+        checkout(base, directory, links) as (base_side, base_source),
+        checkout(head, directory, links) as (head_side, head_source),
+        WorkerStarter() as starter,
+    ):
+        record = GuardRecord(
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            wall_time_s=0,
+            command=tuple(command),
+            base=base_side,
+            head=head_side,
+            plan=plan,
+            budget_s=budget_s,
+            seed=seed,
+            allowed=tuple(allowed),
+            changed=changed_files(base_side, head_side, directory),
+            machine=read_machine(),
+            cells=tuple(Cell(case_id=case_id) for case_id in plan.cells),
+        )
+        run = _Guard(record, {"base": base_source, "head": head_source}, start or starter, clock_s)
+        if setup:
+            progress(f"making both sides ready: {setup}")
+            if not run.prepare(setup):
+                yield run.record
+                return
+        for cell in record.cells:
+            progress(f"counting what a step of {cell.case_id} does")
+            yield run.count(cell)
+        while (case_id := next_cell(run.record)) and run.elapsed_s + run.longest_pair_s <= budget_s:
+            cell = next(each for each in run.record.cells if each.case_id == case_id)
+            progress(f"{run.elapsed_s:.0f} of {budget_s:.0f} s: pair {len(cell.pairs) + 1} of {case_id}")
+            yield run.pair(cell)

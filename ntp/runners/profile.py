@@ -1,0 +1,147 @@
+"""One case, all observers, each in a pass of its own."""
+
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ntp.case import Case
+from ntp.errors import RecordError, WorkerFailed
+from ntp.observe.py_spy import FLAME_FILES, record_flame
+from ntp.records.flame import Flame
+from ntp.records.peaks import MachinePeaks, gemm_shapes
+from ntp.records.run import Failure, Measurement, Observations, Run, check_writable
+from ntp.runners.roofline import measure_peaks
+from ntp.worker.driver import Observing, PipeWorker, Sampling, measure, observe
+from ntp.worker.protocol import Worker, stopped_on_error
+
+TRACE = "trace.json"
+FILES = (TRACE, *FLAME_FILES)
+"""What is written beside the run."""
+OBSERVING = Observing(phase_pairs=20, operator_steps=5)
+FLAME_S = 3.0
+"""Seconds of each of the two flame recordings."""
+
+_BLOCK_S = 0.5
+"""Steps asked for at a time while a flame is recorded: it ends within so long of the recording's end."""
+
+RecordFlame = Callable[[int, float, Path], Flame]
+Peaks = Callable[[Case], MachinePeaks]
+
+
+def machine_peaks(case: Case) -> MachinePeaks:
+    """The roofline for the case's threads, at the shapes of its own products."""
+    return measure_peaks([case.runtime.threads], gemm_shapes(case.workload))
+
+
+def profile(
+    case: Case,
+    out_dir: Path,
+    *,
+    command: tuple[str, ...] = (),
+    sampling: Sampling | None = None,
+    observing: Observing = OBSERVING,
+    start: Callable[[Case], PipeWorker] = PipeWorker,
+    flame: RecordFlame = record_flame,
+    peaks: Peaks = machine_peaks,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Iterator[Run]:
+    """Measure a case, let every observer look at it, and yield the run after each stage, more complete each time.
+
+    A stage that fails is told in the run, as a failure or in the observations; what was finished before stays, and what
+    does not depend on it goes on. ``trace.json`` and the flames are written to ``out_dir`` on the way.
+
+    Raises:
+        RecordError: ``out_dir`` cannot be written. Found before anything is started.
+    """
+    _check_writable(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / TRACE).unlink(missing_ok=True)  # an earlier profile's must not pass for this one's
+    run = Run(started=datetime.now(UTC).isoformat(timespec="seconds"), wall_time_s=0, command=command, planned=1)
+    started_s = time.perf_counter()
+
+    def now(**changes: object) -> Run:
+        elapsed_s = round(time.perf_counter() - started_s, 3)
+        return Run.model_validate({**dict(run), **changes, "wall_time_s": elapsed_s})
+
+    try:
+        with start(case) as worker:
+            progress("starting a worker, warming it up and timing its steps")
+            measurement = measure(case, worker, sampling or Sampling())
+            yield (run := now(measurements=(measurement,)))
+            progress("looking at phases, memory, operations and operators")
+            measurement = measurement.model_copy(update={"observations": _observed(worker, observing, out_dir)})
+            yield (run := now(measurements=(measurement,)))
+            progress("recording a flame graph")
+            measurement = _with_flame(measurement, worker, worker.pid, out_dir, flame)
+            yield (run := now(measurements=(measurement,)))
+    except WorkerFailed as error:
+        failure = Failure.of(case.id, error)
+        run = now(failures=(*run.failures, failure))
+        yield run
+        if not run.measurements:
+            return
+    progress("measuring this machine's roofline, if it is not known yet")
+    try:
+        run = now(peaks=peaks(case))
+    except WorkerFailed as error:
+        failure = Failure.of("roofline", error)
+        run = now(failures=(*run.failures, failure))
+    yield run
+
+
+def _check_writable(out_dir: Path) -> None:
+    check_writable(*(out_dir / name for name in FILES))
+    free_bytes = shutil.disk_usage(next(each for each in (out_dir, *out_dir.absolute().parents) if each.exists())).free
+    if free_bytes < _NEEDED_BYTES:
+        raise RecordError(
+            f"{out_dir} has {free_bytes >> 20} MiB free, a profile needs {_NEEDED_BYTES >> 20}: free the disk"
+        )
+
+
+_NEEDED_BYTES = 32 << 20
+
+
+def _observed(worker: Worker, observing: Observing, out_dir: Path) -> Observations:
+    """What the observers see. The trace gets its name when it is whole: torch leaves parts of one on a full disk."""
+    try:
+        with TemporaryDirectory(dir=out_dir, prefix=".ntp-") as folder:
+            trace = Path(folder).resolve() / TRACE
+            seen = observe(worker, observing, str(trace))
+            if _is_whole(trace):
+                trace.replace(out_dir / TRACE)
+            elif seen.operators:  # else it is told why there are neither
+                failure = f"{TRACE}: it could not be written: free the disk or choose another folder"
+                seen = seen.model_copy(update={"failures": (*seen.failures, failure)})
+    except OSError as error:
+        raise RecordError(
+            f"{out_dir} cannot be written ({error.strerror}): choose another folder with --out"
+        ) from error
+    return seen
+
+
+def _is_whole(trace: Path) -> bool:
+    """Whether the file is there, up to the brace that closes it."""
+    try:
+        with trace.open("rb") as file:
+            file.seek(max(0, trace.stat().st_size - 16))
+            return file.read().rstrip().endswith(b"}")
+    except OSError:
+        return False
+
+
+def _with_flame(measurement: Measurement, worker: Worker, pid: int, out_dir: Path, record: RecordFlame) -> Measurement:
+    """Keep the worker busy for as long as it is recorded."""
+    step_s = statistics.median(measurement.step_time_ns) / 1e9
+    block = max(1, math.ceil(_BLOCK_S / step_s))
+    with ThreadPoolExecutor(1) as pool, stopped_on_error(worker):
+        recording: Future[Flame] = pool.submit(record, pid, FLAME_S, out_dir)
+        while not recording.done():
+            worker.run(block, expected_s=_BLOCK_S)
+    seen = measurement.observations.model_copy(update={"flame": recording.result()})
+    return measurement.model_copy(update={"observations": seen})

@@ -1,0 +1,105 @@
+"""Which case a search tries next: one lever at a time first, then what optuna makes of all that was seen."""
+
+import random
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ntp.case import Case
+from ntp.errors import OptionError
+from ntp.judge.tuning import levers_of, with_values
+from ntp.records.tuning import Lever
+
+if TYPE_CHECKING:
+    import optuna
+
+_MISSES = 200
+"""So many proposals in a row that were tried before, or make no sense: nothing is left."""
+
+_INSISTENT = 20
+"""A sampler that has proposed so many of these in a row knows nothing better: what comes next is left to chance."""
+
+_SLOWEST = 100.0
+"""What stands for a case that cannot be run: a ratio to the default that no case that can has."""
+
+
+def one_by_one(best: Case, default: Case, levers: Sequence[Lever]) -> Iterator[Case]:
+    """The cases that are one lever away from the best. Where that cannot be combined with another lever of the best,
+    the other one gives way: what has won first would keep out all that it does not go with.
+    """
+    for lever in levers:
+        for value in lever.values:
+            case = _with_value(best, default, lever.field, value)
+            if case is not None and case != best:
+                yield case
+
+
+def _with_value(best: Case, default: Case, field: str, value: str) -> Case | None:
+    others = ({other: usual} for other, (_, usual) in levers_of(best, default).items() if other != field)
+    for giving_way in ({}, *others):
+        try:
+            return with_values(best, {**giving_way, field: value})
+        except OptionError:
+            continue
+    return None
+
+
+class Proposals:
+    """A sampler of cases that learns from those that were tried.
+
+    Args:
+        default: the case that all others are measured by.
+        levers: what may be varied.
+        seed: of the sampler.
+    """
+
+    def __init__(self, default: Case, levers: Sequence[Lever], seed: int) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=1)
+        self._study = optuna.create_study(sampler=sampler)
+        self._default = default
+        self._chance = random.Random(seed)
+        self._spaces: Mapping[str, optuna.distributions.CategoricalDistribution] = {
+            lever.field: optuna.distributions.CategoricalDistribution(lever.values) for lever in levers
+        }
+
+    def tell(self, case: Case, ratio: float | None) -> None:
+        """Learn how fast a case is: its ratio to the default, or None if it cannot be run."""
+        import optuna
+
+        differing = levers_of(case, self._default)
+        fields = self._default.step.model_dump() | self._default.runtime.model_dump()
+        values = {name: differing[name][0] if name in differing else str(fields[name]) for name in self._spaces}
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                params=values, distributions=dict(self._spaces), value=_SLOWEST if ratio is None else ratio
+            )
+        )
+
+    def next(self, tried: set[Case]) -> Case | None:
+        """A case that was not tried. None when none is left that is worth it."""
+        for attempt in range(_MISSES):
+            trial = self._study.ask(dict(self._spaces))
+            # What becomes of a proposal is told apart, with all that was seen of the case before.
+            self._study.tell(trial, state=_failed())
+            values = trial.params if attempt < _INSISTENT else self._any_values()
+            try:
+                case = with_values(self._default, values)
+            except OptionError:
+                continue
+            if case not in tried:
+                return case
+        return None
+
+    def _any_values(self) -> dict[str, str]:
+        return {field: str(self._chance.choice(space.choices)) for field, space in self._spaces.items()}
+
+
+def _failed() -> "optuna.trial.TrialState":
+    import optuna
+
+    return optuna.trial.TrialState.FAIL

@@ -1,0 +1,281 @@
+"""The search for the fastest case of a workload on this machine.
+
+Every candidate is raced against the fastest case so far, in pairs of fresh processes that run in turn, as a guard has
+them: a machine that slows down does so for both. One lever after the other is tried first, on top of what has won; what
+is left of the time goes to combinations that optuna proposes. Then the winner is held against the default, and against
+itself without each of its levers.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ntp.case import Case
+from ntp.errors import NtpError, OptionError, WorkerFailed
+from ntp.judge.tuning import incumbent, levers_of, log_ratio, standings, wants_another_pair, with_values
+from ntp.machine.system import read_machine
+from ntp.records.tuning import Lever, Purpose, Race, Tuning
+from ntp.runners.levers import COMPILE
+from ntp.runners.proposals import Proposals, one_by_one
+from ntp.worker.driver import Refused
+from ntp.worker.pairs import Outpaced, SideFailed, StartWorker, WorkerStarter, measure_pair
+from ntp.worker.sources import Source
+
+if TYPE_CHECKING:
+    from ntp.records.guard import SideName
+    from ntp.worker.protocol import Worker
+
+RACE_STEPS_S = 2.0
+"""Seconds of timed steps in a pair of the search: less than a guard's, for more pairs are to be had."""
+
+RACE_BLOCK_S = 0.125
+"""Seconds of a turn: longer than a guard's, and as long on either side, for candidates are not alike."""
+
+DROP_ABOVE = 1.3
+"""A candidate whose warm-up was slower than that, against the other's, is not raced any further."""
+
+FINAL_PAIRS, WITHOUT_PAIRS = 5, 3
+
+_FIRST_PAIR_S = 5.0
+"""What a pair costs, before one is known."""
+
+
+class _Search:
+    """A search under way."""
+
+    def __init__(self, tuning: Tuning, start: StartWorker, clock_s: Callable[[], float]) -> None:
+        self.tuning = tuning
+        self._start = start
+        self._clock_s = clock_s
+        self._started_s = clock_s()
+        self._before_s = tuning.wall_time_s
+        self._pair_s: list[float] = []
+
+    @property
+    def elapsed_s(self) -> float:
+        """Of this sitting."""
+        return self._clock_s() - self._started_s
+
+    @property
+    def pair_s(self) -> float:
+        """What a pair costs."""
+        return sum(self._pair_s) / len(self._pair_s) if self._pair_s else _FIRST_PAIR_S
+
+    def reserve_s(self) -> float:
+        """What the end of the search will need."""
+        of_winner = levers_of(Case.parse(incumbent(self.tuning)), Case.parse(self.tuning.default))
+        return self.pair_s * (FINAL_PAIRS + WITHOUT_PAIRS * len(of_winner))
+
+    def time_left_s(self) -> float:
+        return self.tuning.budget_s - self.elapsed_s
+
+    def race(self, purpose: Purpose, case: Case, against: Case, pairs: int | None = None) -> Tuning:
+        """Race a case: over so many pairs, or for as long as the race is open."""
+        started_s = self._clock_s()
+        race = Race(purpose=purpose, case_id=case.id, against=against.id, outcome="raced")
+        try:
+            while self._goes_on(race, pairs):
+                race = self._with_pair(race, case, against)
+                if race.outcome != "raced":
+                    break
+        except Outpaced as outpaced:
+            race = race.model_copy(update={"outcome": "outpaced", "pace": outpaced.ratio})
+        except WorkerFailed as error:
+            if self._is_defaults_own(error, race):
+                raise
+            outcome = "refused" if isinstance(error.__cause__, Refused) else "failed"
+            race = race.model_copy(update={"outcome": outcome, "message": str(error)})
+        except NtpError as error:
+            race = race.model_copy(update={"outcome": "refused", "message": str(error)})
+        race = race.model_copy(update={"wall_time_s": round(self._clock_s() - started_s, 3)})
+        wall_time_s = round(self._before_s + self.elapsed_s, 3)
+        self.tuning = self.tuning.model_copy(update={"races": (*self.tuning.races, race), "wall_time_s": wall_time_s})
+        return self.tuning
+
+    def _is_defaults_own(self, error: WorkerFailed, race: Race) -> bool:
+        """Whether it is the default that cannot be run, and never could."""
+        of_base = isinstance(error, SideFailed) and error.side == "base"
+        return of_base and race.against == self.tuning.default and not any(each.pairs for each in self.tuning.races)
+
+    def _goes_on(self, race: Race, pairs: int | None) -> bool:
+        if race.pairs and self.time_left_s() < self.pair_s:
+            return False
+        if pairs is not None:
+            return len(race.pairs) < pairs
+        return wants_another_pair([log_ratio(pair) for pair in race.pairs])
+
+    def _with_pair(self, race: Race, case: Case, against: Case) -> Race:
+        started_s = self._clock_s()
+        text = f"{self.tuning.seed} {race.purpose} {race.case_id} {race.against} {len(race.pairs)}"
+        seed = random.Random(text).getrandbits(32)
+        with ExitStack() as stack:
+            cases: dict[SideName, Case] = {"base": against, "head": case}
+            workers: dict[SideName, Worker] = {
+                side: stack.enter_context(self._start(each, Source.here())) for side, each in cases.items()
+            }
+            drop_above = DROP_ABOVE if race.purpose == "search" else math.inf
+            pair = measure_pair(case.id, workers, seed, RACE_STEPS_S, RACE_BLOCK_S, drop_above)
+            peak_rss_bytes = max(workers["head"].run(1).peak_rss_bytes, race.peak_rss_bytes or 0)
+        self._pair_s.append(self._clock_s() - started_s)
+        limit = self.tuning.memory_limit_bytes
+        changes: dict[str, object] = {"pairs": (*race.pairs, pair), "peak_rss_bytes": peak_rss_bytes}
+        if limit is not None and peak_rss_bytes > limit and race.purpose == "search":
+            changes |= {"outcome": "too large", "message": f"{peak_rss_bytes:,} bytes of memory, {limit:,} are allowed"}
+        losses = {side: ending.loss for side, ending in pair.endings}
+        if _finite(losses.get("base")) and not _finite(losses.get("head")):
+            told = f"its loss is {losses['head']}, and that of {against.id} is {losses.get('base')}"
+            changes |= {"outcome": "failed", "message": told}
+        return race.model_copy(update=changes)
+
+
+def _finite(loss: float | None) -> bool:
+    """Also of one that is not known."""
+    return loss is None or math.isfinite(loss)
+
+
+def tune(
+    default: Case,
+    levers: Sequence[Lever],
+    *,
+    budget_s: float,
+    memory_limit_bytes: int | None = None,
+    seed: int = 0,
+    command: Sequence[str] = (),
+    known: Tuning | None = None,
+    start: StartWorker | None = None,
+    clock_s: Callable[[], float] = time.perf_counter,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Generator[Tuning, None, None]:
+    """Search until the budget is spent or nothing is left to try. Each step yields what is known.
+
+    Args:
+        default: the case that the search starts from.
+        levers: what may be varied.
+        budget_s: of this sitting.
+        memory_limit_bytes: a candidate that needs more is dropped.
+        seed: of the order of turns, and of the sampler.
+        command: as it was given.
+        known: an earlier sitting of the same search, to go on from.
+        start: starts workers.
+        clock_s: a clock.
+        progress: is told what comes next.
+
+    Raises:
+        OptionError: ``known`` is of another search.
+        WorkerFailed, StepError: the default itself cannot be run.
+    """
+    tuning = Tuning(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        wall_time_s=0,
+        command=tuple(command),
+        default=default.id,
+        levers=tuple(levers),
+        budget_s=budget_s,
+        memory_limit_bytes=memory_limit_bytes,
+        seed=seed,
+        machine=read_machine(),
+    )
+    if known is not None:
+        if known.task != tuning.task:
+            raise OptionError(
+                "what was kept is of another search (workload, levers, limit or machine): give --fresh or another file"
+            )
+        tuning = known.model_copy(update={"budget_s": budget_s})
+    with WorkerStarter() as starter:
+        search = _Search(tuning, start or starter, clock_s)
+        for case in _candidates(search):
+            best = incumbent(search.tuning)
+            progress(f"{search.elapsed_s:.0f} of {budget_s:.0f} s: {case.id} against {best}")
+            yield search.race("search", case, Case.parse(best))
+        yield from _last_races(search, progress)
+
+
+def _candidates(search: _Search) -> Iterator[Case]:
+    """What to try next, as long as there is time: whatever is one lever away from the best, as long as that gives a new
+    best, then compiling, then what the sampler proposes; and from a best that it found, one lever away again.
+    """
+    default = Case.parse(search.tuning.default)
+    tried = {default} | {Case.parse(race.case_id) for race in search.tuning.races if race.purpose == "search"}
+    levers = [lever for lever in search.tuning.levers if lever.field != COMPILE]
+    of_compiling = [lever for lever in search.tuning.levers if lever.field == COMPILE]
+    settled, compiled, proposals, told = "", False, None, 0
+    while _has_time(search):
+        if settled != (best := incumbent(search.tuning)):
+            settled = best
+            yield from _one_lever_away(search, levers, tried)
+        elif not compiled:
+            compiled = True
+            if _has_time(search, of_compiling=True):
+                yield from _one_lever_away(search, of_compiling, tried)
+        else:
+            proposals = proposals or Proposals(default, _settled(search), search.tuning.seed)
+            told = _tell(proposals, search.tuning, told)
+            case = proposals.next(tried)
+            if case is None:
+                return
+            tried.add(case)
+            yield case
+
+
+def _one_lever_away(search: _Search, levers: Sequence[Lever], tried: set[Case]) -> Iterator[Case]:
+    """Each lever in turn, on top of what has won until then."""
+    default = Case.parse(search.tuning.default)
+    for lever in levers:
+        for case in one_by_one(Case.parse(incumbent(search.tuning)), default, [lever]):
+            if not _has_time(search, of_compiling=lever.field == COMPILE):
+                return
+            if case not in tried:
+                tried.add(case)
+                yield case
+
+
+COMPILING_S = 60.0
+"""What compiling a step costs, about. Cases that are compiled are tried if there is time for that."""
+
+
+def _has_time(search: _Search, *, of_compiling: bool = False) -> bool:
+    needed_s = COMPILING_S if of_compiling else 0.0
+    return search.time_left_s() - needed_s > search.reserve_s() + 2 * search.pair_s
+
+
+def _settled(search: _Search) -> list[Lever]:
+    """The levers for the sampler: compiling is left as it has won or lost, for each try would cost a minute."""
+    best = Case.parse(incumbent(search.tuning))
+    return [
+        lever.model_copy(update={"values": (best.step.compile,)}) if lever.field == COMPILE else lever
+        for lever in search.tuning.levers
+    ]
+
+
+def _tell(proposals: Proposals, tuning: Tuning, told: int) -> int:
+    """Let the sampler learn what is new. Returns how many races it knows."""
+    known = {standing.case_id: standing.ratio for standing in standings(tuning)}
+    compiled = Case.parse(incumbent(tuning)).step.compile
+    for race in tuning.races[told:]:
+        case = Case.parse(race.case_id)
+        if race.purpose == "search" and case.step.compile == compiled:
+            pace = known.get(race.against, 1.0) * race.pace if race.pace else None
+            proposals.tell(case, known.get(race.case_id, pace))
+    return len(tuning.races)
+
+
+def _last_races(search: _Search, progress: Callable[[str], None]) -> Iterator[Tuning]:
+    """Hold the winner against the default, and against itself without each of its levers."""
+    default, best = Case.parse(search.tuning.default), Case.parse(incumbent(search.tuning))
+    if best == default:
+        return
+    progress(f"{search.elapsed_s:.0f} s: the winner, {best.id}, against the default")
+    yield search.race("final", best, default, FINAL_PAIRS)
+    for field, (_, usual) in levers_of(best, default).items():
+        if search.time_left_s() < search.pair_s:
+            return
+        try:
+            without = with_values(best, {field: usual})
+        except OptionError:
+            continue
+        progress(f"{search.elapsed_s:.0f} s: the winner without {field}")
+        yield search.race("without", without, best, WITHOUT_PAIRS)

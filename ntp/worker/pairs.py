@@ -1,0 +1,210 @@
+"""Base and head in pairs: the unit of all statistics of a comparison, and what is counted of each side exactly."""
+
+import math
+import random
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+
+from ntp.case import Case, Runtime
+from ntp.errors import WorkerFailed
+from ntp.records.environment import Software
+from ntp.records.guard import Block, Counts, Pair, SideName
+from ntp.worker.driver import PipeWorker, Refused
+from ntp.worker.launch import ForkServer
+from ntp.worker.protocol import Imported, Worker, stopped_on_error
+from ntp.worker.sources import OWN, Source
+
+STEPS_S = 3.0
+"""Seconds of timed steps in a pair, both sides together."""
+
+BLOCK_S = 0.05
+"""Seconds of steps of one side before the other has its turn: short against what disturbs a machine. A longer step is a
+turn of its own. The first step of a turn meets caches that the other side has filled: that is no matter where both
+sides are alike. Where one is several times as fast, it is slowed down more: then turns should be longer, and as long on
+either side (:func:`unlike_turns`)."""
+
+MIN_BLOCKS = 8
+"""Turns of each side, at least, however long a step takes: the median of fewer tells little."""
+
+WARM_UP_WINDOW = 2
+"""Steps that must agree with as many before them, at least. Fewer than where one process stands alone: what is left of
+a warm-up is in both sides alike."""
+
+FORKS = 16
+"""Workers, two a pair, that one process forks before it is renewed."""
+
+if TYPE_CHECKING:
+    from ntp.records.endings import Ending
+
+Answer = TypeVar("Answer")
+
+StartWorker = Callable[[Case, Source], PipeWorker]
+
+
+class WorkerStarter:
+    """Starts workers, each with its modules from where its source says.
+
+    On Linux they are forks of a process that has torch loaded, one for each runtime, since a pair of new interpreters
+    spends more time on imports than on steps. Forks share where the libraries lie in memory, and with it what that does
+    to speed; so that no such place becomes part of the answer, the process is renewed after :data:`FORKS` workers.
+    """
+
+    def __init__(self) -> None:
+        self._servers: dict[Runtime, ForkServer] = {}
+        self._forks: Counter[Runtime] = Counter()
+        self._retired: ForkServer | None = None
+
+    def __call__(self, case: Case, source: Source) -> PipeWorker:
+        """A worker of the case with the modules of a source."""
+        if sys.platform != "linux":
+            return PipeWorker(case, source=source)
+        if self._forks[case.runtime] == FORKS:
+            # Its last fork may be the other half of a pair, and still at work: it ends when the next is renewed.
+            self._retire(self._servers.pop(case.runtime))
+            del self._forks[case.runtime]
+        if case.runtime not in self._servers:
+            self._servers[case.runtime] = ForkServer(case.runtime)
+        self._forks[case.runtime] += 1
+        return PipeWorker(case, source=source, launch=self._servers[case.runtime].launch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._retire(None)
+        for server in self._servers.values():
+            server.stop()
+
+    def _retire(self, server: ForkServer | None) -> None:
+        if self._retired is not None:
+            self._retired.stop()
+        self._retired = server
+
+
+class Counted(NamedTuple):
+    """What a worker counted, and what it is made of."""
+
+    counts: Counts
+    software: Software
+    imported: Imported | None
+    """Null where the ntp of the worker is too old to tell."""
+
+
+def count(worker: Worker, source: Source) -> Counted:
+    """Count what a step of a worker's case does, after two steps that bring it to its steady state, and with what.
+
+    Raises:
+        WorkerFailed: the worker is gone, or does not bear an observer.
+    """
+    loaded = worker.load()
+    worker.run(2)
+    memory, flops, profile = worker.memory(), worker.flops(), worker.operators(1)
+    counts = Counts(
+        parameters=loaded.parameters,
+        flops=flops.total_flops,
+        operators=tuple(profile.calls_per_step.items()),
+        allocated_bytes=profile.allocated_bytes_per_step,
+        peak_tensor_bytes=memory.peak_bytes,
+    )
+    return Counted(counts, loaded.software, _imported(worker, source))
+
+
+def _imported(worker: Worker, source: Source) -> Imported | None:
+    """What the worker has imported of the repository, and of its packages from elsewhere."""
+    folders = {str(folder) for folder in (source.top, source.tree) if folder is not None}
+    try:
+        return worker.imported(sorted(folders), [name for name, _ in source.packages])
+    except Refused:
+        if source.ntp == OWN:
+            raise
+        return None
+
+
+class Outpaced(Exception):
+    """The head was much slower than the base in the warm-up. It is no error."""
+
+    def __init__(self, ratio: float) -> None:
+        super().__init__(f"{ratio:.2f} times as long")
+        self.ratio = ratio
+
+
+def measure_pair(
+    case_id: str,
+    workers: dict[SideName, Worker],
+    seed: int,
+    steps_s: float = STEPS_S,
+    block_s: float | None = None,
+    drop_above: float = math.inf,
+) -> Pair:
+    """Load and warm up a fresh worker of each side, then let them run in turn, in an order drawn from ``seed``.
+
+    Both run the same number of steps in each turn, unless ``block_s`` says how many seconds of its own steps each side
+    runs. Which of the two goes first is drawn anew for each pair of turns.
+
+    Raises:
+        SideFailed: one of them died, hung or refused.
+        Outpaced: the head took more than ``drop_above`` times as long as the base in the warm-up.
+    """
+    order = random.Random(seed)
+    sides: list[SideName] = ["base", "head"]
+    pace_s: dict[SideName, float] = {}
+    # Importing torch takes seconds, and no quiet.
+    with ThreadPoolExecutor(len(sides)) as pool, stopped_on_error(*workers.values()):
+        list(pool.map(lambda side: _of(side, workers[side].load), order.sample(sides, 2)))
+    for side in order.sample(sides, 2):
+        warm_up = _of(side, partial(workers[side].warm_up, WARM_UP_WINDOW))
+        pace_s[side] = statistics.median(warm_up.step_time_ns[len(warm_up.step_time_ns) // 2 :]) / 1e9
+    if pace_s["head"] > drop_above * pace_s["base"]:
+        raise Outpaced(pace_s["head"] / pace_s["base"])
+    if block_s is None:
+        step_s = statistics.mean(pace_s.values())
+        pace_s = dict.fromkeys(sides, step_s)
+        turns, alike = turns_of(step_s, steps_s)
+        steps = dict.fromkeys(sides, alike)
+    else:
+        turns, steps = unlike_turns(pace_s, steps_s, block_s)
+    blocks = []
+    endings: dict[SideName, Ending] = {}
+    for _ in range(turns):
+        for side in order.sample(sides, 2):
+            expected_s = steps[side] * pace_s[side]
+            ran = _of(side, partial(workers[side].run, steps[side], expected_s=expected_s))
+            blocks.append(Block(side=side, step_time_ns=ran.step_time_ns))
+            endings[side] = ran.ending
+    return Pair(case_id=case_id, seed=seed, blocks=tuple(blocks), endings=tuple(endings.items()))
+
+
+class SideFailed(WorkerFailed):
+    """One worker of a pair died, hung or refused."""
+
+    def __init__(self, side: SideName, error: WorkerFailed) -> None:
+        super().__init__(f"{side}: {error}", error.stderr_tail, error.kind)
+        self.side = side
+
+
+def _of(side: SideName, ask: Callable[[], Answer]) -> Answer:
+    """Ask a worker, and name its side if it fails."""
+    try:
+        return ask()
+    except WorkerFailed as error:
+        raise SideFailed(side, error) from error
+
+
+def turns_of(step_s: float, steps_s: float = STEPS_S) -> tuple[int, int]:
+    """How many turns each side has, and of how many steps, to fill ``steps_s`` seconds with both sides' steps."""
+    steps = max(1, round(BLOCK_S / step_s))
+    return max(MIN_BLOCKS, math.ceil(steps_s / (2 * steps * step_s))), steps
+
+
+def unlike_turns(
+    pace_s: dict[SideName, float], steps_s: float, block_s: float = BLOCK_S
+) -> tuple[int, dict[SideName, int]]:
+    """The same for sides whose steps take unlike times: a turn of either is ``block_s`` seconds, or one step."""
+    steps = {side: max(1, round(block_s / step_s)) for side, step_s in pace_s.items()}
+    round_s = sum(steps[side] * step_s for side, step_s in pace_s.items())
+    return max(MIN_BLOCKS, math.ceil(steps_s / round_s)), steps

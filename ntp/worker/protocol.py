@@ -1,0 +1,96 @@
+"""What a worker and its parent say to each other: a JSON object a line, a request answered before the next is made.
+
+Requests are ``{"do": NAME, ...}``; answers are ``{"ok": {...}}`` or ``{"error": "one line", "kind":
+"ModelError"}``, the kind empty where it is no error of ntp's own.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from pydantic import Field
+
+from ntp.case import Amount, Count, Frozen
+from ntp.records.endings import Ending
+from ntp.records.environment import Process, Software
+from ntp.records.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
+from ntp.records.run import Referenced, WarmUp
+from ntp.worker.warmup import MIN_WINDOW
+
+
+class Loaded(Frozen):
+    """Answer to ``load``: the model is built and its first batch can be made."""
+
+    parameters: Count
+    parameter_dtypes: tuple[str, ...] = ()
+    software: Software
+    process: Process
+
+
+class Ran(Frozen):
+    """Answer to ``run``: the samples, and what the process used while they were taken."""
+
+    step_time_ns: tuple[Count, ...] = Field(min_length=1)
+    minor_page_faults: Count
+    major_page_faults: Count
+    cpu_time_s: Amount
+    peak_rss_bytes: Count
+    ending: Ending = Ending()
+
+
+class Imported(Frozen):
+    """Answer to ``imported``: what of the user's repository the process has loaded."""
+
+    files: tuple[tuple[str, str], ...]
+    """The names of modules, and their files."""
+
+
+class Worker(Protocol):
+    """A case that can be run. A process behind a pipe in earnest, a script of times in tests."""
+
+    def load(self) -> Loaded:
+        """Build the model and the data. The first request."""
+
+    def warm_up(self, min_window: int = MIN_WINDOW) -> WarmUp:
+        """Run steps until their time is steady: the median of at least so many, and of as many before them."""
+
+    def run(self, steps: int, expected_s: float = 0.0) -> Ran:
+        """Run and time exactly ``steps`` steps, which should take about ``expected_s`` seconds."""
+
+    def reference(self) -> Referenced:
+        """Time the reference product, for some ten milliseconds. No step is run."""
+
+    def imported(self, folders: Sequence[str], packages: Sequence[str]) -> Imported:
+        """List the modules whose files lie in one of the folders, and those of the packages, wherever they lie."""
+
+    def phases(self, steps: int) -> PhaseTimes:
+        """Time the phases of so many steps, beside as many bare ones."""
+
+    def memory(self) -> MemoryProfile:
+        """Follow the tensor memory of a step."""
+
+    def denormals(self) -> Denormals:
+        """Count the denormal numbers among what the training holds."""
+
+    def flops(self) -> FlopCount:
+        """Count the floating-point operations of a step."""
+
+    def operators(self, steps: int, trace: str | None = None) -> OperatorProfile:
+        """Profile the operators of so many steps, and write a trace of them to that file."""
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing. May be called at any time, also twice."""
+
+
+@contextmanager
+def stopped_on_error(*workers: Worker) -> Iterator[None]:
+    """End the workers at once if the block is left by an exception, Ctrl-C above all.
+
+    It goes around what waits for threads that wait for answers: those end with the worker, and are not waited for.
+    """
+    try:
+        yield
+    except BaseException:
+        for worker in workers:
+            worker.stop()
+        raise

@@ -1,0 +1,272 @@
+"""The child process: holds one case, warms it up, runs steps on request and times each of them itself.
+
+Started with ``PARENT_PID`` by :class:`ntp.worker.driver.PipeWorker`, through :mod:`ntp.worker.bootstrap`, with the
+environment variables of the case's runtime already set. Requests come on standard input, answers leave on what was
+standard output; whatever a model prints goes to standard error, where it disturbs nothing.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter_ns, process_time  # themselves: a model may put others in their places
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ntp.case import Case, Frozen
+from ntp.errors import ModelError, NtpError, OptionError
+from ntp.lines import MESSAGE_CHARACTERS, first_line, shorten
+from ntp.machine.memory import anonymous_bytes, page_faults, peak_rss_bytes, reset_peak_rss
+from ntp.observe.phases import PhaseClock, phase_pass
+from ntp.observe.py_spy import allow_tracing
+from ntp.records.endings import Ending, SettingChange
+from ntp.records.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
+from ntp.records.run import Referenced, WarmUp
+from ntp.worker import bootstrap
+from ntp.worker.protocol import Imported, Loaded, Ran
+from ntp.worker.warmup import warm_up
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ntp.core.step import Training
+
+PART_PHASES = {"forward": ("forward",), "backward": ("loss", "backward"), "optimizer": ("optimizer",)}
+"""The phases of :func:`ntp.core.step.train_step` that make up each part of a step that a case can name."""
+
+COMPILING_STEPS = 3
+"""torch.compile works in the first step, in the second for the sizes that were others there, and then it has done."""
+
+
+class Stepper:
+    """Runs steps, and times of each the part that the case names.
+
+    Attributes:
+        run_step: runs one step and returns the time of that part, in nanoseconds.
+        loss: of the last step, of shape ``()``; None where there was none that has one.
+    """
+
+    def __init__(self, training: "Training", part: str, clock_ns: Callable[[], int] = perf_counter_ns) -> None:
+        self.loss: Tensor | None = None
+        self._training = training
+        self._clock_ns = clock_ns
+        self._clock = PhaseClock(clock_ns)
+        self._phases = PART_PHASES.get(part, ())
+        self.run_step: Callable[[], int] = {"step": self._whole, "data": self._data}.get(part, self._part)
+
+    def _whole(self) -> int:
+        start_ns = self._clock_ns()
+        self.loss = self._training.step()
+        return self._clock_ns() - start_ns
+
+    def _data(self) -> int:
+        start_ns = self._clock_ns()
+        next(self._training.batches)
+        return self._clock_ns() - start_ns
+
+    def _part(self) -> int:
+        self._clock.reset()
+        self.loss = self._training.step(self._clock)
+        return sum(self._clock.time_ns[name] for name in self._phases)
+
+
+def take_cpus(cpus: list[int] | None) -> None:
+    """Pin every thread of this process to the CPUs, if there are any to be pinned to."""
+    if cpus is not None and hasattr(os, "sched_setaffinity"):
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), cpus)
+
+
+class CaseHolder:
+    """The case of this process, and the answers to the requests about it."""
+
+    def __init__(self) -> None:
+        self._training: Training
+        self._threads: int
+        self._compiles = False
+        self._stepper: Stepper
+        self._settings: dict[str, str]
+        """As the case has them, before the model was loaded."""
+
+    def load(self, case: dict[str, Any], cpus: list[int] | None) -> Loaded:
+        """Import torch, take the CPUs, build model, optimizer and data."""
+        wanted = Case.model_validate(case)
+
+        import threadpoolctl  # type: ignore[import-untyped]  # noqa: F401  (what reads the software imports it late)
+        import torch
+
+        from ntp.core.model import parameter_count, see_folder
+        from ntp.core.settings import read_settings
+        from ntp.core.step import Training
+        from ntp.machine.software import read_process, read_software
+
+        # They take their clock when they are imported, and a model may put another in its place.
+        from ntp.observe import calibration_kernel, profiler  # noqa: F401
+
+        # After the import, which two workers that share a CPU would otherwise share it for, too.
+        take_cpus(cpus)
+        self._threads, self._compiles = wanted.runtime.threads, wanted.step.compile != "off"
+        torch.set_num_threads(self._threads)
+        torch.set_num_interop_threads(wanted.runtime.interop_threads)
+        if wanted.runtime.denormals == "flushed" and not torch.set_flush_denormal(True):
+            raise OptionError("denormals flushed: this CPU cannot; leave them kept")
+        self._settings = read_settings()
+        # Not before: what lies there must not stand in the way of what is imported above.
+        see_folder(os.getcwd())
+        self._training = Training.start(wanted.workload, wanted.step)
+        self._changed_settings()
+        self._stepper = Stepper(self._training, wanted.workload.part)
+        # What was built so far lives as long as the process: the collector need not look at it during a step.
+        gc.collect()
+        gc.freeze()
+        return Loaded(
+            parameters=parameter_count(self._training.model),
+            parameter_dtypes=tuple(sorted({str(each.dtype) for each in self._training.model.parameters()})),
+            software=read_software(),
+            process=read_process(),
+        )
+
+    def warm_up(self, min_window: int) -> WarmUp:
+        """Run steps until their time is steady. What is to be compiled is, before that."""
+        run_step = self._stepper.run_step
+        compiling = tuple(run_step() for _ in range(COMPILING_STEPS if self._compiles else 0))
+        warm = warm_up(run_step, perf_counter_ns, min_window)
+        return warm.model_copy(update={"compiling_step_ns": compiling})
+
+    def run(self, steps: int) -> Ran:
+        """Run and time exactly ``steps`` steps."""
+        run_step = self._stepper.run_step
+        reset_peak_rss()  # import and warm-up are not the step's; where the kernel refuses, they count
+        faults, cpu_time_s = page_faults(), process_time()
+        step_time_ns = tuple(run_step() for _ in range(steps))
+        cpu_time_s = process_time() - cpu_time_s
+        faults_after = page_faults()
+        return Ran(
+            step_time_ns=step_time_ns,
+            minor_page_faults=faults_after.minor - faults.minor,
+            major_page_faults=faults_after.major - faults.major,
+            cpu_time_s=cpu_time_s,
+            peak_rss_bytes=peak_rss_bytes(),
+            ending=self._ending(),
+        )
+
+    def _ending(self) -> Ending:
+        loss = self._stepper.loss
+        return Ending(
+            loss=None if loss is None else loss.item(),
+            anonymous_bytes=anonymous_bytes(),
+            settings=self._changed_settings(),
+        )
+
+    def _changed_settings(self) -> tuple[SettingChange, ...]:
+        """What the model's code has changed since before it was loaded.
+
+        Raises:
+            ModelError: the number of threads: the case is named by it, and another one ran.
+        """
+        from ntp.core.settings import THREADS, changed_settings, read_settings
+
+        changed = changed_settings(self._settings, read_settings())
+        if THREADS in changed:
+            before, after = changed[THREADS]
+            raise ModelError(
+                f"the model's code has set torch's threads to {after}, and the case says {before}: take "
+                f"torch.set_num_threads out of it, or measure it with {after}"
+            )
+        return tuple(SettingChange(name=name, before=before, after=after) for name, (before, after) in changed.items())
+
+    def reference(self) -> Referenced:
+        """Time the reference product, for some ten milliseconds. No step is run."""
+        from ntp.observe.calibration_kernel import reference_pass
+
+        return reference_pass(self._threads)
+
+    def imported(self, folders: list[str], packages: list[str]) -> Imported:
+        """List the modules whose files lie in one of the folders, and those of the packages, wherever they lie."""
+        files = ((name, getattr(module, "__file__", None)) for name, module in sorted(sys.modules.items()))
+
+        def wanted(name: str, file: str) -> bool:
+            of_package = any(f"{name}.".startswith(f"{package}.") for package in packages)
+            return of_package or any(bootstrap.is_users(file, folder) for folder in folders)
+
+        # Some modules that have no file, torch.classes among them, have a relative name in its place.
+        known = [(name, file) for name, file in files if isinstance(file, str) and os.path.isabs(file)]
+        return Imported(files=tuple((name, file) for name, file in known if wanted(name, file)))
+
+    def phases(self, steps: int) -> PhaseTimes:
+        """Time the phases of so many steps, beside as many bare ones."""
+        return phase_pass(self._training, steps)
+
+    def memory(self) -> MemoryProfile:
+        """Follow the tensor memory of a step."""
+        from ntp.observe.tensors import tensor_pass
+
+        return tensor_pass(self._training)
+
+    def denormals(self) -> Denormals:
+        """Count the denormal numbers among what the training holds."""
+        from ntp.observe.tensors import denormals
+
+        return denormals(self._training)
+
+    def flops(self) -> FlopCount:
+        """Count the floating-point operations of a step."""
+        from ntp.observe.flops import flop_pass
+
+        return flop_pass(self._training)
+
+    def operators(self, steps: int, trace: str | None) -> OperatorProfile:
+        """Profile the operators of so many steps, and write a trace of them to that file."""
+        from ntp.observe.profiler import operator_pass
+
+        return operator_pass(self._training, steps, None if trace is None else Path(trace))
+
+
+def serve(holder: CaseHolder, requests: TextIO, answers: TextIO) -> None:
+    """Answer requests until there are no more. An error is an answer too: the parent decides whether to go on."""
+    for line in requests:
+        request = json.loads(line)
+        try:
+            answer: Frozen = getattr(holder, request.pop("do"))(**request)
+        except BaseException as error:  # noqa: BLE001  (whatever a model raises must reach the parent; nobody else does)
+            known = isinstance(error, NtpError)
+            # What ntp refuses is said in its message; whoever wrote the model wants to see where that failed.
+            if not known:
+                traceback.print_exc()
+            elif error.__cause__:
+                traceback.print_exception(error.__cause__)
+            said = first_line(error)
+            message = shorten(said if known else f"{type(error).__name__}: {said}", MESSAGE_CHARACTERS)
+            kind = type(error).__name__ if known else ""
+            answers.write(json.dumps({"error": message, "kind": kind}) + "\n")
+        else:
+            answers.write(f'{{"ok": {answer.model_dump_json()}}}\n')
+        answers.flush()
+
+
+def die_with(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when its parent dies, however it dies. Elsewhere than on Linux the end of
+    standard input does it, once the request at hand is answered.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent_pid:  # it died before we asked
+            os._exit(1)
+
+
+def main() -> None:
+    """Serve the parent whose process id is the only argument."""
+    die_with(int(sys.argv[1]))
+    allow_tracing()
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(CaseHolder(), sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

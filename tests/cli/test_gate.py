@@ -1,0 +1,110 @@
+"""A run held against a folder of baselines, with the noise in this user's cache."""
+
+import pytest
+
+from ntp.cli.exit_status import OF_VERDICT
+from ntp.cli.gate import Gate, judged, status_of
+from ntp.errors import RecordError
+from ntp.judge.verdict import Verdict
+from ntp.machine.system import read_machine
+from ntp.records.baselines import save_baseline
+from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
+from ntp.records.run import Reference
+
+REFERENCE = Reference(shape=(4, 4, 4), turns_ns=((1000,),))
+
+
+@pytest.fixture
+def measured(make_measurement, make_run):
+    """``measured(step_ns, **fields)``: a run of one case."""
+
+    def run(step_ns, **fields):
+        return make_run(make_measurement(step_time_ns=[step_ns] * 20, reference=REFERENCE, **fields))
+
+    return run
+
+
+@pytest.fixture
+def calibrated(tmp_path, monkeypatch, measured):
+    """A cache that knows the noise of that case: next to none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    measurement = measured(10_000_000).measurements[0]
+    machine, software = fingerprints(measurement)
+    runs = tuple(CalibratedRun(step_time_ns=(10_000_000 + i,) * 20, reference=REFERENCE) for i in range(3))
+    case = CalibratedCase(case=measurement.case, started="2025-01-02", runs=runs)
+    save_calibration(tmp_path / "cache/ntp", Calibration(machine=machine, software=software, cases=(case,)))
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_the_noise_is_that_of_this_users_cache(measured, make_run, monkeypatch, tmp_path):
+    base = measured(10_000_000)
+    assert judged(base, measured(10_100_000)).verdict == "pass"
+    assert judged(base, measured(11_000_000)).verdict == "regression"
+    assert judged(base, measured(11_000_000), 0.2).verdict == "pass"
+    assert judged(base, measured(10_000_000, parameters=10**9), 0.2, ["parameters"]).verdict == "pass"
+    assert judged(base, make_run()).verdict == "not comparable"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    assert judged(base, measured(10_100_000)).verdict == "not comparable"
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_the_baseline_of_this_machine_is_chosen_and_named(measured, tmp_path):
+    here = measured(10_000_000)
+    machine = here.measurements[0].environment.machine.model_copy(update={"logical_cpus": 96})
+    folder = tmp_path / "baselines"
+    there = measured(5_000_000, machine=machine)
+    path, _ = (save_baseline(run, folder) for run in (here, there))
+    verdict, text = Gate(folder).judge(measured(10_100_000))
+    assert verdict == "pass"
+    assert text.startswith(f"Baseline: {path.name}\nPass: ")
+    path.unlink()
+    verdict, text = Gate(folder).judge(measured(10_100_000))
+    assert verdict == "not comparable"
+    assert "another machine: logical_cpus 96 against 2" in text
+
+
+def test_what_is_known_before_anything_is_measured(measured, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "baselines"
+    save_baseline(measured(10_000_000), folder)
+    assert not Gate(folder).is_empty
+    assert list(Gate(folder).forecast()) == [
+        f"no baseline in {folder} is of this machine: counts will be compared, times will not"
+    ]
+    here = measured(10_000_000, machine=read_machine())
+    save_baseline(here, folder)
+    (line,) = Gate(folder).forecast()
+    assert line.startswith("the noise of this machine is not known")
+    machine, software = fingerprints(here.measurements[0])
+    save_calibration(tmp_path / "cache/ntp", Calibration(machine=machine, software=software))
+    assert list(Gate(folder).forecast()) == []
+
+
+def test_a_folder_without_baselines_says_what_makes_one(measured, tmp_path):
+    verdict, text = Gate(tmp_path).judge(measured(1))
+    assert verdict == "not comparable"
+    remedy = f"measure without --ntp-baseline, then ntp baseline RUN.json --out {tmp_path} makes the run one"
+    assert text == f"Not comparable: {tmp_path} holds no baseline; {remedy}.\n"
+    assert Gate(tmp_path).is_empty
+    with pytest.raises(RecordError, match="is no folder of baselines"):
+        Gate(tmp_path / "none")
+
+
+def test_every_verdict_has_an_exit_status():
+    assert set(OF_VERDICT) == set(Verdict.__args__)
+    assert OF_VERDICT == {"pass": 0, "improvement": 0, "regression": 1, "inconclusive": 3, "not comparable": 4}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "pytest_status", "workers_alone", "status"),
+    [
+        ("pass", 0, True, 0),
+        ("inconclusive", 0, True, 3),
+        ("not comparable", 1, False, 1),  # a test of somebody's failed
+        ("not comparable", 1, True, 5),  # workers were lost
+        ("regression", 1, True, 1),
+        ("pass", 2, True, 2),  # interrupted
+    ],
+)
+def test_pytests_own_failures_win_but_a_lost_worker_is_no_regression(verdict, pytest_status, workers_alone, status):
+    assert status_of(verdict, pytest_status, workers_alone_failed=workers_alone) == status

@@ -1,0 +1,233 @@
+import math
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntp.case import Case, Runtime, named_step
+from ntp.core.settings import read_settings
+from ntp.judge.warnings import (
+    MAX_DENORMAL_SHARE,
+    MAX_FAULTS_PER_STEP,
+    MIN_SAMPLES,
+    Kind,
+    untested_torch,
+    warnings_about,
+    warnings_of,
+)
+from ntp.records.endings import PRODUCTS, Ending, SettingChange
+from ntp.records.environment import Conditions, Environment, Machine, Process, Software
+from ntp.records.observations import Denormals
+from ntp.records.run import Measurement, Observations, WarmUp
+
+Make = Callable[..., Measurement]
+
+QUIET_STEPS = tuple(range(1000, 1020))
+UNSTEADY = WarmUp(step_time_ns=(9,) * 1234, wall_time_ns=10_200_000_000, steady=False)
+UNSEEN = Observations(failures=("flops: simple-b8-s64-t1: RuntimeError: no formula",))
+BF16 = {"parameter_dtypes": ("torch.bfloat16", "torch.float32")}
+SPINNING = Case(runtime=Runtime(threads=2, wait_policy="active"))
+
+ONEDNN, BF16_MATMUL = (Case(step=named_step(name)) for name in ("onednn", "bf16-matmul"))
+DTYPE = SettingChange(name="default dtype", before="torch.float32", after="torch.float64")
+ANOMALY = SettingChange(name="anomaly detection", before="off", after="on")
+IN_BF16 = SettingChange(name=PRODUCTS, before="fp32", after="bf16")
+
+
+def sizes(*rss_mib):
+    """Turns at whose ends the process is so large."""
+    return tuple(Ending(anonymous_bytes=round(each * 2**20)) for each in rss_mib)
+
+
+BEFOREHAND = [
+    ("virtual-machine", {"machine": Machine(hypervisor=True)}),
+    ("changing-frequency", {"machine": Machine(governor="powersave")}),
+    ("smt", {"machine": Machine(smt=True, logical_cpus=8, physical_cores=4)}),
+    ("quota", {"process": Process(affinity=(0, 1, 2, 3), quota_cpus=1.5)}),
+    ("default-allocator", {"process": Process(allocator="glibc")}),
+    ("high-steal", {"conditions": Conditions(steal_share=0.5)}),
+    ("other-load", {"conditions": Conditions(other_cpu_share=0.5)}),
+]
+
+CASES: dict[str, dict[str, Any]] = {
+    "high-steal": {"conditions": Conditions(steal_share=0.021)},
+    "throttled": {"conditions": Conditions(throttled_s=0.01)},
+    "other-load": {"conditions": Conditions(other_cpu_share=0.11)},
+    "unsteady-warm-up": {"warm_up": UNSTEADY},
+    "too-few-samples": {"step_time_ns": (1000,) * (MIN_SAMPLES - 1)},
+    "spinning-threads": {"case": SPINNING},
+    "mmap-churn": {"minor_page_faults": MAX_FAULTS_PER_STEP * len(QUIET_STEPS) + 1},
+    "noisy-samples": {"step_time_ns": (*[1000] * 18, 1300, 1300)},
+    "not-observed": {"observations": UNSEEN},
+    "denormals": {"observations": Observations(denormals=Denormals(share=0.002))},
+    "bf16-without-hardware": BF16 | {"machine": Machine(isa_flags=("avx2", "avx512f"))},
+    "loss-not-finite": {"endings": (Ending(loss=6.9), Ending(loss=math.nan), Ending(loss=math.inf))},
+    "growing-memory": {"endings": sizes(300, 302, 304, 306, 308, 310)},
+    "changed-settings": {"endings": (Ending(), Ending(settings=(DTYPE, ANOMALY)), Ending(settings=(DTYPE,)))},
+}
+AT_THE_LIMIT: list[dict[str, Any]] = [
+    {},
+    {"conditions": None},
+    {"conditions": Conditions(steal_share=0.02, other_cpu_share=0.10, throttled_s=0.0, throttled_periods=0)},
+    {"conditions": Conditions(load_1min=64.0)},
+    {"step_time_ns": (1000,) * MIN_SAMPLES},
+    {"case": SPINNING.model_copy(update={"runtime": Runtime(threads=1, wait_policy="active")})},
+    {"minor_page_faults": MAX_FAULTS_PER_STEP * len(QUIET_STEPS)},
+    {"step_time_ns": (*[1000] * 18, 1250, 1250)},
+    {"step_time_ns": (0,) * 20},
+    {"observations": Observations(denormals=Denormals(share=MAX_DENORMAL_SHARE))},
+    BF16 | {"machine": Machine(isa_flags=("avx512f", "avx512_bf16"))},
+    BF16 | {"machine": Machine(isa_flags=("asimd", "bf16"))},
+    BF16 | {"machine": Machine(isa_flags=None)},
+    {"parameter_dtypes": ("torch.float32",), "machine": Machine(isa_flags=("avx2",))},
+    {"endings": (Ending(loss=6.9, anonymous_bytes=1), Ending())},
+    {"endings": sizes(300, 302, 304, 306, 308)},  # too few
+    {"endings": sizes(300, 300.1, 300.2, 300.3, 300.4, 300.5)},  # too little
+    {"endings": sizes(300, 400, 450, 475, 480, 481)},  # settling
+    {"endings": sizes(300, 302, 304, 304, 308, 310)},  # now and then
+    {"endings": sizes(300, 310, 302, 312, 304, 314, 306, 316)},  # a sawtooth
+    {"endings": (*sizes(300, 302, 304, 306, 308), Ending())},
+    {"endings": (Ending(settings=(IN_BF16,)),), "case": ONEDNN},
+    {"endings": (Ending(settings=(IN_BF16,)),), "case": BF16_MATMUL},
+]
+
+
+def kinds(measurement: Measurement) -> list[str]:
+    return [warning.kind for warning in warnings_of(measurement)]
+
+
+def made(make_measurement: Make, fields: dict[str, Any]) -> Measurement:
+    return make_measurement(**({"step_time_ns": QUIET_STEPS} | fields))
+
+
+def test_every_kind_is_tried_here() -> None:
+    assert set(CASES) | {kind for kind, _ in BEFOREHAND} | {"untested-torch"} == set(get_args(Kind))
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_kind_is_warned_of_alone(make_measurement: Make, kind: str) -> None:
+    assert kinds(made(make_measurement, CASES[kind])) == [kind]
+
+
+@pytest.mark.parametrize("fields", AT_THE_LIMIT)
+def test_neither_the_limit_nor_the_unknown_warns(make_measurement: Make, fields: dict[str, Any]) -> None:
+    assert kinds(made(make_measurement, fields)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen"),
+    [
+        ("high-steal", "2.1% of the CPU time"),
+        ("throttled", "for 0.01 CPU seconds"),
+        ("other-load", "11% of the CPU time"),
+        ("unsteady-warm-up", "1,234 steps in 10.2 s"),
+        ("too-few-samples", "9 samples"),
+        ("spinning-threads", "2 threads"),
+        ("mmap-churn", "1,000 minor page faults a step"),
+        ("noisy-samples", "30% above the median"),
+        ("not-observed", "flops: simple-b8-s64-t1: RuntimeError: no formula"),
+        ("denormals", "0.2% of parameters"),
+        ("bf16-without-hardware", "parameters are bf16"),
+        ("loss-not-finite", "the loss is inf"),
+        ("growing-memory", "grew by 0.6 MiB a step, to 310 MiB"),  # 8 MiB in 4 of 6 turns of 20 steps
+        (
+            "changed-settings",
+            "default dtype from torch.float32 to torch.float64, anomaly detection from off to on",
+        ),
+    ],
+)
+def test_the_message_has_the_value(make_measurement: Make, kind: str, seen: str) -> None:
+    (warning,) = warnings_of(made(make_measurement, CASES[kind]))
+    assert seen in warning.message
+
+
+def test_throttling_is_told_by_what_is_known_of_it(make_measurement: Make) -> None:
+    both = make_measurement(conditions=Conditions(throttled_s=1.5, throttled_periods=3))
+    periods = make_measurement(conditions=Conditions(throttled_periods=3))
+    assert warnings_of(both)[0].message.endswith("back for 1.5 CPU seconds in 3 periods")
+    assert warnings_of(periods)[0].message.endswith("back in 3 periods")
+
+
+def test_the_tuned_allocator_is_not_advised_to_who_has_it(make_measurement: Make) -> None:
+    churn = {"step_time_ns": QUIET_STEPS, "minor_page_faults": 10**6}
+    (plain,) = warnings_of(make_measurement(Case(runtime=Runtime(allocator="glibc")), **churn))
+    (tuned,) = warnings_of(make_measurement(Case(), **churn))
+    assert "--ntp-allocator glibc-tuned" in plain.advice
+    assert "--ntp-allocator" not in tuned.advice
+
+
+def test_warnings_add_up(make_measurement: Make) -> None:
+    measurement = make_measurement(
+        SPINNING,
+        (1000, 1000, 9000),
+        conditions=Conditions(steal_share=0.5, other_cpu_share=0.5, throttled_periods=1),
+        warm_up=UNSTEADY,
+        minor_page_faults=10**6,
+        observations=Observations(denormals=Denormals(share=1), failures=UNSEEN.failures),
+        endings=tuple(
+            size.model_copy(update={"loss": math.nan, "settings": (DTYPE,)}) for size in sizes(1, 2, 4, 6, 8, 10)
+        ),
+        **CASES["bf16-without-hardware"],
+    )
+    assert set(kinds(measurement)) == set(CASES)
+
+
+def test_products_in_bf16_are_told_of_where_the_case_does_not_say_so(make_measurement: Make) -> None:
+    assert kinds(made(make_measurement, {"endings": (Ending(settings=(IN_BF16,)),)})) == ["changed-settings"]
+    assert PRODUCTS in read_settings()
+
+
+def test_each_observer_that_failed_is_a_warning(make_measurement: Make) -> None:
+    seen = Observations(failures=("memory: lost", "flops: no formula"))
+    found = [warning.message for warning in warnings_of(made(make_measurement, {"observations": seen}))]
+    assert found == ["memory: lost", "flops: no formula"]
+
+
+@given(samples=st.lists(st.integers(0, 10**13), min_size=1, max_size=30), data=st.data())
+def test_any_samples_can_be_judged_and_their_order_does_not_matter(
+    make_measurement: Make, samples: list[int], data: st.DataObject
+) -> None:
+    shuffled = data.draw(st.permutations(samples))
+    assert warnings_of(make_measurement("simple-b8-s64-t1", samples)) == warnings_of(
+        make_measurement("simple-b8-s64-t1", shuffled)
+    )
+
+
+def about(machine=None, process=None, conditions=None):
+    environment = Environment(
+        machine=machine or Machine(), software=Software(), process=process or Process(), conditions=conditions
+    )
+    return {warning.kind: warning for warning in warnings_about(environment)}
+
+
+def test_a_machine_of_which_nothing_is_known_is_not_warned_about():
+    assert about() == {}
+
+
+@pytest.mark.parametrize(("kind", "environment"), BEFOREHAND)
+def test_what_will_disturb_is_said_before_it_does(kind, environment):
+    assert list(about(**environment)) == [kind]
+    assert about(**environment)[kind].advice
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"machine": Machine(hypervisor=False, governor="performance", smt=False)},
+        {"process": Process(affinity=(0, 1), quota_cpus=2.0)},
+        {"process": Process(allocator="glibc", allocator_tunables=(("mmap_threshold", "1"),))},
+        {"process": Process(allocator="jemalloc")},
+    ],
+)
+def test_a_quiet_machine_is_not_warned_about(environment):
+    assert about(**environment) == {}
+
+
+def test_a_torch_that_is_not_the_tested_one_is_told():
+    assert list(untested_torch("2.13.0", "2.13.0")) == list(untested_torch("2.13.0+cpu", "2.13.0")) == []
+    assert list(untested_torch(None, "2.13.0")) == []
+    (warning,) = untested_torch("2.15.0+cpu", "2.13.0")
+    assert warning.message == "not tested with this torch: it is 2.15.0+cpu, and ntp is tested with 2.13.0"
+    assert "pip install torch==2.13.0" in warning.advice

@@ -1,0 +1,302 @@
+"""The guard's record: what is written comes back, what is not one is refused in a line."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ntp.errors import RecordError
+from ntp.records.environment import Machine, Software
+from ntp.records.guard import SCHEMA_VERSION, Block, Cell, Counts, Guarded, GuardRecord, Pair, Plan, Side
+
+SIDE = Side(ref="main", commit="0123456789abcdef" * 2)
+RECORD = GuardRecord(
+    started="2025-01-02T03:04:05+00:00",
+    wall_time_s=1.5,
+    command=("ntp", "guard"),
+    base=SIDE,
+    head=SIDE,
+    plan=Plan(cells=("simple-b2-s4-t1",)),
+    budget_s=60,
+    seed=1,
+    cells=(Cell(case_id="simple-b2-s4-t1"),),
+)
+
+TIMES = st.floats(0, 1e9)
+NUMBERS = st.integers(0, 2**63 - 1)
+TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
+
+
+def tuples(items, **sizes):
+    return st.lists(items, max_size=3, **sizes).map(tuple)
+
+
+@st.composite
+def pairs(draw):
+    sides = draw(st.permutations(["base", "head"] * draw(st.integers(1, 3))))
+    times_ns = tuples(st.integers(10**4, 10**12), min_size=1)
+    blocks = tuple(Block(side=side, step_time_ns=draw(times_ns)) for side in sides)
+    return Pair(case_id=draw(TEXT), seed=draw(NUMBERS), blocks=blocks)
+
+
+PAIRS = pairs()
+COUNTS = st.builds(
+    Counts,
+    parameters=NUMBERS,
+    flops=NUMBERS,
+    operators=tuples(st.tuples(TEXT, TIMES)),
+    allocated_bytes=TIMES,
+    peak_tensor_bytes=NUMBERS,
+)
+CELLS = st.builds(
+    Cell,
+    case_id=TEXT,
+    base=st.none() | COUNTS,
+    head=st.none() | COUNTS,
+    pairs=tuples(PAIRS),
+    base_failure=TEXT,
+    failure=TEXT,
+    stderr_tail=TEXT,
+    wall_time_s=TIMES,
+)
+SOFTWARE = st.none() | st.builds(Software, torch=st.none() | TEXT)
+SIDES = st.builds(Side, ref=TEXT, commit=TEXT, dirty=st.booleans(), software=SOFTWARE)
+SHARES = st.floats(0, 1, exclude_min=True, exclude_max=True)
+GUARDED = st.builds(Guarded, statistic=TEXT, threshold=SHARES)
+
+
+@st.composite
+def records(draw):
+    cells = draw(st.lists(CELLS, min_size=1, max_size=3, unique_by=lambda cell: cell.case_id).map(tuple))
+    min_pairs = draw(st.integers(2, 10))
+    plan = Plan(
+        cells=tuple(cell.case_id for cell in cells),
+        guarded=draw(st.lists(GUARDED, min_size=1, max_size=3, unique_by=lambda each: each.statistic).map(tuple)),
+        alpha=draw(st.floats(1e-6, 0.5, exclude_max=True)),
+        min_pairs=min_pairs,
+        max_pairs=min_pairs + draw(st.integers(0, 10)),
+    )
+    record = st.builds(
+        GuardRecord,
+        schema_version=st.just(SCHEMA_VERSION),
+        started=TEXT,
+        wall_time_s=TIMES,
+        command=tuples(TEXT),
+        base=SIDES,
+        head=SIDES,
+        plan=st.just(plan),
+        budget_s=st.floats(0, 1e9, exclude_min=True),
+        seed=NUMBERS,
+        allowed=tuples(TEXT),
+        machine=st.none() | st.builds(Machine, cpu_model=st.none() | TEXT),
+        cells=st.just(cells),
+    )
+    return draw(record)
+
+
+VERDICT = {"verdict": "pass", "cases": [{"case": "simple-b2-s4-t1", "statistics": []}]}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return tmp_path_factory.mktemp("records") / "guard.json"
+
+
+def refusal(file):
+    """The one line that says why the file is refused."""
+    with pytest.raises(RecordError) as refused:
+        GuardRecord.load(file)
+    message = str(refused.value)
+    assert message.startswith(f"{file} ")
+    assert "\n" not in message
+    return message.removeprefix(f"{file} ")
+
+
+@given(record=records())
+def test_what_is_written_comes_back_without_its_verdict(file, record):
+    file.write_text(record.text(VERDICT), encoding="utf-8")
+    assert GuardRecord.load(file) == record
+    assert json.loads(file.read_text(encoding="utf-8"))["verdict"] == VERDICT
+
+
+@given(record=records())
+def test_it_needs_no_verdict_to_be_read(file, record):
+    file.write_text(record.model_dump_json(), encoding="utf-8")
+    assert GuardRecord.load(file) == record
+
+
+def test_what_is_written_is_json_that_others_can_read():
+    text = RECORD.text(VERDICT)
+    assert text.endswith("}\n")
+    document = json.loads(text)
+    assert list(document)[:2] == ["verdict", "schema_version"]
+    assert document["plan"]["guarded"] == [{"statistic": "turns", "threshold": 0.01}]
+
+
+@given(record=records(), share=st.floats(0, 1, exclude_max=True))
+def test_half_a_file_is_refused(file, record, share):
+    whole = record.text(VERDICT).strip().encode()
+    file.write_bytes(whole[: int(share * len(whole))])
+    assert refusal(file).endswith("give what --out wrote")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "Invalid JSON"),
+        (b"\xff\xfe\x00", "is no text"),
+        (b"[]", "is no guard's record: the file: "),
+        (b"7", "is no guard's record: the file: "),
+        (b"{}", "is no guard's record: schema_version: Field required"),
+        (b'{"machine_info": {}, "benchmarks": [], "ntp": {"schema_version": 1}}', "schema_version: Field required"),
+        (b'{"schema_version": 1, "benchmarks": []}', "is no guard's record: started: Field required"),
+        (b"[" * 100_000, "Invalid JSON"),
+    ],
+)
+def test_a_foreign_file_is_refused(file, content, why):
+    file.write_bytes(content)
+    assert why in refusal(file)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("plan", "guarded", 0, "threshold"), 0),
+        (("plan", "guarded", 0, "threshold"), 1),
+        (("plan", "guarded"), []),
+        (("plan", "cells"), []),
+        (("plan", "alpha"), 0.5),
+        (("plan", "min_pairs"), 1),
+        (("plan", "max_pairs"), 4.5),
+        (("plan", "surprise"), 1),
+        (("budget_s",), 0),
+        (("cells",), []),
+        (("head", "software"), "torch"),
+        (("machine",), {"cpus": 2}),
+        (("cells", 0, "pairs"), [{"case_id": "x", "seed": 1, "blocks": []}]),
+        (("cells", 0, "surprise"), 1),
+        (("head", "dirty"), "perhaps"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named(file, where, value):
+    document = RECORD.model_dump(mode="json")
+    inner = document
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    file.write_text(json.dumps(document))
+    assert refusal(file).startswith(f"is no guard's record: {'.'.join(map(str, where))}")
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "why"),
+    [
+        (("cells", 0, "case_id"), "simple-b8-s4-t1", "the plan is for simple-b2-s4-t1, the cells are others"),
+        (("plan", "cells"), ["simple-b8-s4-t1"], "the plan is for simple-b8-s4-t1, the cells are others"),
+        (("plan", "cells"), ["simple-b2-s4-t1", "x"], "the plan is for simple-b2-s4-t1, x, the cells are others"),
+        (("plan", "cells"), ["x", "x"], "'x' is named 2 times"),
+        (("plan", "max_pairs"), 4, "at most 4 pairs are fewer than the 5 of the first look"),
+    ],
+)
+def test_a_plan_and_cells_that_do_not_belong_together_are_refused(file, where, value, why):
+    document = RECORD.model_dump(mode="json")
+    inner = document
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    file.write_text(json.dumps(document))
+    assert why in refusal(file)
+
+
+def test_the_cells_are_those_of_the_plan_in_its_order():
+    one, other = Cell(case_id="simple-b2-s4-t1"), Cell(case_id="simple-b8-s4-t1")
+    planned = {**dict(RECORD), "plan": Plan(cells=(one.case_id, other.case_id))}
+    assert GuardRecord(**{**planned, "cells": (one, other)}).cells == (one, other)
+    for cells in ((other, one), (one,), (one, other, one)):
+        with pytest.raises(ValidationError, match="the cells are others"):
+            GuardRecord(**{**planned, "cells": cells})
+
+
+@pytest.mark.parametrize("other", [{}, {"a_field_of_the_future": 1}])
+def test_another_version_is_named_whatever_else_it_has(file, other):
+    file.write_text(json.dumps({**RECORD.model_dump(mode="json"), **other, "schema_version": 2}))
+    assert refusal(file) == "has schema version 2, this ntp reads 1: upgrade ntp"
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    assert refusal(tmp_path / "missing.json") == "cannot be read (No such file or directory): give what --out wrote"
+    assert refusal(tmp_path).startswith("cannot be read (Is a directory)")
+
+
+@given(PAIRS)
+def test_a_pairs_turns_are_the_blocks_of_both_sides_in_order(pair):
+    turns = iter(pair.turns)
+    waiting = {"base": [], "head": []}
+    for block in pair.blocks:
+        waiting[block.side].append(block.step_time_ns)
+        if all(waiting.values()):
+            assert next(turns) == (waiting["base"].pop(0), waiting["head"].pop(0))
+    assert next(turns, None) is None
+
+
+@pytest.mark.parametrize("sides", [["base", "base"], ["head", "head"], ["base", "head", "head"]])
+def test_a_pair_in_which_a_side_has_missed_a_turn_is_refused(sides):
+    blocks = tuple(Block(side=side, step_time_ns=(1,)) for side in sides)
+    with pytest.raises(ValidationError, match=f"{sides.count('base')} turns of the base and {sides.count('head')} of"):
+        Pair(case_id="x", seed=0, blocks=blocks)
+
+
+@pytest.mark.parametrize("time_ns", [0, -1])
+def test_a_step_takes_some_time(time_ns):
+    with pytest.raises(ValidationError, match="step_time_ns"):
+        Block(side="base", step_time_ns=(1, time_ns))
+
+
+@given(PAIRS)
+def test_a_pairs_samples_are_those_of_a_side_in_order(pair):
+    base, head = list(pair.samples("base")), list(pair.samples("head"))
+    for block in pair.blocks:
+        mine = base if block.side == "base" else head
+        assert [mine.pop(0) for _ in block.step_time_ns] == list(block.step_time_ns)
+    assert (base, head) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cells": ()},
+        {"cells": ("a", "a")},
+        {"guarded": ()},
+        {"guarded": (Guarded(statistic="q25"), Guarded(statistic="q25", threshold=0.02))},
+        {"min_pairs": 1},
+        {"min_pairs": 9, "max_pairs": 8},
+        {"alpha": 0.0},
+        {"alpha": 0.5},
+        {"power": 1.0},
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(options):
+    with pytest.raises(ValidationError):
+        Plan(**{"cells": ("a",)} | options)
+
+
+@pytest.mark.parametrize("threshold", [0, -0.01, 1, math.nan])
+def test_thresholds_that_are_none_are_refused(threshold):
+    with pytest.raises(ValidationError):
+        Guarded(statistic="q25", threshold=threshold)
+
+
+@given(SHARES)
+def test_the_limits_are_the_threshold_as_log_ratios(threshold):
+    faster, slower = Guarded(statistic="q25", threshold=threshold).log_limits
+    assert (math.exp(faster), math.exp(slower)) == pytest.approx((1 - threshold, 1 + threshold))
+
+
+def test_a_block_has_a_sample_and_a_pair_two_blocks():
+    with pytest.raises(ValidationError, match="step_time_ns"):
+        Block(side="base", step_time_ns=())
+    with pytest.raises(ValidationError, match="blocks"):
+        Pair(case_id="x", seed=0, blocks=(Block(side="base", step_time_ns=(1,)),))

@@ -1,0 +1,181 @@
+"""Records that go to a file and come back, and files that are refused."""
+
+import json
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntp.errors import RecordError
+from ntp.records.run import SCHEMA_VERSION, Failure, Measurement, Reference, Run, WarmUp, write_whole
+from ntp.records.run_file import document_of, text_of
+
+
+def document(run):
+    """A pytest-benchmark document that holds a run, as the plugin writes it."""
+    benchmarks = [{"extra_info": {"ntp": m.model_dump(mode="json")}} for m in run.measurements]
+    return {"ntp": run.header(), "benchmarks": benchmarks}
+
+
+any_text = st.text(st.characters(exclude_categories=()))
+"""Halves of characters too, as Python has the bytes of a path that is not UTF-8."""
+
+times = st.lists(st.integers(1, 10**12), min_size=1, max_size=20).map(tuple)
+
+
+turns = st.lists(times, min_size=1, max_size=4).map(tuple)
+references = st.none() | st.builds(Reference, shape=st.just((2, 3, 4)), turns_ns=turns)
+
+
+@given(
+    step_time_ns=times,
+    warm_up_ns=times,
+    reference=references,
+    wall=st.floats(0, 1e6),
+    message=any_text,
+    command=st.lists(any_text),
+)
+def test_a_run_comes_back_as_it_was(make_measurement, step_time_ns, warm_up_ns, reference, wall, message, command):
+    measurement = make_measurement(step_time_ns=step_time_ns, reference=reference)
+    warm_up = WarmUp(step_time_ns=warm_up_ns, wall_time_ns=sum(warm_up_ns), steady=False)
+    measurement = measurement.model_copy(update={"warm_up": warm_up})
+    run = Run(
+        started="2026-01-02T03:04:05+00:00",
+        wall_time_s=wall,
+        command=tuple(command),
+        planned=3,
+        measurements=(measurement,),
+        failures=(Failure(case_id="simple-b1-s1-t1", message=message),),
+    )
+    assert Run.from_document(json.loads(json.dumps(document(run)))) == run
+    assert Run.model_validate_json(run.model_dump_json()) == run
+
+
+def test_a_measurement_of_before_there_was_a_reference_product_can_still_be_read(make_measurement, make_run):
+    run = make_run(make_measurement())
+    old = json.loads(json.dumps(document(run)))
+    del old["benchmarks"][0]["extra_info"]["ntp"]["reference"]
+    assert Run.from_document(old) == run
+
+
+@given(turns)
+def test_the_reference_product_takes_the_median_of_all_turns(turns_ns):
+    reference = Reference(shape=(2, 3, 4), turns_ns=turns_ns)
+    assert reference.time_ns == statistics.median(sum(turns_ns, ()))
+
+
+def test_a_clock_too_coarse_for_the_reference_product_divides_by_no_zero():
+    assert Reference(shape=(2, 3, 4), turns_ns=((0,), (0, 0))).time_ns == 1
+
+
+@pytest.mark.parametrize("turns_ns", [(), ((),), ((1,), ()), ((-1,),)])
+def test_a_reference_product_without_samples_is_refused(turns_ns):
+    with pytest.raises(ValueError, match=r"at least 1|has a sample|greater than or equal to 0"):
+        Reference(shape=(2, 3, 4), turns_ns=turns_ns)
+
+
+def test_what_is_neither_measured_nor_failed_is_missing(make_measurement):
+    run = Run(started="", wall_time_s=1, command=(), planned=5, measurements=(make_measurement(),))
+    assert run.missing == 4
+
+
+def test_measurements_are_frozen_and_need_samples(make_measurement):
+    with pytest.raises(ValueError, match="frozen"):
+        make_measurement().parameters = 3
+    with pytest.raises(ValueError, match="at least 1"):
+        Measurement.model_validate(make_measurement().model_dump() | {"step_time_ns": ()})
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        Measurement.model_validate(make_measurement().model_dump() | {"step_time_ns": (1, -1)})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON, or only a part of it"),
+        ('{"benchmarks": [', "not JSON, or only a part of it"),
+        ('{"a":' * 100_000, "not JSON, or only a part of it"),
+        ("[1, 2]", "not a benchmark run"),
+        ('{"benchmarks": 3}', "not a benchmark run"),
+        ('{"benchmarks": []}', "not written by ntp"),
+        ('{"benchmarks": [], "ntp": {"schema_version": 99}}', "schema version 99, this ntp reads 1: upgrade"),
+        ('{"benchmarks": [], "ntp": {"schema_version": 1}}', "damaged: started: Field required"),
+        ('{"benchmarks": [{}], "ntp": {"schema_version": 1}}', "damaged"),
+        ('{"benchmarks": [{"extra_info": {"ntp": 1}}], "ntp": {"schema_version": 1}}', "damaged"),
+    ],
+)
+def test_files_that_are_no_run_get_one_line(tmp_path, text, message):
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(RecordError, match=message) as refusal:
+        Run.load(path)
+    assert "\n" not in str(refusal.value)
+    assert "run.json" in str(refusal.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(RecordError, match=r"none.json cannot be read \(No such file"):
+        Run.load(tmp_path / "none.json")
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecordError, match="not JSON"):
+        Run.load(path)
+
+
+@given(text=st.text())
+def test_any_truncation_of_a_run_is_refused(tmp_path_factory, make_measurement, text):
+    run = Run(started="", wall_time_s=1, command=(text,), planned=1, measurements=(make_measurement(),))
+    whole = json.dumps(document(run))
+    path = tmp_path_factory.mktemp("runs") / "run.json"
+    path.write_text(whole[: len(whole) - 1 - len(text) % 50])
+    with pytest.raises(RecordError):
+        Run.load(path)
+
+
+def test_writing_replaces_and_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "deep" / "run.json"
+    write_whole(path, "one\n")
+    write_whole(path, "two\r\n")
+    assert path.read_bytes() == b"two\r\n"
+    assert [file.name for file in path.parent.iterdir()] == ["run.json"]
+
+
+@given(text=any_text)
+def test_text_that_is_not_utf_8_is_written_escaped(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("reports") / "report.md"
+    write_whole(path, text)
+    assert path.read_bytes() == text.encode("utf-8", "backslashreplace")
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError, match="cannot be written"):
+        write_whole(tmp_path / "file" / "run.json", "text")
+
+
+def test_a_failed_write_keeps_the_old_text(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    write_whole(path, "old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(RecordError, match="No space left on device"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_the_version_is_written(make_measurement):
+    run = Run(started="", wall_time_s=1, command=(), planned=1, measurements=(make_measurement(),))
+    assert document(run)["ntp"]["schema_version"] == SCHEMA_VERSION
+
+
+def test_an_argument_that_is_no_utf8_costs_no_record(make_run, make_measurement):
+    run = make_run(make_measurement(), command=("pytest", "-k", "a\udcff", "é"))
+    assert run.command == ("pytest", "-k", "a\\udcff", "é")
+    assert Run.from_document(json.loads(text_of(document_of(run)))) == run

@@ -1,0 +1,427 @@
+"""A pair and the counts of a side, with workers that need no process, and how workers are started."""
+
+import _thread
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntp.case import Case, Runtime, Workload
+from ntp.errors import WorkerFailed
+from ntp.records.endings import Ending
+from ntp.records.environment import Process, Software
+from ntp.records.run import WarmUp
+from ntp.worker import pairs
+from ntp.worker.driver import Refused
+from ntp.worker.pairs import (
+    BLOCK_S,
+    FORKS,
+    MIN_BLOCKS,
+    STEPS_S,
+    WARM_UP_WINDOW,
+    SideFailed,
+    WorkerStarter,
+    count,
+    measure_pair,
+    turns_of,
+    unlike_turns,
+)
+from ntp.worker.protocol import Imported, Loaded, Ran
+from ntp.worker.sources import Source
+
+MIB = 2**20
+SOFTWARE = Software(torch="2.9")
+SOURCE = Source(
+    folder=Path("/tree/sub"), top=Path("/top"), tree=Path("/tree"), packages=(("mine", Path("/tree/mine.py")),)
+)
+SEEDS = st.integers(0, 2**32 - 1)
+WARM_UP = f"warm_up {WARM_UP_WINDOW}"
+
+
+class Worker:
+    """Every step takes ``step_ns`` and one more than the step before; what is asked goes into a log."""
+
+    def __init__(self, name="", log=None, step_ns=25_000_000, first_ns=None, fails=(), shows=None):
+        self.name = name
+        self.log = [] if log is None else log
+        self.step_ns = step_ns
+        self.first_ns = first_ns or step_ns
+        self.fails = fails
+        self.shows = shows
+        self.steps = 0
+
+    def stop(self):
+        self.log.append((self.name, "stop"))
+
+    def said(self, what, answer):
+        self.log.append((self.name, what))
+        if what in self.fails:
+            raise WorkerFailed(f"simple-b2-s4-t1: {what} failed", "its last words")
+        return answer
+
+    def load(self):
+        return self.said("load", Loaded(parameters=7, software=SOFTWARE, process=Process()))
+
+    def warm_up(self, min_window=4):
+        times_ns = (self.first_ns,) * 4 + (self.step_ns,) * 5
+        return self.said(
+            f"warm_up {min_window}", WarmUp(step_time_ns=times_ns, wall_time_ns=sum(times_ns), steady=True)
+        )
+
+    def run(self, steps, expected_s=0.0):
+        self.expected_s = expected_s
+        times_ns = tuple(self.step_ns + self.steps + i for i in range(steps))
+        self.steps += steps
+        ran = Ran(
+            step_time_ns=times_ns,
+            minor_page_faults=0,
+            major_page_faults=0,
+            cpu_time_s=1,
+            peak_rss_bytes=5,
+            ending=Ending(loss=self.steps),
+        )
+        return self.said(f"run {steps}", ran)
+
+    def imported(self, folders, packages):
+        self.asked_for = (folders, packages)
+        return self.said("imported", Imported(files=(("mine", "/tree/mine.py"),)))
+
+    def memory(self):
+        return self.said("memory", self.shows.memory)
+
+    def flops(self):
+        return self.said("flops", self.shows.flops)
+
+    def operators(self, steps, trace=None):
+        return self.said(f"operators {steps}", self.shows.operators)
+
+
+def pair_of(seed, steps_s=STEPS_S, base=None, head=None):
+    """A pair, and the log of what its workers were asked."""
+    log = []
+    workers = {"base": Worker("base", log, **(base or {})), "head": Worker("head", log, **(head or {}))}
+    return measure_pair("simple-b2-s4-t1", workers, seed, steps_s), log
+
+
+def order_of(pair):
+    return [block.side for block in pair.blocks]
+
+
+STEP_S = st.floats(1e-6, 100)
+
+
+@given(STEP_S, st.floats(0.1, 60))
+def test_turns_fill_the_time_and_no_more(step_s, steps_s):
+    turns, steps = turns_of(step_s, steps_s)
+    assert turns >= MIN_BLOCKS
+    assert 2 * turns * steps * step_s >= steps_s * (1 - 1e-9)
+    assert turns == MIN_BLOCKS or 2 * (turns - 1) * steps * step_s < steps_s * (1 + 1e-9)
+
+
+@given(STEP_S)
+def test_a_block_is_as_long_as_whole_steps_allow(step_s):
+    _, steps = turns_of(step_s)
+    assert steps >= 1
+    assert steps == 1 or abs(steps * step_s - BLOCK_S) <= step_s / 2 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "turns_and_steps"),
+    [
+        (0.0005, (25, 100)),
+        (0.01, (25, 5)),
+        (0.024, (26, 2)),
+        (0.04, (31, 1)),
+        (0.1, (13, 1)),
+        (0.2, (8, 1)),
+        (60, (8, 1)),
+    ],
+)
+def test_turns_of_some_paces(step_s, turns_and_steps):
+    assert turns_of(step_s, 2.45) == turns_and_steps
+
+
+@given(STEP_S, STEP_S, st.floats(0.1, 60), st.floats(0.01, 1))
+def test_unlike_sides_have_as_many_turns_each_as_long(base_s, head_s, steps_s, block_s):
+    turns, steps = unlike_turns({"base": base_s, "head": head_s}, steps_s, block_s)
+    assert turns >= MIN_BLOCKS
+    assert turns * (steps["base"] * base_s + steps["head"] * head_s) >= steps_s * (1 - 1e-9)
+    for side, step_s in (("base", base_s), ("head", head_s)):
+        assert steps[side] == 1 or abs(steps[side] * step_s - block_s) <= step_s / 2 * (1 + 1e-9)
+
+
+def test_a_pair_of_unlike_sides():
+    workers = {side: Worker(side, step_ns=step_ns) for side, step_ns in (("base", 500_000_000), ("head", 10_000_000))}
+    pair = measure_pair("simple-b2-s4-t1", workers, 0, block_s=0.5)
+    assert {(len(base), len(head)) for base, head in pair.turns} == {(1, 50)}
+    assert [worker.expected_s for worker in workers.values()] == pytest.approx([0.5, 0.5])
+    assert dict(pair.endings) == {side: Ending(loss=worker.steps) for side, worker in workers.items()}
+
+
+def test_sides_take_turns_many_times_while_a_machine_is_in_one_mood():
+    turns, steps = turns_of(0.001)
+    assert turns >= 25
+    assert steps * 0.001 <= 0.1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_pair_asks_for_exactly_this(seed):
+    pair, log = pair_of(seed)
+    assert sorted(log[:2]) == [("base", "load"), ("head", "load")]
+    assert sorted(log[2:4]) == [("base", WARM_UP), ("head", WARM_UP)]
+    assert log[4:] == [(side, "run 2") for side in order_of(pair)]
+    assert (pair.case_id, pair.seed, len(pair.blocks)) == ("simple-b2-s4-t1", seed, 2 * turns_of(0.025)[0])
+
+
+@given(SEEDS, st.integers(1_000_000, 2_000_000_000), st.integers(1_000_000, 2_000_000_000))
+def test_both_sides_run_the_same_steps_once_in_every_pair_of_turns(seed, base_ns, head_ns):
+    pair, _ = pair_of(seed, base={"step_ns": base_ns}, head={"step_ns": head_ns})
+    order = order_of(pair)
+    assert all({first, second} == {"base", "head"} for first, second in zip(order[::2], order[1::2], strict=True))
+    assert len({len(block.step_time_ns) for block in pair.blocks}) == 1
+    # Each side's own steps, none lost and in order.
+    for side, step_ns in (("base", base_ns), ("head", head_ns)):
+        samples = pair.samples(side)
+        assert samples == tuple(range(step_ns, step_ns + len(samples)))
+    assert (len(order) // 2, len(pair.blocks[0].step_time_ns)) == turns_of((base_ns + head_ns) / 2e9)
+
+
+@given(SEEDS)
+def test_the_same_seed_gives_the_same_order(seed):
+    def answered():
+        pair, log = pair_of(seed)
+        return pair, log[2:]  # the two are loaded at once
+
+    assert answered() == answered()
+
+
+def test_either_side_goes_first_within_a_pair_and_over_pairs():
+    orders = [order_of(pair_of(seed)[0]) for seed in range(40)]
+    firsts = [side for order in orders for side in order[::2]]
+    assert 0.35 < firsts.count("base") / len(firsts) < 0.65
+    assert {order[0] for order in orders} == {"base", "head"}
+    assert sum(len(set(order[::2])) == 2 for order in orders) > 30
+
+
+class InTurn:
+    """In place of threads: all in one, in the order in which they are asked for."""
+
+    def __init__(self, workers):
+        self.workers = workers
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, function, items):
+        return [function(item) for item in items]
+
+
+def test_either_side_is_loaded_and_warmed_up_first_as_the_seed_says(monkeypatch):
+    monkeypatch.setattr(pairs, "ThreadPoolExecutor", InTurn)
+    logs = [pair_of(seed)[1][:4] for seed in range(20)]
+    assert logs == [pair_of(seed)[1][:4] for seed in range(20)]
+    assert all([what for _, what in log] == ["load", "load", WARM_UP, WARM_UP] for log in logs)
+    firsts = {(log[0][0], log[2][0]) for log in logs}
+    assert firsts == {(loaded, warmed) for loaded in ("base", "head") for warmed in ("base", "head")}
+
+
+def test_the_pace_is_that_of_the_newest_warm_up_steps():
+    slow_start = {"first_ns": 30_000_000_000}
+    pair, _ = pair_of(0, base=slow_start, head=slow_start)
+    assert len(pair.blocks[0].step_time_ns) == turns_of(0.025)[1] > 1
+
+
+def test_a_run_is_given_the_time_it_will_take():
+    workers = {side: Worker(side, step_ns=step_ns) for side, step_ns in (("base", 5_000_000), ("head", 15_000_000))}
+    measure_pair("simple-b2-s4-t1", workers, 0)
+    assert [worker.expected_s for worker in workers.values()] == pytest.approx([0.05, 0.05])
+
+
+def test_both_sides_are_loaded_at_the_same_time():
+    together = threading.Barrier(2)
+
+    class Waiting(Worker):
+        def load(self):
+            together.wait(timeout=5)
+            return super().load()
+
+    pair = measure_pair("simple-b2-s4-t1", {"base": Waiting(), "head": Waiting()}, 0)
+    assert {block.side for block in pair.blocks} == {"base", "head"}
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+@pytest.mark.parametrize("what", ["load", WARM_UP, "run 2"])
+def test_a_worker_that_fails_ends_the_pair_and_its_side_is_named(side, what):
+    log = []
+    workers = {name: Worker(name, log, fails=(what,) if name == side else ()) for name in ("base", "head")}
+    with pytest.raises(SideFailed, match=f"^{side}: simple-b2-s4-t1: {what} failed$") as failure:
+        measure_pair("simple-b2-s4-t1", workers, 0)
+    assert (failure.value.side, failure.value.stderr_tail) == (side, "its last words")
+    assert log.count((side, what)) == 1
+    if what == "load":
+        assert log[-2:] == [("base", "stop"), ("head", "stop")]
+    else:
+        assert log[-1] == (side, what)
+
+
+def test_ctrl_c_does_not_wait_for_sides_that_are_being_loaded():
+    stopped = threading.Event()
+
+    class Slow(Worker):
+        def load(self):
+            _thread.interrupt_main()
+            assert stopped.wait(20), "the pair waits for what takes a while"
+            raise WorkerFailed("was killed")
+
+        def stop(self):
+            stopped.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_pair("simple-b2-s4-t1", {"base": Slow("base"), "head": Slow("head")}, 0)
+    assert stopped.is_set()
+
+
+def test_counts_are_taken_in_the_steady_state_and_come_with_the_software(make_observations):
+    worker = Worker(shows=make_observations())
+    assert count(worker, SOURCE).software == SOFTWARE
+    assert [what for _, what in worker.log] == ["load", "run 2", "memory", "flops", "operators 1", "imported"]
+
+
+def test_what_was_imported_is_asked_for_last_with_the_trees_and_the_packages(make_observations):
+    worker = Worker(shows=make_observations())
+    assert count(worker, SOURCE).imported == Imported(files=(("mine", "/tree/mine.py"),))
+    assert worker.asked_for == (["/top", "/tree"], ["mine"])
+
+
+def test_an_older_ntp_of_a_side_may_not_know_what_it_imported(make_observations):
+    def refuses(*_):
+        raise Refused("no such request")
+
+    worker = Worker(shows=make_observations())
+    worker.imported = refuses
+    assert count(worker, SOURCE.model_copy(update={"ntp": Path("/tree")})).imported is None
+    with pytest.raises(Refused):
+        count(worker, SOURCE)
+
+
+def test_counts_are_sums_over_phases(make_observations, make_operators):
+    operators = make_operators(
+        ("aten::mm", "backward", 31.0, 5, 24),
+        ("aten::mm", "forward", 5.5, 1, 16),
+        ("aten::addmm", "forward", 12.0, 2, 20),
+        ("Optimizer.step#AdamW.step", "optimizer", 2.0, 1, 4),
+        ("between operators", "between phases", 4.5, 0, 0),
+    )
+    shows = make_observations(operators=operators)
+    counts = count(Worker(shows=shows), SOURCE).counts
+    assert counts.operators == (("aten::addmm", 2), ("aten::mm", 6))
+    assert counts.allocated_bytes == 64 * MIB, "whoever allocated it"
+    assert counts.flops == sum(share.flops for share in shows.flops.phases) > 0
+    assert counts.peak_tensor_bytes == shows.memory.peak.total_bytes > 0
+    assert counts.parameters == 7
+
+
+@pytest.mark.parametrize("what", ["load", "run 2", "memory", "flops", "operators 1", "imported"])
+def test_a_count_that_cannot_be_taken_is_a_failure(make_observations, what):
+    with pytest.raises(WorkerFailed, match=f"{what} failed"):
+        count(Worker(shows=make_observations(), fails=(what,)), SOURCE)
+
+
+SMALL = Case(workload=Workload(batch_size=2))
+LARGE = Case(workload=Workload(batch_size=64))
+TWO_THREADS = Case(runtime=Runtime(threads=2))
+
+
+class Servers:
+    """Stands in for the class of the processes that fork workers, and keeps which were started and stopped."""
+
+    def __init__(self):
+        self.runtimes = []
+        self.events = []
+
+    def __call__(self, runtime):
+        number = len(self.runtimes)
+        self.runtimes.append(runtime)
+        self.events.append(f"start {number}")
+        return SimpleNamespace(launch=f"a fork of {number}", stop=lambda: self.events.append(f"stop {number}"))
+
+
+@pytest.fixture
+def servers(monkeypatch):
+    made = Servers()
+    monkeypatch.setattr(pairs, "sys", SimpleNamespace(platform="linux"))
+    monkeypatch.setattr(pairs, "ForkServer", made)
+    monkeypatch.setattr(pairs, "PipeWorker", lambda case, **options: SimpleNamespace(case=case, **options))
+    return made
+
+
+def test_a_worker_is_a_fork_in_its_folder(servers, tmp_path):
+    with WorkerStarter() as start:
+        worker = start(SMALL, tmp_path)
+    assert (worker.case, worker.source, worker.launch) == (SMALL, tmp_path, "a fork of 0")
+
+
+def test_cases_of_one_runtime_are_forks_of_one_process(servers, tmp_path):
+    with WorkerStarter() as start:
+        launches = [start(case, tmp_path).launch for case in (SMALL, TWO_THREADS, LARGE, TWO_THREADS)]
+        assert servers.events == ["start 0", "start 1"]
+    assert launches == ["a fork of 0", "a fork of 1", "a fork of 0", "a fork of 1"]
+    assert servers.runtimes == [SMALL.runtime, TWO_THREADS.runtime]
+
+
+def test_before_a_worker_is_wanted_nothing_is_started(servers):
+    with WorkerStarter():
+        pass
+    assert servers.events == []
+
+
+def test_a_process_is_renewed_after_so_many_forks_and_the_old_one_is_gone_by_then(servers, tmp_path):
+    with WorkerStarter() as start:
+        start(TWO_THREADS, tmp_path)
+        launches = [start(SMALL, tmp_path).launch for _ in range(2 * FORKS + 1)]
+        assert servers.events == ["start 0", "start 1", "start 2", "stop 1", "start 3"]
+        assert start(TWO_THREADS, tmp_path).launch == "a fork of 0", "each runtime has a count of its own"
+    assert launches == ["a fork of 1"] * FORKS + ["a fork of 2"] * FORKS + ["a fork of 3"]
+
+
+def test_both_workers_of_a_pair_are_forks_of_one_process(servers, tmp_path):
+    with WorkerStarter() as start:
+        for _ in range(2 * FORKS):
+            one, other = start(SMALL, tmp_path), start(SMALL, tmp_path)
+            assert one.launch == other.launch
+    assert len(servers.runtimes) == 4
+
+
+def test_the_other_half_of_a_pair_outlives_the_renewal(servers, tmp_path):
+    with WorkerStarter() as start:
+        for _ in range(FORKS):
+            start(SMALL, tmp_path)
+        start(SMALL, tmp_path)  # the sixteenth's partner, where another runtime's workers came between
+        assert "stop 0" not in servers.events
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, WorkerFailed("gone")])
+def test_all_processes_end_in_the_end_and_none_twice(servers, tmp_path, error):
+    try:
+        with WorkerStarter() as start:
+            for case in [SMALL] * (FORKS + 1) + [TWO_THREADS]:
+                start(case, tmp_path)
+            if error:
+                raise error
+    except (KeyboardInterrupt, WorkerFailed):
+        pass
+    assert sorted(servers.events) == ["start 0", "start 1", "start 2", "stop 0", "stop 1", "stop 2"]
+
+
+def test_elsewhere_than_on_linux_each_worker_is_a_new_process(servers, tmp_path, monkeypatch):
+    monkeypatch.setattr(pairs, "sys", SimpleNamespace(platform="darwin"))
+    with WorkerStarter() as start:
+        worker = start(SMALL, tmp_path)
+    assert vars(worker) == {"case": SMALL, "source": tmp_path}
+    assert servers.events == []
