@@ -168,7 +168,7 @@ class Sweep:
     def measure(self, case: Case) -> Measurement:
         """Measure the case in a fresh worker; let the observers look at a whole step afterwards."""
         with self.start(case) as worker:
-            measurement = measure(case, worker, self.sampling.of(case))
+            measurement = measure(case, worker, self.sampling.for_case(case))
             if case.workload.part != "step":
                 return measurement
             return measurement.model_copy(update={"observations": observe(worker, self.observing)})

@@ -25,7 +25,7 @@ from ntp.records.environment import (
     Software,
     TorchBuild,
 )
-from ntp.records.guard import Block, Cell, Counts, Guarded, GuardRecord, Pair, Plan, Side
+from ntp.records.guard import Block, Counts, GuardedCase, GuardRecord, Metric, Pair, Plan, Side
 from ntp.records.observations import (
     BETWEEN_OPERATORS,
     BETWEEN_PHASES,
@@ -125,7 +125,7 @@ MakeRun = Callable[..., Run]
 MakeOperators = Callable[..., OperatorProfile]
 MakeObservations = Callable[..., Observations]
 MakePeaks = Callable[..., MachinePeaks]
-MakeCell = Callable[..., Cell]
+MakeCell = Callable[..., GuardedCase]
 MakeGuardRecord = Callable[..., GuardRecord]
 
 MIB = 2**20
@@ -320,7 +320,7 @@ def _cell(
     scale: float = 1.0,
     tail: float = 0.0,
     **other: Any,
-) -> Cell:
+) -> GuardedCase:
     noise = islice(cycle(PAIR_NOISE), pairs)
     values: dict[str, Any] = {
         "base": COUNTS,
@@ -328,22 +328,22 @@ def _cell(
         "pairs": tuple(_pair(case_id, log_ratio + scale * each, tail, i) for i, each in enumerate(noise)),
         "wall_time_s": 5.0 + 4.5 * pairs,
     }
-    return Cell(case_id=case_id, **(values | other))
+    return GuardedCase(case_id=case_id, **(values | other))
 
 
-def _guard_record(*cells: Cell, threshold: float = 0.01, max_pairs: int = 20, **other: Any) -> GuardRecord:
-    guarded = (Guarded(statistic="turns", threshold=threshold), Guarded(statistic="mean", threshold=5 * threshold))
+def _guard_record(*cells: GuardedCase, threshold: float = 0.01, max_pairs: int = 20, **other: Any) -> GuardRecord:
+    metrics = (Metric(name="rounds", threshold=threshold), Metric(name="mean", threshold=5 * threshold))
     values: dict[str, Any] = {
         "started": "2025-01-02T03:04:05+00:00",
         "wall_time_s": 3.0 + sum(cell.wall_time_s for cell in cells),
         "command": ("ntp", "guard", "--base", "main"),
         "base": Side(ref="main", commit="0123456789abcdef" * 2 + "01234567", software=SOFTWARE),
         "head": Side(ref="worktree", commit="fedcba9876543210" * 2 + "fedcba98", dirty=True, software=SOFTWARE),
-        "plan": Plan(cells=tuple(cell.case_id for cell in cells), guarded=guarded, max_pairs=max_pairs),
+        "plan": Plan(cases=tuple(cell.case_id for cell in cells), metrics=metrics, max_pairs=max_pairs),
         "budget_s": 60.0,
         "seed": 1,
         "machine": MACHINE,
-        "cells": cells,
+        "cases": cells,
     }
     return GuardRecord(**(values | other))
 

@@ -21,7 +21,7 @@ from ntp.records.environment import Conditions, CoreKind, Process
 from ntp.records.flame import Flame
 from ntp.records.guard import GuardRecord, Preparation
 from ntp.records.peaks import MachinePeaks
-from ntp.records.run import Reference, Run
+from ntp.records.run import CalibrationKernel, Run
 from ntp.records.run_file import document_of
 from ntp.records.tuning import Lever, Race, Tuning
 from ntp.report import profile, tuning
@@ -80,7 +80,7 @@ def run(make_measurement, make_run, make_observations, make_peaks):
         observations = {"observations": make_observations(flame=flame)} if whole else {}
         plain = make_measurement(
             case_id,
-            reference=Reference(shape=(2, 3, 4), turns_ns=((5, 6), (7, 8))),
+            calibration_kernel=CalibrationKernel(shape=(2, 3, 4), bursts_ns=((5, 6), (7, 8))),
             conditions=conditions,
             **observations,
         )
@@ -116,7 +116,7 @@ def documents(run, make_guard_record, make_cell):
             ("final", "simple-b32-s128-t2", "simple-b32-s128-t2"),
         )
     ]
-    races.append(races[0].model_copy(update={"outcome": "outpaced", "pace": 1.5, "peak_rss_bytes": 2**20, "pairs": ()}))
+    races.append(races[0].model_copy(update={"outcome": "pruned", "pace": 1.5, "peak_rss_bytes": 2**20, "pairs": ()}))
     search = Tuning(
         started="2025-01-02T03:04:05+00:00",
         wall_time_s=12.5,
@@ -239,10 +239,10 @@ def test_operators_that_take_next_to_no_time_or_move_next_to_nothing_are_good_fo
 
 
 def test_step_times_that_no_two_runs_of_a_pair_can_have_are_refused(documents, folder):
-    path = ("cells", 0, "pairs", 0, "blocks", 0, "step_time_ns", 0)
+    path = ("cases", 0, "pairs", 0, "blocks", 0, "step_time_ns", 0)
     (folder / "bad.json").write_text(text_with(documents["guard"], path, str(2**63 - 1)))
     with pytest.raises(
-        RecordError, match=r"cells.0.pairs.0: no step_time_ns can be \d+ where another is 9223372036854775807"
+        RecordError, match=r"cases.0.pairs.0: no step_time_ns can be \d+ where another is 9223372036854775807"
     ):
         GuardRecord.load(folder / "bad.json")
 

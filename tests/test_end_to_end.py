@@ -10,7 +10,7 @@ import pytest
 from ntp.case import PHASES, Case, Runtime, StepConfig, Workload
 from ntp.errors import WorkerFailed
 from ntp.report.profile import markdown
-from ntp.runners import profile as campaign
+from ntp.runners import profile as runner
 from ntp.worker.driver import Observing, PipeWorker, Sampling, cpus_for, measure
 
 ROOT = Path(__file__).parent.parent
@@ -27,10 +27,10 @@ def test_a_small_case_is_measured_in_the_quiet_runtime():
     assert min(measurement.step_time_ns) > 0
     assert measurement.parameters == 50 * 8 + (8 * 16 + 16) + (16 * 8 + 8) + 8 * 50
     assert measurement.peak_rss_bytes > 100 * 2**20  # torch alone is more
-    assert measurement.reference.shape == (512, 512, 512)
-    assert len(measurement.reference.turns_ns) == 4, "around each of three steps"
-    assert {len(turn) for turn in measurement.reference.turns_ns} <= {1, 2, 3}, "as many as its time allows"
-    assert measurement.reference.time_ns > 1
+    assert measurement.calibration_kernel.shape == (512, 512, 512)
+    assert len(measurement.calibration_kernel.bursts_ns) == 4, "around each of three steps"
+    assert {len(turn) for turn in measurement.calibration_kernel.bursts_ns} <= {1, 2, 3}, "as many as its time allows"
+    assert measurement.calibration_kernel.time_ns > 1
     assert process.torch_threads == 1
     assert process.torch_interop_threads == 1
     assert dict(process.variables)["OMP_NUM_THREADS"] == "1"
@@ -80,10 +80,10 @@ def test_a_model_that_prints_or_exits(tmp_path):
 
 
 def test_a_small_case_is_profiled(tmp_path, make_peaks, monkeypatch):
-    monkeypatch.setattr(campaign, "FLAME_S", 0.5)
+    monkeypatch.setattr(runner, "FLAME_S", 0.5)
     case = Case(workload=SMALL)
     peaks = make_peaks(threads=1, fp32=50, workload=SMALL)
-    stages = campaign.profile(
+    stages = runner.profile(
         case, tmp_path, sampling=QUICK, observing=Observing(phase_pairs=2, operator_steps=2), peaks=lambda _: peaks
     )
     *_, run = stages

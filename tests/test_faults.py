@@ -244,7 +244,7 @@ def test_a_model_cannot_take_away_the_clock(clockless):
         worker.warm_up()
         ran = worker.run(2)
         assert all(time_ns > 0 for time_ns in ran.step_time_ns)
-        assert worker.reference().time_ns
+        assert worker.calibration_kernel().time_ns
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ from ntp.records.observations import (
 from ntp.records.peaks import MachinePeaks
 from ntp.errors import WorkerFailed
 from ntp.records.environment import Process, Software
-from ntp.records.run import Referenced
+from ntp.records.run import KernelBurst
 from ntp.worker.protocol import Loaded, Ran
 from ntp.records.run import WarmUp
 
@@ -79,9 +79,9 @@ class FakeWorker:
         return Ran(step_time_ns=tuple(self.step_time_ns + i for i in range(steps)), minor_page_faults=0,
                    major_page_faults=0, cpu_time_s=0.0, peak_rss_bytes=2**20)
 
-    def reference(self):
-        ASKED.append("reference")
-        return Referenced(shape=(4, 4, 4), time_ns=(1000,), cpu_time_s=0)
+    def calibration_kernel(self):
+        ASKED.append("calibration_kernel")
+        return KernelBurst(shape=(4, 4, 4), time_ns=(1000,), cpu_time_s=0)
 
     def phases(self, steps):
         ASKED.append(f"phases={{steps}}")
@@ -171,9 +171,9 @@ def test_a_worker_is_asked_for_the_samples_and_no_step_more(sweep, pytester):
     sweep(*SWEEP, "-k", "bench_train_step")
     # 20 ms of steps of 512 and of 2048 microseconds, and at least ten. Then the observers' own.
     asked = pytester.path.joinpath("asked.txt").read_text()
-    # 40 steps and 10, in eight turns with the reference product around each.
-    turns = ("5 reference " * 8, "".join(f"{steps} reference " for steps in (1, 1, 1, 2, 1, 1, 1, 2)))
-    assert asked == " ".join(f"load warm_up reference {steps}phases=4 operators=3 stop" for steps in turns)
+    # 40 steps and 10, in eight turns with the calibration kernel around each.
+    turns = ("5 calibration_kernel " * 8, "".join(f"{steps} calibration_kernel " for steps in (1, 1, 1, 2, 1, 1, 1, 2)))
+    assert asked == " ".join(f"load warm_up calibration_kernel {steps}phases=4 operators=3 stop" for steps in turns)
 
 
 def test_an_observer_that_fails_costs_what_it_would_have_seen(sweep, pytester):
@@ -188,7 +188,7 @@ def test_an_observer_that_fails_costs_what_it_would_have_seen(sweep, pytester):
 def test_the_pass_under_the_profiler_can_be_left_out(sweep, pytester):
     sweep(*SWEEP, "-k", "b8", "--ntp-no-profile")
     assert pytester.path.joinpath("asked.txt").read_text() == (
-        f"load warm_up reference {'5 reference ' * 8}phases=4 stop"
+        f"load warm_up calibration_kernel {'5 calibration_kernel ' * 8}phases=4 stop"
     )
     assert load(pytester).measurements[0].observations.operators is None
 
@@ -458,7 +458,9 @@ def gated(sweep, pytester, monkeypatch):
             case=each.case,
             started="2025-01-02",
             runs=tuple(
-                CalibratedRun(step_time_ns=tuple(ns + i for ns in each.step_time_ns), reference=each.reference)
+                CalibratedRun(
+                    step_time_ns=tuple(ns + i for ns in each.step_time_ns), calibration_kernel=each.calibration_kernel
+                )
                 for i in range(3)
             ),
         )

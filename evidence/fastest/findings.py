@@ -125,8 +125,8 @@ _LIMITED = ("exact", "bf16", "long")
 
 _ON_LIMITS = """\
 The matrix products that are left of a step after deduplication, counted, over the step's median time; the peak is the
-best product of its precision that `python evidence/fastest peaks` could get out of this machine, whichever library it
-is from. At the peak: what the ratio to the plain loop would be if a step were nothing but these products at that rate."""
+best product of its precision that `python evidence/fastest peaks` could reach on this machine, whichever library it is
+from. At the peak: what the ratio to the plain loop would be if a step were nothing but these products at that rate."""
 
 
 def _used(recording: Recording | None) -> str:

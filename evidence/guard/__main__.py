@@ -14,7 +14,7 @@ import page
 import pictures
 import recordings
 import typer
-from recordings import CELLS, CONDITIONS, FOLDER
+from recordings import CASES, CONDITIONS, FOLDER
 from slower import SLOWDOWNS
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -90,7 +90,7 @@ def runs(
 @app.command()
 def ablation(
     pairs: Annotated[int, typer.Argument(min=2, help="Pairs of each cell in each arm.")] = 20,
-    cells: Annotated[str, typer.Option(metavar="IDS", help="With commas.")] = f"{CELLS[0]},{CELLS[3]}",
+    cells: Annotated[str, typer.Option(metavar="IDS", help="With commas.")] = f"{CASES[0]},{CASES[3]}",
     seed: Seed = 0,
     again: Again = False,
     folder: Folder = FOLDER,

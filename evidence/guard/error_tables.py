@@ -7,13 +7,13 @@ from typing import Any
 
 from draws import NORMAL
 from other_tools import TOOLS, Tool
-from recordings import CELLS, CONDITIONS, Pool, Recorded
+from recordings import CASES, CONDITIONS, Pool, Recorded
 from slower import SLOWDOWNS
 from spread import clopper_pearson, mean_of_cells
 from suites import LETTERS, THRESHOLD, summed_up
 from wording import CONDITION, NOT_RECORDED, Row, missing, seconds, share, shares
 
-from ntp.judge.guard import STATISTICS, TYPICAL, verdict_on
+from ntp.judge.guard import METRICS, TYPICAL, verdict_on
 from ntp.records.guard import GuardRecord
 from ntp.report.markup import code, prose, table
 
@@ -86,7 +86,7 @@ def _real(label: str, runs: Sequence[Mapping[str, Any]]) -> Row:
         return missing(label, 8)
     judged = [verdict_on(_record(run["record"])) for run in ended]
     letters = "".join(LETTERS[each.verdict] for each in judged)
-    pairs = [sum(cell.times.pairs for cell in each.cells) for each in judged]
+    pairs = [sum(cell.times.pairs for cell in each.cases) for each in judged]
     parts = [shares(letters, letter) for letter in "rpui"]
     return (label, f"{len(runs)}{_failed(runs)}", *parts, *_effort(pairs, [run["wall_time_s"] for run in ended]))
 
@@ -119,7 +119,7 @@ def power(recorded: Recorded, drawn: Drawn) -> str:
         parts = [shares(ends["verdicts"], letter) for letter in "rpu"]
         efforts = _effort(ends["pairs"], ends["elapsed_s"])
         rows.append((label, _counted(pool), _slowdown(pool), _by_cell(pool), *parts, *efforts))
-    headers = ("every step", "counts that rose", "slowdown", "cells", "found", "passed", "undecided", "pairs", "time")
+    headers = ("every step", "counts that rose", "slowdown", "cases", "found", "passed", "undecided", "pairs", "time")
     return table(headers, rows)
 
 
@@ -130,7 +130,7 @@ def _counted(pool: Pool) -> str:
 
 
 def _typical(pool: Pool) -> list[tuple[float, ...]]:
-    return list(summed_up(pool, STATISTICS[TYPICAL]).values())
+    return list(summed_up(pool, METRICS[TYPICAL]).values())
 
 
 def _slowdown(pool: Pool) -> str:
@@ -182,7 +182,7 @@ def coverage(recorded: Recorded, drawn: Drawn) -> str:
         ]
     slower = recorded.slower.items()
     rows += [(f"{code(name)}: the mean of all pairs", *_held_beside_normal(pool, drawn)) for name, pool in slower]
-    return table(("truth", "all cells", *map(code, CELLS), "pairs a cell", "normal, as few", "normal, ever new"), rows)
+    return table(("truth", "all cells", *map(code, CASES), "pairs a cell", "normal, as few", "normal, ever new"), rows)
 
 
 def _held_beside_normal(pool: Pool, drawn: Drawn) -> Row:

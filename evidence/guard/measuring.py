@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import slower
-from recordings import ARMS, CELLS, write
+from recordings import ARMS, CASES, write
 
 from ntp.case import Case, Runtime
 from ntp.judge.guard import plan_of
@@ -21,7 +21,7 @@ from ntp.machine.system import read_machine
 from ntp.records.guard import Block, GuardRecord, Pair, Plan
 from ntp.runners.guard import SIDES, guard
 from ntp.worker.driver import PipeWorker
-from ntp.worker.pairs import WARM_UP_WINDOW, StartWorker, WorkerStarter, measure_pair, turns_of
+from ntp.worker.pairs import WARM_UP_WINDOW, StartWorker, WorkerStarter, measure_pair, rounds_of
 from ntp.worker.sources import Source
 
 Tell = Callable[[str], None]
@@ -53,31 +53,31 @@ def neighbour(wanted: bool = True) -> Iterator[None]:
 
 def record_pairs(path: Path, rounds: int, base: str, head: str, directory: Path, seed: int, tell: Tell) -> None:
     """Record so many pairs of every cell, the cells in turn: a guard's own record, without a guard's rule to stop."""
-    usual = plan_of(CELLS, 0.01, 300)
-    plan = Plan(cells=CELLS, guarded=usual.guarded, max_pairs=max(usual.max_pairs, rounds))
+    usual = plan_of(CASES, 0.01, 300)
+    plan = Plan(cases=CASES, metrics=usual.metrics, max_pairs=max(usual.max_pairs, rounds))
 
     def fewest_pairs(record: GuardRecord) -> str | None:
         running = [
-            cell for cell in record.cells if not (cell.failure or cell.base_failure) and len(cell.pairs) < rounds
+            cell for cell in record.cases if not (cell.failure or cell.base_failure) and len(cell.pairs) < rounds
         ]
         return min(running, key=lambda cell: len(cell.pairs)).case_id if running else None
 
-    settings = {"budget_s": _NO_BUDGET_S, "seed": seed, "directory": directory, "next_cell": fewest_pairs}
+    settings = {"budget_s": _NO_BUDGET_S, "seed": seed, "directory": directory, "next_case": fewest_pairs}
     latest = None
     with closing(guard(plan, base, head, **settings)) as records:
         try:
             for latest in records:
                 if _round_done(latest):
                     write(path, latest.model_dump_json())
-                    done = sum(len(cell.pairs) for cell in latest.cells)
-                    tell(f"{path.name}: {done} of {rounds * len(CELLS)} pairs in {latest.wall_time_s:.0f} s")
+                    done = sum(len(cell.pairs) for cell in latest.cases)
+                    tell(f"{path.name}: {done} of {rounds * len(CASES)} pairs in {latest.wall_time_s:.0f} s")
         finally:
             if latest is not None:
                 write(path, latest.model_dump_json())
 
 
 def _round_done(record: GuardRecord) -> bool:
-    return len({len(cell.pairs) for cell in record.cells}) == 1
+    return len({len(cell.pairs) for cell in record.cases}) == 1
 
 
 def record_slowdowns(
@@ -130,7 +130,7 @@ def _one_after_the_other(case: Case, start: StartWorker, folder: Path, seed: int
             worker.load()
             warm = worker.warm_up(WARM_UP_WINDOW).step_time_ns
             if not turns:
-                turns, steps = turns_of(statistics.median(warm[len(warm) // 2 :]) / 1e9)
+                turns, steps = rounds_of(statistics.median(warm[len(warm) // 2 :]) / 1e9)
             blocks += [Block(side=side, step_time_ns=worker.run(steps).step_time_ns) for _ in range(turns)]
     return Pair(case_id=case.id, seed=seed, blocks=tuple(blocks))
 
@@ -170,6 +170,6 @@ def record_ablation(path: Path, cells: Sequence[str], pairs: int, seed: int, dir
             for cell in cells:
                 for arm in order.sample(ARMS, len(ARMS)):
                     pair = measure_arm(arm, Case.parse(cell), starter, folder, order.getrandbits(32))
-                    document["pairs"].append({"arm": arm, "cell": cell, "pair": pair.model_dump(mode="json")})
+                    document["pairs"].append({"arm": arm, "case": cell, "pair": pair.model_dump(mode="json")})
             write(path, json.dumps(document))
             tell(f"{path.name}: {number + 1} of {pairs} rounds")

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from draws import COMPARED, LENGTHS
 from error_tables import Drawn
-from recordings import CELLS, CONDITIONS, Recorded
+from recordings import CASES, CONDITIONS, Recorded
 from spread import SUMMARIES, deviation, levels, pairs_for_a_pass
 from suites import THRESHOLD, joined, summed_up, usual_plan
 from wording import CONDITION, NOT_RECORDED, missing, shares
 
-from ntp.judge.guard import STATISTICS, TAIL, TYPICAL
+from ntp.judge.guard import METRICS, TAIL, TYPICAL
 from ntp.records.guard import Pair
 from ntp.report.markup import code, table
 from ntp.report.units import UNKNOWN
@@ -56,7 +56,7 @@ def ablation(recorded: Recorded) -> str:
 def _sd(pairs: Sequence[Pair], statistic: str) -> str:
     if len(pairs) < 2:
         return UNKNOWN
-    sd = deviation(list(map(STATISTICS[statistic], pairs)))
+    sd = deviation(list(map(METRICS[statistic], pairs)))
     return f"{sd.value:.2%} ({sd.low:.2%} to {sd.high:.2%})"
 
 
@@ -72,7 +72,7 @@ def summaries(recorded: Recorded, drawn: Drawn, name: str) -> str:
     pool, plan = recorded.pools[name], usual_plan()
     rows = []
     for each, summary in SUMMARIES.items():
-        sds = [deviation(summed_up(pool, summary)[cell]).value for cell in CELLS]
+        sds = [deviation(summed_up(pool, summary)[cell]).value for cell in CASES]
         needed = [pairs_for_a_pass(sd, plan, THRESHOLD) for sd in sds]
         letters = [drawn["statistics"].get(kind, {}).get(each, "") for kind in (name, "busy-2")]
         rows.append(
@@ -85,7 +85,7 @@ def summaries(recorded: Recorded, drawn: Drawn, name: str) -> str:
                 shares(letters[1], "r", bounds=False) if letters[1] else NOT_RECORDED,
             )
         )
-    return table(("statistic", *map(code, CELLS), "pairs for a pass", "false alarm", "passed", "+2% found"), rows)
+    return table(("statistic", *map(code, CASES), "pairs for a pass", "false alarm", "passed", "+2% found"), rows)
 
 
 ON_SUMMARIES = f"""\
@@ -105,13 +105,13 @@ def lengths(recorded: Recorded, drawn: Drawn) -> str:
         rows.append(
             (
                 f"{times} x",
-                *(_spread(recorded.pools[CONDITIONS[0]].pairs[cell], times) for cell in CELLS),
+                *(_spread(recorded.pools[CONDITIONS[0]].pairs[cell], times) for cell in CASES),
                 *(shares(ends[name], "p") for name in CONDITIONS),
                 shares(ends["busy-2"], "r"),
             )
         )
     passed = [f"passed, {CONDITION[name]}" for name in CONDITIONS]
-    return table(("pair", *map(code, CELLS), *passed, "+2% found"), rows)
+    return table(("pair", *map(code, CASES), *passed, "+2% found"), rows)
 
 
 def _spread(pairs: Sequence[Pair], times: int) -> str:
@@ -119,7 +119,7 @@ def _spread(pairs: Sequence[Pair], times: int) -> str:
     if len(pairs) < 2 * times:
         return UNKNOWN
     groups = [pairs[start : start + times] for start in range(0, len(pairs) - times + 1, times)]
-    return f"{deviation([STATISTICS[TYPICAL](joined(group)) for group in groups]).value:.2%}"
+    return f"{deviation([METRICS[TYPICAL](joined(group)) for group in groups]).value:.2%}"
 
 
 ON_LENGTHS = """\

@@ -6,7 +6,7 @@ from typing import Any
 import error_tables as errors
 import noise_tables as noise
 from error_tables import Drawn
-from recordings import CELLS, CONDITIONS, Recorded
+from recordings import CASES, CONDITIONS, Recorded
 from suites import BUDGET_S
 from wording import CONDITION, Row, seconds
 
@@ -21,7 +21,7 @@ def markdown(recorded: Recorded, drawn: Drawn, pictures: Iterable[str] = ()) -> 
         "# How far `ntp guard` can be trusted",
         errors.headline(recorded, drawn),
         _where(recorded),
-        _INTRODUCTION.format(cells=", ".join(map(code, CELLS)), budget=f"{BUDGET_S:.0f} s"),
+        _INTRODUCTION.format(cases=", ".join(map(code, CASES)), budget=f"{BUDGET_S:.0f} s"),
         "## False alarms",
         errors.false_alarms(recorded, drawn),
         errors.ON_FALSE_ALARMS,
@@ -71,7 +71,7 @@ All times were measured and none was scaled; two columns of one table are simula
 *resampled* guards, pairs are drawn with replacement from those recorded, for each cell from its own, and the code that
 decides in `ntp guard` says after each which cell needs the next one, until it is done or {budget} have passed; each
 pair takes the time that it took when it was recorded. What stands in parentheses after a share is its exact 95%
-interval (Clopper-Pearson). The cells are {cells}."""
+interval (Clopper-Pearson). The cells are {cases}."""
 
 
 def files(recorded: Recorded) -> str:
@@ -91,7 +91,7 @@ def files(recorded: Recorded) -> str:
         records = [run["record"] for run in runs if run["record"]]
         if not records:  # all of them failed before they kept anything
             continue
-        pairs = sum(len(cell["pairs"]) for record in records for cell in record["cells"])
+        pairs = sum(len(cell["pairs"]) for record in records for cell in record["cases"])
         took_s = sum(run["wall_time_s"] for run in runs)
         first = records[0]
         rows.append(_file(f"runs-{name}", pairs, first["started"], took_s, first["base"]["commit"], first["machine"]))

@@ -4,10 +4,10 @@ from typing import Any
 
 import altair as alt
 import error_tables
-from recordings import CELLS, CONDITIONS, Pool, Recorded, in_order
+from recordings import CASES, CONDITIONS, Pool, Recorded, in_order
 from suites import THRESHOLD, summed_up
 
-from ntp.judge.guard import STATISTICS, TYPICAL
+from ntp.judge.guard import METRICS, TYPICAL
 from ntp.report.drawing import (
     BLUE,
     GREEN,
@@ -25,7 +25,7 @@ from ntp.report.drawing import (
 )
 from ntp.report.placing import WIDTH, Box, Spot, beside
 
-_COLOURS = dict(zip(CELLS, (BLUE, ORANGE, GREEN, PURPLE), strict=True))
+_COLOURS = dict(zip(CASES, (BLUE, ORANGE, GREEN, PURPLE), strict=True))
 _DOT_PX = 8
 
 
@@ -41,8 +41,8 @@ def charts(recorded: Recorded, drawn: error_tables.Drawn) -> dict[str, str]:
 
 def over_time(pool: Pool) -> alt.LayerChart:
     """The log-ratio of every pair, in the order in which they were taken."""
-    log_ratios = summed_up(pool, STATISTICS[TYPICAL])
-    points = [{"x": ended_s / 60, "y": 100 * log_ratios[cell][i], "cell": cell} for ended_s, cell, i in in_order(pool)]
+    log_ratios = summed_up(pool, METRICS[TYPICAL])
+    points = [{"x": ended_s / 60, "y": 100 * log_ratios[cell][i], "case": cell} for ended_s, cell, i in in_order(pool)]
     most = max(1.5, *(abs(point["y"]) for point in points))
     plane = Plane(Axis(0, points[-1]["x"], WIDTH), Axis(-1.05 * most, 1.05 * most, 260))
     colour = alt.Color("cell:N").scale(domain=list(_COLOURS), range=list(_COLOURS.values()))
@@ -56,7 +56,7 @@ def over_time(pool: Pool) -> alt.LayerChart:
                 alt.X("x:Q").scale(plane.x.scale).title("minutes from the start, about").axis(grid=False),
                 alt.Y("y:Q").scale(plane.y.scale).title("head against base (%)"),
                 color=colour.legend(alt.Legend(orient="bottom", direction="horizontal", title=None)),
-                tooltip=tooltip("cell", "x", "y"),
+                tooltip=tooltip("case", "x", "y"),
             ),
         ],
         plane,

@@ -25,7 +25,7 @@ from ntp.records.guard import Counts, Pair
 
 FOLDER = Path(__file__).parents[2] / "reports/guard"
 
-CELLS = ("simple-b8-s64-t1", "simple-b8-s64-t2", "simple-b32-s128-t1", "simple-b32-s128-t2")
+CASES = ("simple-b8-s64-t1", "simple-b8-s64-t2", "simple-b32-s128-t1", "simple-b32-s128-t2")
 """A small step and a large one, on one thread and on two: the cases of every recording."""
 
 CONDITIONS = ("quiet", "neighbour")
@@ -118,7 +118,7 @@ def load(folder: Path = FOLDER) -> Recorded:
 def _arms(entries: Iterable[dict[str, Any]]) -> dict[str, dict[str, tuple[Pair, ...]]]:
     arms: dict[str, dict[str, tuple[Pair, ...]]] = {arm: {} for arm in ARMS}
     for entry in entries:
-        arm, cell = arms[entry["arm"]], entry["cell"]
+        arm, cell = arms[entry["arm"]], entry["case"]
         arm[cell] = (*arm.get(cell, ()), Pair.model_validate(entry["pair"]))
     return arms
 
@@ -136,14 +136,14 @@ def _number(part: str) -> tuple[int, str]:
 
 def pool_of(name: str, document: dict[str, Any], digest: str = "") -> Pool:
     """A pool from a guard's record, as JSON has it."""
-    cells = document["cells"]
+    cells = document["cases"]
     found = dict.fromkeys(change for cell in cells for change in _changes(cell))
     return Pool(
         name=name,
         pairs={cell["case_id"]: tuple(map(Pair.model_validate, cell["pairs"])) for cell in cells},
         pair_s={cell["case_id"]: cell["wall_time_s"] / max(1, len(cell["pairs"])) for cell in cells},
         changes=tuple(found),
-        facts={key: value for key, value in document.items() if key != "cells"},
+        facts={key: value for key, value in document.items() if key != "cases"},
         digest=digest,
     )
 

@@ -10,7 +10,7 @@ from scipy.special import betaincinv, chdtri
 from scipy.stats import trim_mean
 from suites import Summary
 
-from ntp.judge.guard import STATISTICS
+from ntp.judge.guard import METRICS
 from ntp.judge.sequential import critical_values, t_quantile
 from ntp.judge.statistics import Interval
 from ntp.records.guard import Pair, Plan
@@ -44,9 +44,9 @@ def levels(pairs: Sequence[Pair]) -> Levels:
 
     Source: S. R. Searle, G. Casella and C. E. McCulloch, Variance Components (1992), section 3.
     """
-    logs = [np.array([[np.log(side).mean() for side in turn] for turn in pair.turns]).T for pair in pairs]
+    logs = [np.array([[np.log(side).mean() for side in turn] for turn in pair.rounds]).T for pair in pairs]
     turns = 1 / float(np.mean([1 / base.size for base, _ in logs]))
-    sides = [side for pair in pairs for turn in pair.turns for side in turn]
+    sides = [side for pair in pairs for turn in pair.rounds for side in turn]
     within = [np.log(side).var(ddof=1) for side in sides if len(side) > 1]
     step = float(np.mean(within)) if within else math.nan
     steps = float(np.mean([len(side) for side in sides]))
@@ -60,9 +60,9 @@ def levels(pairs: Sequence[Pair]) -> Levels:
     return Levels(math.sqrt(step), *(math.sqrt(max(0, each)) for each in (turn, shared, process, pair, log_ratio)))
 
 
-def _of_turns(centre: Callable[[Values], float]) -> Summary:
+def _of_rounds(centre: Callable[[Values], float]) -> Summary:
     """Compare each turn with the one beside it, by their median steps, and take the centre of the log-ratios."""
-    return lambda pair: centre(np.array([math.log(median(head) / median(base)) for base, head in pair.turns]))
+    return lambda pair: centre(np.array([math.log(median(head) / median(base)) for base, head in pair.rounds]))
 
 
 def hodges_lehmann(values: Values) -> float:
@@ -75,9 +75,9 @@ def hodges_lehmann(values: Values) -> float:
 
 
 SUMMARIES: dict[str, Summary] = {
-    **STATISTICS,
-    "turns, trimmed mean": _of_turns(lambda values: float(trim_mean(values, 0.25))),
-    "turns, Hodges-Lehmann": _of_turns(hodges_lehmann),
+    **METRICS,
+    "rounds, trimmed mean": _of_rounds(lambda values: float(trim_mean(values, 0.25))),
+    "rounds, Hodges-Lehmann": _of_rounds(hodges_lehmann),
 }
 """What a pair can be summed up by: those that a guard knows, and other centres of the log-ratios of turns."""
 

@@ -15,12 +15,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from recordings import CELLS, Pool
+from recordings import CASES, Pool
 
-from ntp.judge.guard import STATISTICS, log_ratios, plan_of
+from ntp.judge.guard import METRICS, log_ratios, plan_of
 from ntp.judge.statistics import Interval
-from ntp.judge.verdict import CellPairs, SuiteVerdict, Verdict, judge
-from ntp.records.guard import Guarded, Pair, Plan
+from ntp.judge.verdict import CasePairs, SuiteVerdict, Verdict, judge
+from ntp.records.guard import Metric, Pair, Plan
 
 THRESHOLD, BUDGET_S = 0.01, 300.0
 """What ``ntp guard`` takes where it is not told otherwise."""
@@ -61,30 +61,30 @@ def summed_up(pool: Pool, summary: Summary) -> dict[str, tuple[float, ...]]:
 
 def usual_plan() -> Plan:
     """The plan of ``ntp guard`` where it is not told otherwise."""
-    return plan_of(CELLS, THRESHOLD, BUDGET_S)
+    return plan_of(CASES, THRESHOLD, BUDGET_S)
 
 
 def guarded_log_ratios(pool: Pool, plan: Plan) -> LogRatios:
     """What a guard with this plan would see of a pool's pairs."""
-    by_statistic = [summed_up(pool, STATISTICS[each.statistic]) for each in plan.guarded]
+    by_statistic = [summed_up(pool, METRICS[each.name]) for each in plan.metrics]
     return {cell: list(zip(*(each[cell] for each in by_statistic), strict=True)) for cell in pool.pairs}
 
 
 def resampled(ratios: LogRatios, plan: Plan, name: str, number: int) -> LogRatios:
     """The pairs of one suite, as many as it may need."""
     draw = random.Random(f"{name} {number}")
-    return {cell: draw.choices(ratios[cell], k=plan.max_pairs) for cell in plan.cells}
+    return {cell: draw.choices(ratios[cell], k=plan.max_pairs) for cell in plan.cases}
 
 
 def consecutive(ratios: LogRatios, plan: Plan, start: int) -> LogRatios:
     """The pairs of one suite in the order in which they were taken, from there on; after the last comes the first."""
-    return {cell: [ratios[cell][(start + i) % len(ratios[cell])] for i in range(plan.max_pairs)] for cell in plan.cells}
+    return {cell: [ratios[cell][(start + i) % len(ratios[cell])] for i in range(plan.max_pairs)] for cell in plan.cases}
 
 
 def run(plan: Plan, ratios: LogRatios, pair_s: Mapping[str, float], budget_s: float = BUDGET_S) -> Outcome:
     """The loop of :func:`ntp.runners.guard.guard`, with pairs that are known beforehand."""
-    taken = dict.fromkeys(plan.cells, 0)
-    elapsed_s, longest_s = COUNTING_S * len(plan.cells), 0.0
+    taken = dict.fromkeys(plan.cases, 0)
+    elapsed_s, longest_s = COUNTING_S * len(plan.cases), 0.0
     suite = None
     while True:
         cell, suite = _next_cell(plan, ratios, taken)
@@ -94,20 +94,20 @@ def run(plan: Plan, ratios: LogRatios, pair_s: Mapping[str, float], budget_s: fl
         elapsed_s += pair_s[cell]
         longest_s = max(longest_s, pair_s[cell])
     suite = suite or _judged(plan, ratios, taken)
-    typical = tuple(each.findings[0].ratio for each in suite.cells)
+    typical = tuple(each.findings[0].ratio for each in suite.cases)
     return Outcome(suite.verdict, sum(taken.values()), elapsed_s, typical)
 
 
 def _next_cell(plan: Plan, ratios: LogRatios, taken: Mapping[str, int]) -> tuple[str | None, SuiteVerdict | None]:
-    fewest = min(plan.cells, key=lambda cell: taken[cell])
+    fewest = min(plan.cases, key=lambda cell: taken[cell])
     if taken[fewest] < plan.min_pairs:
         return fewest, None  # as it is judged, too: nothing is decided before the first look, and this cell is behind
     suite = _judged(plan, ratios, taken)
-    return suite.next_cell, suite
+    return suite.next_case, suite
 
 
 def _judged(plan: Plan, ratios: LogRatios, taken: Mapping[str, int]) -> SuiteVerdict:
-    return judge(plan, [CellPairs(cell=cell, pairs=tuple(ratios[cell][: taken[cell]])) for cell in plan.cells])
+    return judge(plan, [CasePairs(case_id=cell, pairs=tuple(ratios[cell][: taken[cell]])) for cell in plan.cases])
 
 
 def drawn(pool: Pool, suites: int) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def drawn_normal(pool: Pool, suites: int, again: bool) -> dict[str, str]:
     """
     plan = usual_plan()
     ratios = guarded_log_ratios(pool, plan)
-    held: dict[str, str] = dict.fromkeys(plan.cells, "")
+    held: dict[str, str] = dict.fromkeys(plan.cases, "")
     for number in range(suites):
         seed = random.Random(f"normal {pool.name} {again} {number}").getrandbits(64)
         pairs, truths = _normal(ratios, plan, np.random.default_rng(seed), again)
@@ -149,7 +149,7 @@ def _normal(
 ) -> tuple[LogRatios, dict[str, float]]:
     """The pairs of one such suite, and the ratios of the typical step that they come from."""
     pairs, truths = {}, {}
-    for cell in plan.cells:
+    for cell in plan.cases:
         recorded = np.array(ratios[cell])
         mean, sd = recorded.mean(axis=0), recorded.std(axis=0, ddof=1)
         new = chance.normal(mean, sd, (len(recorded) if again else plan.max_pairs, len(mean)))
@@ -165,7 +165,7 @@ def drawn_by_statistic(pool: Pool, summaries: Mapping[str, Summary], suites: int
     """How suites end that guard one statistic alone, by statistic."""
     ends = {}
     for name, summary in summaries.items():
-        plan = usual_plan().model_copy(update={"guarded": (Guarded(statistic=name, threshold=THRESHOLD),)})
+        plan = usual_plan().model_copy(update={"metrics": (Metric(name=name, threshold=THRESHOLD),)})
         ratios = {cell: [(value,) for value in values] for cell, values in summed_up(pool, summary).items()}
         outcomes = (run(plan, resampled(ratios, plan, pool.name, i), pool.pair_s) for i in range(suites))
         ends[name] = "".join(LETTERS[each.verdict] for each in outcomes)
@@ -186,9 +186,9 @@ def drawn_longer(pool: Pool, times: int, suites: int) -> str:
         draw = random.Random(f"longer {pool.name} {times} {number}")
         ratios = {
             cell: [
-                log_ratios(joined(draw.choices(pool.pairs[cell], k=times)), plan.guarded) for _ in range(plan.max_pairs)
+                log_ratios(joined(draw.choices(pool.pairs[cell], k=times)), plan.metrics) for _ in range(plan.max_pairs)
             ]
-            for cell in plan.cells
+            for cell in plan.cases
         }
         ends += LETTERS[run(plan, ratios, pair_s).verdict]
     return ends
@@ -205,13 +205,13 @@ def _steps_s(pairs: Sequence[Pair]) -> float:
 
 
 def _ends(outcomes: Sequence[Outcome], ratios: LogRatios) -> dict[str, Any]:
-    means = {cell: math.exp(math.fsum(pair[0] for pair in ratios[cell]) / len(ratios[cell])) for cell in CELLS}
+    means = {cell: math.exp(math.fsum(pair[0] for pair in ratios[cell]) / len(ratios[cell])) for cell in CASES}
     return {
         "verdicts": "".join(LETTERS[each.verdict] for each in outcomes),
         "pairs": [each.pairs for each in outcomes],
         "elapsed_s": [round(each.elapsed_s, 1) for each in outcomes],
         "holds_mean": _held(outcomes, means),
-        "holds_one": _held(outcomes, dict.fromkeys(CELLS, 1.0)),
+        "holds_one": _held(outcomes, dict.fromkeys(CASES, 1.0)),
     }
 
 

@@ -96,7 +96,7 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
     from ntp.machine.cpus import available_cpus, check_runtime
     from ntp.report.calibration import terminal
     from ntp.runners.calibrate import RUNS, default_cases
-    from ntp.runners.calibrate import calibrate as campaign
+    from ntp.runners.calibrate import calibrate as run_calibration
 
     named = [case for each in wanted for case in _cases_named(each, model)]
     cases = list(dict.fromkeys(named if wanted else default_cases((1, available_cpus().max_threads))))
@@ -108,7 +108,10 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
         check_runtime(case.runtime)
     calibration = None
     try:
-        with status_line() as progress, closing(campaign(cases, runs or RUNS, progress=progress)) as calibrations:
+        with (
+            status_line() as progress,
+            closing(run_calibration(cases, runs or RUNS, progress=progress)) as calibrations,
+        ):
             for each in calibrations:
                 calibration = each
     except KeyboardInterrupt as stop:

@@ -105,7 +105,7 @@ def guard(
     from ntp.records.guard import GuardRecord
     from ntp.records.sole_writer import sole_writer
     from ntp.report.guard import markdown, terminal
-    from ntp.runners.guard import guard as campaign
+    from ntp.runners.guard import guard as run_guard
 
     if replay is not None and base is None:
         refuse_onto_input(replay)
@@ -122,7 +122,7 @@ def guard(
                 "links": link or (),
                 "command": ("ntp", *sys.argv[1:]),
             }
-            record = _kept(campaign(plan, base, head, **settings, progress=progress), out)  # type: ignore[arg-type]
+            record = _kept(run_guard(plan, base, head, **settings, progress=progress), out)  # type: ignore[arg-type]
     else:
         raise OptionError("give --base REF to measure, or --replay FILE to judge what was measured before")
     try:
@@ -135,8 +135,8 @@ def guard(
         _append(Path(summary_file), markdown(record, verdict))
     show(terminal(record, verdict))
     first_with: dict[str, str] = {}  # most often all cases fail of the same: that is said once
-    for cell in record.cells:
-        first_with.setdefault(cell.stderr_tail.rstrip(), cell.case_id)
+    for guarded in record.cases:
+        first_with.setdefault(guarded.stderr_tail.rstrip(), guarded.case_id)
     for tail, case_id in first_with.items():
         if tail:
             tell_more(f"{case_id}, the last lines of its worker:\n{tail}")

@@ -37,7 +37,7 @@ def profile(
     from ntp.records.sole_writer import sole_writer
     from ntp.report.html import page
     from ntp.report.profile import PICTURES, markdown, pictures, terminal
-    from ntp.runners.profile import profile as campaign
+    from ntp.runners.profile import profile as run_profile
 
     case = Case.of({**options, "threads": options["threads"] or available_cpus().max_threads})
     check_runtime(case.runtime)
@@ -45,7 +45,7 @@ def profile(
     run = None
     with sole_writer(out / "profile.json"):
         try:
-            for run in campaign(case, out, command=("ntp", *sys.argv[1:]), progress=tell_if_terminal):
+            for run in run_profile(case, out, command=("ntp", *sys.argv[1:]), progress=tell_if_terminal):
                 if not run.measurements:  # an earlier profile is worth more than the news that there is none
                     raise run.failures[-1].error()
                 write_whole(out / "profile.json", text_of(document_of(run)))

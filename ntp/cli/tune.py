@@ -82,7 +82,7 @@ def tune(
     from ntp.records.tuning import Tuning
     from ntp.report.tuning import markdown, terminal
     from ntp.runners.levers import machine_levers
-    from ntp.runners.tune import tune as campaign
+    from ntp.runners.tune import tune as run_tune
     from ntp.worker.driver import cpus_for
 
     default = Case.of({**options, "threads": threads or available_cpus().max_threads})
@@ -97,7 +97,7 @@ def tune(
     with sole_writer(out), status_line() as progress:
         known = Tuning.load(out) if out.is_file() and not fresh else None
         tuning = _kept(
-            campaign(
+            run_tune(
                 default,
                 machine_levers(exact=exact, threads=threads),
                 budget_s=budget,

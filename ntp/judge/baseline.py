@@ -1,7 +1,7 @@
 """A run against a stored baseline: what is counted of a step exactly, and its times as far as two days can be compared.
 
-**Normalised time** is the median step time over that of the reference product (:class:`ntp.records.run.Reference`)
-in the same process: what slows the whole machine down for a while slows both.
+**Normalised time** is the median step time over that of the calibration kernel in the same process
+(:class:`ntp.records.run.CalibrationKernel`): what slows the whole machine down for a while slows both.
 
 **The noise** is the spread of such times between runs of identical code on this machine, which
 ``ntp doctor --calibrate`` measures, case by case. One run of the head stands against one of the base; with the standard
@@ -29,7 +29,7 @@ from ntp.judge.statistics import Interval
 from ntp.judge.verdict import Verdict, gravest, verdict_of
 from ntp.records.calibration import CalibratedCase, Calibration, fingerprints
 from ntp.records.environment import Machine, Software
-from ntp.records.guard import Guarded
+from ntp.records.guard import Metric
 from ntp.records.run import Measurement, Run
 
 THRESHOLD = 0.05
@@ -114,7 +114,7 @@ class BaselineVerdict(NamedTuple):
 def noise_of(calibrated: CalibratedCase) -> Noise:
     """How far the runs of a case lie from each other."""
     raw = [max(1.0, median(run.step_time_ns)) for run in calibrated.runs]
-    normalised = [step_ns / run.reference.time_ns for step_ns, run in zip(raw, calibrated.runs, strict=True)]
+    normalised = [step_ns / run.calibration_kernel.time_ns for step_ns, run in zip(raw, calibrated.runs, strict=True)]
     return Noise(
         case=calibrated.case,
         runs=len(calibrated.runs),
@@ -152,10 +152,10 @@ def judge_run(
         allowed: names of counts that may rise, or patterns of them.
     """
     bases, heads = ({each.case: each for each in run.measurements} for run in (base, head))
-    guarded = Guarded(statistic="median", threshold=threshold)
+    metric = Metric(name="median", threshold=threshold)
     failures = {each.case_id: each.message.removeprefix(f"{each.case_id}: ") for each in head.failures}
     cases = tuple(
-        _judgement(measurement, heads[case], calibration, guarded, allowed)
+        _judgement(measurement, heads[case], calibration, metric, allowed)
         if case in heads
         else _missing(measurement, failures.get(case.id))
         for case, measurement in bases.items()
@@ -180,7 +180,7 @@ def _judgement(
     base: Measurement,
     head: Measurement,
     calibration: Calibration | None,
-    guarded: Guarded,
+    metric: Metric,
     allowed: Sequence[str],
 ) -> CaseJudgement:
     base_counts, head_counts = seen_counts(base), seen_counts(head)
@@ -189,14 +189,14 @@ def _judgement(
         case=head.case,
         base_ns=median(base.samples_ns),
         head_ns=median(head.samples_ns),
-        times=_times(base, head, calibration, guarded),
+        times=_times(base, head, calibration, metric),
         changes=found,
         regressions=regressions(found, allowed),
         not_counted=not_counted(base_counts, head_counts),
     )
 
 
-def _times(base: Measurement, head: Measurement, calibration: Calibration | None, guarded: Guarded) -> TimeFinding:
+def _times(base: Measurement, head: Measurement, calibration: Calibration | None, metric: Metric) -> TimeFinding:
     ours = calibration is not None and (calibration.machine, calibration.software) == fingerprints(head)
     calibrated = calibration.at(head.case) if calibration and ours else None
     if reasons := tuple(_obstacles(base, head, calibrated)):
@@ -206,12 +206,12 @@ def _times(base: Measurement, head: Measurement, calibration: Calibration | None
     assert half_width is not None
     value = math.log(_normalised_time(head) / _normalised_time(base))
     log_ratio = Interval(value, value - half_width, value + half_width)
-    return TimeFinding(verdict_of(log_ratio, guarded), Interval(*map(_ratio, log_ratio)))
+    return TimeFinding(verdict_of(log_ratio, metric), Interval(*map(_ratio, log_ratio)))
 
 
 def _normalised_time(measurement: Measurement) -> float:
-    assert measurement.reference is not None
-    return median(measurement.samples_ns) / measurement.reference.time_ns
+    assert measurement.calibration_kernel is not None
+    return median(measurement.samples_ns) / measurement.calibration_kernel.time_ns
 
 
 def _obstacles(base: Measurement, head: Measurement, calibrated: CalibratedCase | None) -> Iterator[str]:
@@ -224,13 +224,15 @@ def _obstacles(base: Measurement, head: Measurement, calibrated: CalibratedCase 
     if fingerprints(head) != fingerprints(base):
         return
     for name, measurement in (("base", base), ("head", head)):
-        if measurement.reference is None:
-            yield f"the {name} was measured without the reference product: measure it again with this ntp"
-    if base.reference is None or head.reference is None:
+        if measurement.calibration_kernel is None:
+            yield f"the {name} was measured without the calibration kernel: measure it again with this ntp"
+    if base.calibration_kernel is None or head.calibration_kernel is None:
         return
-    if base.reference.shape != head.reference.shape:
-        yield "the two were measured beside reference products of different sizes: measure the base again"
-    elif calibrated is None or any(run.reference.shape != head.reference.shape for run in calibrated.runs):
+    if base.calibration_kernel.shape != head.calibration_kernel.shape:
+        yield "the two were measured beside calibration kernels of different sizes: measure the base again"
+    elif calibrated is None or any(
+        run.calibration_kernel.shape != head.calibration_kernel.shape for run in calibrated.runs
+    ):
         yield "the noise of this case on this machine is not known: ntp doctor --calibrate --cases RUN.json measures it"
     elif len(calibrated.runs) < 2:
         yield "a single calibrated run tells no noise: ntp doctor --calibrate --cases RUN.json measures it"

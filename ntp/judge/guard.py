@@ -1,4 +1,4 @@
-"""From what a guard recorded to its verdict: counts and times of every cell, and what to measure next."""
+"""From what a guard recorded to its verdict: counts and times of every case, and what to measure next."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ import numpy as np
 
 from ntp.judge.counts import Change, changes, regressions
 from ntp.judge.statistics import quantile
-from ntp.judge.verdict import CellPairs, CellVerdict, Finding, SuiteVerdict, Verdict, gravest, judge
-from ntp.records.guard import Cell, Guarded, GuardRecord, Pair, Plan
+from ntp.judge.verdict import CasePairs, CaseVerdict, Finding, SuiteVerdict, Verdict, gravest, judge
+from ntp.records.guard import GuardedCase, GuardRecord, Metric, Pair, Plan
 
 
 def _of_sides(summary: Callable[[Sequence[float]], float]) -> Callable[[Pair], float]:
@@ -17,13 +17,13 @@ def _of_sides(summary: Callable[[Sequence[float]], float]) -> Callable[[Pair], f
     return lambda pair: math.log(summary(pair.samples("head")) / summary(pair.samples("base")))
 
 
-def _of_turns(pair: Pair) -> float:
-    """The median of the log-ratios of turns: what disturbs the machine for longer than a turn, disturbs both sides."""
-    return float(np.median([math.log(np.median(head) / np.median(base)) for base, head in pair.turns]))
+def _of_rounds(pair: Pair) -> float:
+    """The median of the log-ratios of rounds: what disturbs the machine for longer than a round disturbs both sides."""
+    return float(np.median([math.log(np.median(head) / np.median(base)) for base, head in pair.rounds]))
 
 
-STATISTICS: dict[str, Callable[[Pair], float]] = {
-    "turns": _of_turns,
+METRICS: dict[str, Callable[[Pair], float]] = {
+    "rounds": _of_rounds,
     "min": _of_sides(lambda samples: float(np.min(samples))),
     "q10": _of_sides(lambda samples: quantile(samples, 0.10)),
     "q25": _of_sides(lambda samples: quantile(samples, 0.25)),
@@ -34,8 +34,8 @@ STATISTICS: dict[str, Callable[[Pair], float]] = {
 }
 """What a pair can be summed up by: log(head / base). The trimmed mean leaves out the slowest fifth."""
 
-TYPICAL, TAIL = "turns", "mean"
-"""The statistics that are guarded. The first is the least noisy, and blind to what slows less than half of the steps;
+TYPICAL, TAIL = "rounds", "mean"
+"""The metrics of a guard. The first is the least noisy, and blind to what slows less than half of the steps;
 the mean sees that, and every disturbance, too."""
 
 TAIL_THRESHOLD = 5.0
@@ -45,10 +45,10 @@ _PAIR_S = 5.0
 """About what a pair costs, where steps are much shorter than that."""
 
 
-class CellJudgement(NamedTuple):
-    """One cell: its times, and its counts."""
+class CaseJudgement(NamedTuple):
+    """One case: its times, and its counts."""
 
-    times: CellVerdict
+    times: CaseVerdict
     changes: tuple[Change, ...]
     """All counts that differ."""
     regressions: tuple[Change, ...]
@@ -60,7 +60,7 @@ class CellJudgement(NamedTuple):
     @property
     def case_id(self) -> str:
         """The case."""
-        return self.times.cell
+        return self.times.case_id
 
     @property
     def verdict(self) -> Verdict:
@@ -74,55 +74,55 @@ class CellJudgement(NamedTuple):
 
 
 class GuardVerdict(NamedTuple):
-    """All cells of a guard."""
+    """All cases of a guard."""
 
     verdict: Verdict
-    cells: tuple[CellJudgement, ...]
+    cases: tuple[CaseJudgement, ...]
     next_case: str | None
     """The case that needs another pair; None when nothing that the plan allows is left to be found out."""
 
     @property
     def failures(self) -> tuple[str, ...]:
         """What the head, or a pair, failed of."""
-        return tuple(cell.failure for cell in self.cells if cell.failure)
+        return tuple(judged.failure for judged in self.cases if judged.failure)
 
 
-def plan_of(cells: Sequence[str], threshold: float, budget_s: float) -> Plan:
+def plan_of(case_ids: Sequence[str], threshold: float, budget_s: float) -> Plan:
     """The plan of a guard that may take so many seconds.
 
-    The last look is at nearly twice the pairs that the budget holds for each cell, since those that are decided early
+    The last look is at nearly twice the pairs that the budget holds for each case, since those that are decided early
     leave theirs to the others.
     """
-    fair_share = budget_s / (_PAIR_S * len(cells))
+    fair_share = budget_s / (_PAIR_S * len(case_ids))
     smallest: int = Plan.model_fields["min_pairs"].default
     return Plan(
-        cells=tuple(cells),
-        guarded=(
-            Guarded(statistic=TYPICAL, threshold=threshold),
-            Guarded(statistic=TAIL, threshold=min(0.99, TAIL_THRESHOLD * threshold)),
+        cases=tuple(case_ids),
+        metrics=(
+            Metric(name=TYPICAL, threshold=threshold),
+            Metric(name=TAIL, threshold=min(0.99, TAIL_THRESHOLD * threshold)),
         ),
         max_pairs=min(100, max(2 * smallest, round(1.75 * fair_share))),
     )
 
 
-def log_ratios(pair: Pair, guarded: Sequence[Guarded]) -> tuple[float, ...]:
-    """log(head / base) of each guarded statistic of a pair."""
-    return tuple(STATISTICS[each.statistic](pair) for each in guarded)
+def log_ratios(pair: Pair, metrics: Sequence[Metric]) -> tuple[float, ...]:
+    """log(head / base) of each metric of a pair."""
+    return tuple(METRICS[each.name](pair) for each in metrics)
 
 
 def verdict_on(record: GuardRecord) -> GuardVerdict:
     """The verdict on what a guard has recorded so far. A function of the record alone, so a file gives it again."""
     differing = _differing_software(record)
-    suite = judge(record.plan, [_known(cell, record.plan, differing) for cell in record.cells])
-    times = {each.cell: each for each in suite.cells}
-    cells = tuple(_judgement(cell, times[cell.case_id], record.allowed) for cell in record.cells)
-    return GuardVerdict(gravest([cell.verdict for cell in cells]), cells, _next_case(record, suite))
+    suite = judge(record.plan, [_known(guarded, record.plan, differing) for guarded in record.cases])
+    times = {each.case_id: each for each in suite.cases}
+    cases = tuple(_judgement(guarded, times[guarded.case_id], record.allowed) for guarded in record.cases)
+    return GuardVerdict(gravest([judged.verdict for judged in cases]), cases, _next_case(record, suite))
 
 
-def _known(cell: Cell, plan: Plan, differing: str) -> CellPairs:
-    reason = differing or cell.foreign or cell.base_failure or cell.failure
-    pairs = tuple(log_ratios(pair, plan.guarded) for pair in cell.pairs)
-    return CellPairs(cell=cell.case_id, pairs=pairs, not_comparable=reason)
+def _known(guarded: GuardedCase, plan: Plan, differing: str) -> CasePairs:
+    reason = differing or guarded.foreign or guarded.base_failure or guarded.failure
+    pairs = tuple(log_ratios(pair, plan.metrics) for pair in guarded.pairs)
+    return CasePairs(case_id=guarded.case_id, pairs=pairs, not_comparable=reason)
 
 
 def _differing_software(record: GuardRecord) -> str:
@@ -135,16 +135,16 @@ def _differing_software(record: GuardRecord) -> str:
     return f"the sides run on different software: {base.fingerprint} against {head.fingerprint}"
 
 
-def _judgement(cell: Cell, times: CellVerdict, allowed: Sequence[str]) -> CellJudgement:
-    found = changes(cell.base, cell.head) if cell.base and cell.head else ()
-    return CellJudgement(times, found, regressions(found, allowed), cell.failure, cell.wall_time_s)
+def _judgement(guarded: GuardedCase, times: CaseVerdict, allowed: Sequence[str]) -> CaseJudgement:
+    found = changes(guarded.base, guarded.head) if guarded.base and guarded.head else ()
+    return CaseJudgement(times, found, regressions(found, allowed), guarded.failure, guarded.wall_time_s)
 
 
 def _next_case(record: GuardRecord, suite: SuiteVerdict) -> str | None:
     """Nothing more once a case has failed: no pair of the others could make the guard succeed."""
-    if any(cell.failure for cell in record.cells):
+    if any(guarded.failure for guarded in record.cases):
         return None
-    return suite.next_cell
+    return suite.next_case
 
 
 def changed_but_not_loaded(record: GuardRecord) -> tuple[str, ...]:
@@ -162,23 +162,23 @@ def summary(verdict: GuardVerdict) -> dict[str, object]:
         "failures": list(verdict.failures),
         "cases": [
             {
-                "case": cell.case_id,
-                "verdict": cell.verdict,
-                "pairs": cell.times.pairs,
-                "changes": [str(change) for change in cell.changes],
-                "regressions": [change.name for change in cell.regressions],
-                "not_comparable": cell.times.not_comparable,
-                "statistics": [_finding(found) for found in cell.times.findings],
+                "case": judged.case_id,
+                "verdict": judged.verdict,
+                "pairs": judged.times.pairs,
+                "changes": [str(change) for change in judged.changes],
+                "regressions": [change.name for change in judged.regressions],
+                "not_comparable": judged.times.not_comparable,
+                "metrics": [_finding(found) for found in judged.times.findings],
             }
-            for cell in verdict.cells
+            for judged in verdict.cases
         ],
     }
 
 
 def _finding(found: Finding) -> dict[str, object]:
     return {
-        "statistic": found.guarded.statistic,
-        "threshold": found.guarded.threshold,
+        "metric": found.metric.name,
+        "threshold": found.metric.threshold,
         "verdict": found.verdict,
         "ratio": found.ratio and found.ratio.value,
         "interval": found.deciding and [found.deciding.low, found.deciding.high],

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ntp.case import GROUPS, Case
-from ntp.judge.guard import STATISTICS, TYPICAL
+from ntp.judge.guard import METRICS, TYPICAL
 from ntp.judge.sequential import t_quantile
 from ntp.judge.statistics import Interval
 from ntp.records.guard import Pair
@@ -25,7 +25,7 @@ MOST_PAIRS = 4
 """Of a race in the search. A case that has not won by then is no faster, or it does not matter."""
 
 
-class Standing(NamedTuple):
+class Ranking(NamedTuple):
     """A case that was raced."""
 
     case_id: str
@@ -53,13 +53,13 @@ class Winner(NamedTuple):
     """To the default. None where the default itself has won, or was not raced against it."""
     contributions: tuple[Contribution, ...]
     """The largest first."""
-    standings: tuple[Standing, ...]
+    standings: tuple[Ranking, ...]
     """All cases of the search, the fastest first."""
 
 
 def log_ratio(pair: Pair) -> float:
     """log(head / base) of the typical step."""
-    return STATISTICS[TYPICAL](pair)
+    return METRICS[TYPICAL](pair)
 
 
 def mean_ratio(pairs: Sequence[Pair]) -> Interval | None:
@@ -91,14 +91,14 @@ _NOTHING = 0.002
 """What is faster by less is not worth a lever."""
 
 
-def standings(tuning: Tuning) -> tuple[Standing, ...]:
+def standings(tuning: Tuning) -> tuple[Ranking, ...]:
     """The default and all cases that were raced in the search, the fastest first."""
     to_default = {tuning.default: 0.0}
     for race in tuning.races:
         if race.purpose == "search" and race.outcome == "raced" and race.against in to_default:
             to_default[race.case_id] = to_default[race.against] + statistics.fmean(map(log_ratio, race.pairs))
     ordered = sorted(to_default.items(), key=lambda item: item[1])
-    return tuple(Standing(case_id, math.exp(value)) for case_id, value in ordered)
+    return tuple(Ranking(case_id, math.exp(value)) for case_id, value in ordered)
 
 
 def incumbent(tuning: Tuning) -> str:
@@ -166,6 +166,6 @@ def _without(tuning: Tuning, winner_id: str, field: str) -> Race | None:
 
 
 def _why_not(race: Race) -> str:
-    if race.outcome == "outpaced" and race.pace is not None:
+    if race.outcome == "pruned" and race.pace is not None:
         return f"{race.pace:.2f} times as long in the warm-up"
     return race.message

@@ -1,9 +1,8 @@
-"""The guard's decision rule: from the pairs so far to a verdict, or to 'more pairs of this cell'.
+"""The guard's decision rule: from the pairs so far to a verdict, or to 'more pairs of this case'.
 
-A *cell* is a case that is guarded. A *pair* of it gives one log-ratio, log(head / base), for each guarded statistic of
-a process (a low quantile of its step times, say, and its tail, each with a threshold of its own): positive is slower.
-The pair is the unit: pairs are independent of each other, the steps within are not. For each cell and statistic there
-is a *finding*:
+A *pair* of processes of a case gives one log-ratio, log(head / base), for each *metric* (a low quantile of the step
+times, say, and their tail, each with a threshold of its own): positive is slower. The pair is the unit: pairs are
+independent of each other, the steps within are not. For each case and metric there is a *finding*:
 
     regression      its interval lies wholly above the threshold
     pass            wholly below it
@@ -15,23 +14,23 @@ whole family of findings: with u of them inconclusive, every interval has the on
 the smallest number for which that comes true. This is Hochberg's step-up rule, which decides whatever Holm's would:
 where every finding is decided at the level alpha itself, all of them stand. Any threshold has the truth on one side of
 it, so only one of the two limits can mislead: the probability that a suite holds a false pass or a false regression is
-at most alpha, wherever the truth lies, and next to nothing where no cell has changed. That a pass is an improvement
+at most alpha, wherever the truth lies, and next to nothing where no case has changed. That a pass is an improvement
 besides is said with the one-sided error alpha for each finding alone.
 
 Sources:
     Y. Hochberg, A Sharper Bonferroni Procedure for Multiple Tests of Significance, Biometrika 75 (1988), 800-802.
     H. Finner, Stepwise Multiple Test Procedures and Control of Directional Errors, Ann. Statist. 27 (1999), 274-289:
-    the directions hold, too, where findings are independent. Two statistics of one cell are not; a test simulates them.
+    the directions hold, too, where findings are independent. Two statistics of one case are not; a test simulates them.
     A. C. Tamhane, D. Xi and J. Zhou, Group Sequential Holm and Hochberg Procedures, Statist. Med. 40 (2021), 5333-5350.
 
-**Why this rule.** Simulated with 4 cells, 44 pairs in all, normal log-ratios of sd 0.9%: unchanged suites pass in 94%
+**Why this rule.** Simulated with 4 cases, 44 pairs in all, normal log-ratios of sd 0.9%: unchanged suites pass in 94%
 of runs; with Holm for Hochberg in 76%, with O'Brien-Fleming spending in 76%, with a t mixture (Lai 1976, Wang and
 Ramdas 2024) in 72%. Asymptotic sequences (Waudby-Smith et al. 2024): 92%, and they err twice as often as promised.
 The figures are those of ``tests/judge/test_verdict_methods.py``.
 
 **Why the mean** of the log-ratios, and none that is trimmed: a process is summed up robustly before it gets here, and
 base and head are exchangeable, so that what is left has no skew. The t interval widens for a stray pair, it does not
-give way. Simulated with one cell whose truth lies on the threshold, alpha 5%: false calls in 4.8% with normal noise, in
+give way. Simulated with one case whose truth lies on the threshold, alpha 5%: false calls in 4.8% with normal noise, in
 3.9% with that of t with 3 degrees of freedom. A pair trimmed on each side wins 4 points of power with the latter, loses
 4 with the former, and errs in 5.7%.
 """
@@ -45,7 +44,7 @@ from pydantic import Field
 from ntp.case import Frozen
 from ntp.judge.sequential import Estimate, critical_values, t_quantile
 from ntp.judge.statistics import Interval
-from ntp.records.guard import MAX_RATIO, Guarded, Plan
+from ntp.records.guard import MAX_RATIO, Metric, Plan
 
 Verdict = Literal["pass", "regression", "improvement", "inconclusive", "not comparable"]
 """Five values. None of them stands for an error."""
@@ -59,10 +58,10 @@ LogRatio = Annotated[float, Field(ge=-math.log(MAX_RATIO), le=math.log(MAX_RATIO
 """log(head / base) of one pair."""
 
 
-class CellPairs(Frozen):
-    """What is known of a cell so far."""
+class CasePairs(Frozen):
+    """What is known of a case so far."""
 
-    cell: str
+    case_id: str
     pairs: tuple[tuple[LogRatio, ...], ...] = ()
     """For each pair, the log-ratio of each guarded statistic, in the plan's order."""
     not_comparable: str = ""
@@ -70,9 +69,9 @@ class CellPairs(Frozen):
 
 
 class Finding(NamedTuple):
-    """One statistic of one cell. Ratios are head over base: above 1, the head is slower."""
+    """One statistic of one case. Ratios are head over base: above 1, the head is slower."""
 
-    guarded: Guarded
+    metric: Metric
     verdict: Verdict
     pairs: int
     deciding: Interval | None
@@ -81,7 +80,7 @@ class Finding(NamedTuple):
     """Of the deciding interval, both sides together, over all the plan's looks: 1 - 2 alpha where all is decided, more
     where something is not. It covers the truth more often, 97% for 90%: hardly any run makes all the looks."""
     ratio: Interval | None
-    """The ratio in a plain 95% interval, for one cell and one look: narrower than the deciding one. None of one pair.
+    """The ratio in a plain 95% interval, for one case and one look: narrower than the deciding one. None of one pair.
     Early stopping included, it covers the truth in 94 to 96% of runs; in 91% where that lies just on the threshold."""
     smallest_detectable: float | None
     """The ratio above the threshold that as many pairs, this noisy, would call a regression with the plan's power.
@@ -91,10 +90,10 @@ class Finding(NamedTuple):
     beyond the plan's last look. None of a decided finding, and where no practical number would do."""
 
 
-class CellVerdict(NamedTuple):
-    """One cell: the gravest of its findings."""
+class CaseVerdict(NamedTuple):
+    """One case: the gravest of its findings."""
 
-    cell: str
+    case_id: str
     verdict: Verdict
     pairs: int
     findings: tuple[Finding, ...]
@@ -104,16 +103,16 @@ class CellVerdict(NamedTuple):
     @property
     def fired(self) -> tuple[str, ...]:
         """The statistics that regressed."""
-        return tuple(each.guarded.statistic for each in self.findings if each.verdict == "regression")
+        return tuple(each.metric.name for each in self.findings if each.verdict == "regression")
 
 
 class SuiteVerdict(NamedTuple):
-    """All cells: the gravest of them. A pass needs that every cell of the plan passed."""
+    """All cases: the gravest of them. A pass needs that every case of the plan passed."""
 
     verdict: Verdict
-    cells: tuple[CellVerdict, ...]
-    next_cell: str | None
-    """The cell that needs a pair most. None: nothing that the plan allows is left to be found out."""
+    cases: tuple[CaseVerdict, ...]
+    next_case: str | None
+    """The case that needs a pair most. None: nothing that the plan allows is left to be found out."""
 
 
 def gravest(verdicts: Sequence[Verdict]) -> Verdict:
@@ -121,50 +120,52 @@ def gravest(verdicts: Sequence[Verdict]) -> Verdict:
     return min(verdicts, key=_GRAVEST_FIRST.index, default="not comparable")
 
 
-def judge(plan: Plan, known: Sequence[CellPairs]) -> SuiteVerdict:
-    """The verdict on what is known so far, and the cell to measure next.
+def judge(plan: Plan, known: Sequence[CasePairs]) -> SuiteVerdict:
+    """The verdict on what is known so far, and the case to measure next.
 
-    A pure function of the plan and the pairs: the order of the pairs, and of the cells, is nothing to it.
+    A pure function of the plan and the pairs: the order of the pairs, and of the cases, is nothing to it.
 
     Raises:
-        ValueError: a cell is not in the plan, or named twice; a pair lacks a statistic; or there are more pairs of a
-            cell than the plan's last look.
+        ValueError: a case is not in the plan, or named twice; a pair lacks a statistic; or there are more pairs of a
+            case than the plan's last look.
     """
-    by_cell = _checked(plan, known)
-    judged = {cell: by_cell[cell] for cell in plan.cells if not by_cell[cell].not_comparable}
+    by_case = _checked(plan, known)
+    judged = {case_id: by_case[case_id] for case_id in plan.cases if not by_case[case_id].not_comparable}
     estimates = {
-        (cell, i): Estimate.of([pair[i] for pair in each.pairs])
-        for cell, each in judged.items()
-        for i in range(len(plan.guarded))
+        (case_id, i): Estimate.of([pair[i] for pair in each.pairs])
+        for case_id, each in judged.items()
+        for i in range(len(plan.metrics))
         if each.pairs
     }
-    family = len(judged) * len(plan.guarded)
+    family = len(judged) * len(plan.metrics)
     undecided = _step_up(plan, estimates, family)
-    cells = tuple(
-        _cell_verdict(plan, by_cell[cell], [estimates.get((cell, i)) for i in range(len(plan.guarded))], undecided)
-        for cell in plan.cells
+    cases = tuple(
+        _case_verdict(
+            plan, by_case[case_id], [estimates.get((case_id, i)) for i in range(len(plan.metrics))], undecided
+        )
+        for case_id in plan.cases
     )
-    return SuiteVerdict(gravest([each.verdict for each in cells]), cells, _next_cell(plan, judged, estimates, cells))
+    return SuiteVerdict(gravest([each.verdict for each in cases]), cases, _next_case(plan, judged, estimates, cases))
 
 
-def _checked(plan: Plan, known: Sequence[CellPairs]) -> dict[str, CellPairs]:
-    by_cell = {cell: CellPairs(cell=cell) for cell in plan.cells}
+def _checked(plan: Plan, known: Sequence[CasePairs]) -> dict[str, CasePairs]:
+    by_case = {case_id: CasePairs(case_id=case_id) for case_id in plan.cases}
     seen = set()
     for each in known:
-        if each.cell not in by_cell or each.cell in seen:
-            raise ValueError(f"cell {each.cell!r} is {'given twice' if each.cell in seen else 'not in the plan'}")
-        sizes = {len(pair) for pair in each.pairs} - {len(plan.guarded)}
+        if each.case_id not in by_case or each.case_id in seen:
+            raise ValueError(f"case {each.case_id!r} is {'given twice' if each.case_id in seen else 'not in the plan'}")
+        sizes = {len(pair) for pair in each.pairs} - {len(plan.metrics)}
         if sizes:
             raise ValueError(
-                f"a pair of {each.cell!r} holds {min(sizes)} log-ratios, one of each of {len(plan.guarded)} is wanted"
+                f"a pair of {each.case_id!r} holds {min(sizes)} log-ratios, and the plan {len(plan.metrics)} metrics"
             )
         if len(each.pairs) > plan.max_pairs:
             raise ValueError(
-                f"{len(each.pairs)} pairs of {each.cell!r}, and the plan's last look is at {plan.max_pairs}"
+                f"{len(each.pairs)} pairs of {each.case_id!r}, and the plan's last look is at {plan.max_pairs}"
             )
-        seen.add(each.cell)
-        by_cell[each.cell] = each
-    return by_cell
+        seen.add(each.case_id)
+        by_case[each.case_id] = each
+    return by_case
 
 
 def _critical_t(plan: Plan, n: int, undecided: int) -> float:
@@ -172,17 +173,17 @@ def _critical_t(plan: Plan, n: int, undecided: int) -> float:
     return critical_values(plan.alpha / (undecided + 1), plan.min_pairs, plan.max_pairs)[n - plan.min_pairs]
 
 
-def _verdict(plan: Plan, guarded: Guarded, estimate: Estimate | None, undecided: int) -> Verdict:
+def _verdict(plan: Plan, metric: Metric, estimate: Estimate | None, undecided: int) -> Verdict:
     """Read it off the interval, if there is one yet."""
     if estimate is None or estimate.n < plan.min_pairs:
         return "inconclusive"
-    return verdict_of(estimate.interval(_critical_t(plan, estimate.n, undecided)), guarded)
+    return verdict_of(estimate.interval(_critical_t(plan, estimate.n, undecided)), metric)
 
 
-def verdict_of(log_ratio: Interval, guarded: Guarded) -> Verdict:
+def verdict_of(log_ratio: Interval, metric: Metric) -> Verdict:
     """On which side of the thresholds an interval of log(head / base) lies, if wholly on one."""
     _, low, high = log_ratio
-    faster, slower = guarded.log_limits
+    faster, slower = metric.log_limits
     if low > slower:
         return "regression"
     if high < faster:
@@ -194,7 +195,7 @@ def _step_up(plan: Plan, estimates: dict[tuple[str, int], Estimate], family: int
     """The smallest u for which, at the level alpha / (u + 1), no more than u findings of the family are undecided."""
     for undecided in range(family):
         decided = sum(
-            _verdict(plan, plan.guarded[i], estimate, undecided) != "inconclusive"
+            _verdict(plan, plan.metrics[i], estimate, undecided) != "inconclusive"
             for (_, i), estimate in estimates.items()
         )
         if family - decided <= undecided:
@@ -203,41 +204,41 @@ def _step_up(plan: Plan, estimates: dict[tuple[str, int], Estimate], family: int
     return max(0, family - 1)
 
 
-def _cell_verdict(plan: Plan, known: CellPairs, estimates: Sequence[Estimate | None], undecided: int) -> CellVerdict:
+def _case_verdict(plan: Plan, known: CasePairs, estimates: Sequence[Estimate | None], undecided: int) -> CaseVerdict:
     if known.not_comparable:
-        return CellVerdict(known.cell, "not comparable", len(known.pairs), (), known.not_comparable)
+        return CaseVerdict(known.case_id, "not comparable", len(known.pairs), (), known.not_comparable)
     findings = tuple(
-        _finding(plan, guarded, estimate, undecided) for guarded, estimate in zip(plan.guarded, estimates, strict=True)
+        _finding(plan, metric, estimate, undecided) for metric, estimate in zip(plan.metrics, estimates, strict=True)
     )
-    return CellVerdict(known.cell, gravest([each.verdict for each in findings]), len(known.pairs), findings)
+    return CaseVerdict(known.case_id, gravest([each.verdict for each in findings]), len(known.pairs), findings)
 
 
-def _finding(plan: Plan, guarded: Guarded, estimate: Estimate | None, undecided: int) -> Finding:
-    verdict = _verdict(plan, guarded, estimate, undecided)
+def _finding(plan: Plan, metric: Metric, estimate: Estimate | None, undecided: int) -> Finding:
+    verdict = _verdict(plan, metric, estimate, undecided)
     deciding = plain = detectable = None
     if estimate is not None and estimate.n >= 2:
         plain = _ratios(estimate.interval(t_quantile(estimate.n, 0.975)))
     if estimate is not None and estimate.n >= plan.min_pairs:
         t = _critical_t(plan, estimate.n, undecided)
         deciding = _ratios(estimate.interval(t))
-        detectable = _ratio(guarded.log_limits[1] + (t + t_quantile(estimate.n, plan.power)) * estimate.std_error)
+        detectable = _ratio(metric.log_limits[1] + (t + t_quantile(estimate.n, plan.power)) * estimate.std_error)
     return Finding(
-        guarded=guarded,
+        metric=metric,
         verdict=verdict,
         pairs=estimate.n if estimate else 0,
         deciding=deciding,
         confidence=1 - 2 * plan.alpha / (undecided + 1),
         ratio=plain,
         smallest_detectable=detectable,
-        more_pairs=_more_pairs(plan, guarded, estimate, undecided) if verdict == "inconclusive" else None,
+        more_pairs=_more_pairs(plan, metric, estimate, undecided) if verdict == "inconclusive" else None,
     )
 
 
-def _more_pairs(plan: Plan, guarded: Guarded, estimate: Estimate | None, undecided: int) -> int | None:
+def _more_pairs(plan: Plan, metric: Metric, estimate: Estimate | None, undecided: int) -> int | None:
     """How many more pairs bring the threshold out of the interval, if mean and spread stay and the others do, too."""
     if estimate is None or estimate.n < 2:
         return plan.min_pairs - (estimate.n if estimate else 0)
-    distance = abs(estimate.mean - guarded.log_limits[1])
+    distance = abs(estimate.mean - metric.log_limits[1])
     spread = estimate.std_error * math.sqrt(estimate.n)
     # Decided, it would leave one undecided finding fewer.
     level = max(0, undecided - 1)
@@ -251,38 +252,38 @@ def _more_pairs(plan: Plan, guarded: Guarded, estimate: Estimate | None, undecid
     return max(math.ceil((reach / distance) ** 2), plan.max_pairs + 1) - estimate.n
 
 
-def _next_cell(
+def _next_case(
     plan: Plan,
-    judged: dict[str, CellPairs],
+    judged: dict[str, CasePairs],
     estimates: dict[tuple[str, int], Estimate],
-    cells: Sequence[CellVerdict],
+    cases: Sequence[CaseVerdict],
 ) -> str | None:
-    """The undecided cell with the fewest pairs: fair to all, and spread over the time that the machine's moods take.
+    """The undecided case with the fewest pairs: fair to all, and spread over the time that the machine's moods take.
 
     First those that are undecided even at the level alpha: once they are decided, so is the whole family. Then those
     that need the stricter level of a family in which others have stayed undecided. Last, those that pass and may prove
     to be improvements.
     """
-    verdicts = {each.cell: each for each in cells}
-    open_cells = {cell: each for cell, each in judged.items() if len(each.pairs) < plan.max_pairs}
+    verdicts = {each.case_id: each for each in cases}
+    open_cases = {case_id: each for case_id, each in judged.items() if len(each.pairs) < plan.max_pairs}
 
-    def undecided_alone(cell: str) -> bool:
-        # A cell that has regressed in one statistic has its verdict, whatever the others would say.
-        return verdicts[cell].verdict != "regression" and any(
-            _verdict(plan, guarded, estimates.get((cell, i)), 0) == "inconclusive"
-            for i, guarded in enumerate(plan.guarded)
+    def undecided_alone(case_id: str) -> bool:
+        # A case that has regressed in one statistic has its verdict, whatever the others would say.
+        return verdicts[case_id].verdict != "regression" and any(
+            _verdict(plan, metric, estimates.get((case_id, i)), 0) == "inconclusive"
+            for i, metric in enumerate(plan.metrics)
         )
 
-    def perhaps_improved(cell: str) -> bool:
+    def perhaps_improved(case_id: str) -> bool:
         return any(
-            verdicts[cell].findings[i].verdict == "pass" and estimates[cell, i].mean < guarded.log_limits[0]
-            for i, guarded in enumerate(plan.guarded)
+            verdicts[case_id].findings[i].verdict == "pass" and estimates[case_id, i].mean < metric.log_limits[0]
+            for i, metric in enumerate(plan.metrics)
         )
 
-    for needs_pairs in (undecided_alone, lambda cell: verdicts[cell].verdict == "inconclusive", perhaps_improved):
-        needy = [cell for cell in open_cells if needs_pairs(cell)]
+    for needs_pairs in (undecided_alone, lambda case_id: verdicts[case_id].verdict == "inconclusive", perhaps_improved):
+        needy = [case_id for case_id in open_cases if needs_pairs(case_id)]
         if needy:
-            return min(needy, key=lambda cell: len(open_cells[cell].pairs))
+            return min(needy, key=lambda case_id: len(open_cases[case_id].pairs))
     return None
 
 

@@ -62,7 +62,7 @@ MIN_TURNS = 5
 """After the first: fewer may grow one after the other by chance."""
 
 MIN_GROWTH_BYTES = 4 << 20
-"""By how much a process may grow from its second turn to its last. One that has settled grows by some pages."""
+"""By how much a process may grow from its second block to its last. One that has settled grows by some pages."""
 
 
 class MeasurementWarning(Frozen):
@@ -230,7 +230,7 @@ def _of_the_numbers(measurement: Measurement) -> Iterator[MeasurementWarning]:
 
 
 def _of_the_memory(measurement: Measurement) -> Iterator[MeasurementWarning]:
-    """One that grows in every turn after the first, and does not settle: in the later half at least half as much as in
+    """One that grows in every block after the first, and does not settle: in the later half at least half as much as in
     the half before.
     """
     sizes = [ending.anonymous_bytes for ending in measurement.endings[1:] if ending.anonymous_bytes is not None]

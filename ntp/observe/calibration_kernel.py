@@ -1,4 +1,4 @@
-"""The reference workload: a matrix product of fixed size, timed in a worker in turn with the steps.
+"""The calibration kernel: a matrix product of fixed size, timed in a worker between the blocks of steps.
 
 It is the roofline's fp32 product, as torch does it by itself. What slows the machine down for a while (another guest,
 a lower frequency) slows it, too, so that a step's time over its time can be held against that of another day.
@@ -14,17 +14,17 @@ import torch
 
 from ntp.core.train import thread_count
 from ntp.observe.rounds import burst
-from ntp.records.run import Referenced
+from ntp.records.run import KernelBurst
 
 SIDE = 512
 """Of the square matrices. Large enough that the threads hardly wait for each other, small enough that a slow CPU still
 gives several samples in a few tens of milliseconds."""
 
 CALLS = 3
-"""That are timed in a turn, after one that is not: it finds neither its matrices in the caches nor threads awake."""
+"""That are timed in a burst, after one that is not: it finds neither its matrices in the caches nor threads awake."""
 
 
-def reference_pass(threads: int, side: int = SIDE, calls: int = CALLS) -> Referenced:
+def kernel_burst(threads: int, side: int = SIDE, calls: int = CALLS) -> KernelBurst:
     """Time (S, S) x (S, S) -> (S, S) in fp32 with so many threads, the second factor transposed as nn.Linear keeps it.
 
     Nothing of it stays behind: the matrices lie in memory of their own, which goes back to the kernel at once, so that
@@ -40,7 +40,7 @@ def reference_pass(threads: int, side: int = SIDE, calls: int = CALLS) -> Refere
             factor.normal_(std=1 / math.sqrt(side), generator=generator)
         torch.mm(a, b.t(), out=out)
         time_ns = tuple(burst(lambda: torch.mm(a, b.t(), out=out), calls))
-    return Referenced(shape=(side, side, side), time_ns=time_ns, cpu_time_s=process_time() - cpu_time_s)
+    return KernelBurst(shape=(side, side, side), time_ns=time_ns, cpu_time_s=process_time() - cpu_time_s)
 
 
 @contextmanager

@@ -10,14 +10,14 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from ntp.case import Case, Count, Frozen
-from ntp.records.run import Measurement, Reference, write_whole
+from ntp.records.run import CalibrationKernel, Measurement, write_whole
 
 
 class CalibratedRun(Frozen):
-    """One process of a case: its samples, and the reference product's."""
+    """One process of a case: its samples, and the calibration kernel's."""
 
     step_time_ns: tuple[Count, ...] = Field(min_length=1)
-    reference: Reference
+    calibration_kernel: CalibrationKernel
 
 
 class CalibratedCase(Frozen):

@@ -14,7 +14,7 @@ from ntp.records.endings import Ending
 from ntp.records.environment import Machine, Software
 from ntp.records.run import Command, read_versioned
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SideName = Literal["base", "head"]
 
@@ -74,29 +74,29 @@ class Block(Frozen):
 
 
 class Pair(Frozen):
-    """A fresh process of each side, run in turn on the same CPUs."""
+    """A fresh process of each side, run in alternate blocks on the same CPUs."""
 
     case_id: str
     seed: Count
-    """Of the order of the turns."""
+    """Random seed of the order of the blocks."""
     blocks: tuple[Block, ...] = Field(min_length=2)
     """In the order in which they were run."""
     endings: tuple[tuple[SideName, Ending], ...] = ()
-    """How its last turn left each side. None in records of an older ntp."""
+    """How its last block left each side. None in records of an older ntp."""
 
     @model_validator(mode="after")
-    def _in_turns(self) -> Self:
-        turns = Counter(block.side for block in self.blocks)
-        if turns["base"] != turns["head"]:
-            raise ValueError(f"{turns['base']} turns of the base and {turns['head']} of the head")
+    def _in_rounds(self) -> Self:
+        blocks = Counter(block.side for block in self.blocks)
+        if blocks["base"] != blocks["head"]:
+            raise ValueError(f"{blocks['base']} blocks of the base and {blocks['head']} of the head")
         times_ns = [time_ns for block in self.blocks for time_ns in block.step_time_ns]
         if max(times_ns) > MAX_RATIO * min(times_ns):
             raise ValueError(f"no step_time_ns can be {min(times_ns)} where another is {max(times_ns)}")
         return self
 
     @property
-    def turns(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
-        """The step times of base and head in each turn, in order."""
+    def rounds(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+        """The step times of base and head in each round, in order."""
         base, head = ([block.step_time_ns for block in self.blocks if block.side == side] for side in ("base", "head"))
         return tuple(zip(base, head, strict=True))
 
@@ -105,7 +105,7 @@ class Pair(Frozen):
         return tuple(time_ns for block in self.blocks if block.side == side for time_ns in block.step_time_ns)
 
 
-class Cell(Frozen):
+class GuardedCase(Frozen):
     """One case on both sides."""
 
     case_id: str
@@ -124,10 +124,10 @@ class Cell(Frozen):
     """Spent on this case, counting and pairs."""
 
 
-class Guarded(Frozen):
-    """A statistic that is guarded. The threshold is a fraction: 0.01 lets it grow by 1%."""
+class Metric(Frozen):
+    """A statistic of a pair that is guarded, by its name. The threshold is a fraction: 0.01 lets it grow by 1%."""
 
-    statistic: str
+    name: str
     threshold: float = Field(0.01, gt=0, lt=1)
 
     @property
@@ -139,23 +139,23 @@ class Guarded(Frozen):
 class Plan(Frozen):
     """What was settled before the first pair: no pair may change it, or the errors promised no longer hold."""
 
-    cells: tuple[str, ...] = Field(min_length=1)
+    cases: tuple[str, ...] = Field(min_length=1)
     """Ids of all cases that are guarded."""
-    guarded: tuple[Guarded, ...] = Field((Guarded(statistic="turns"),), min_length=1)
+    metrics: tuple[Metric, ...] = Field((Metric(name="rounds"),), min_length=1)
     alpha: float = Field(0.05, ge=1e-6, lt=0.5)
     """The error allowed: the probability of a false pass or a false regression anywhere in the suite."""
     power: float = Field(0.8, ge=0.5, lt=1)
     """With what probability the smallest detectable effect would have been detected."""
     min_pairs: int = Field(5, ge=2, le=1000)
-    """The first look at a cell. From fewer, the spread is hardly known."""
+    """The first look at a case. From fewer, the spread is hardly known."""
     max_pairs: int = Field(20, ge=2, le=1000)
-    """The last look. The fewer, the less each look costs, and the less a noisy cell can get."""
+    """The last look. The fewer, the less each look costs, and the less a noisy case can get."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         if self.max_pairs < self.min_pairs:
             raise ValueError(f"at most {self.max_pairs} pairs are fewer than the {self.min_pairs} of the first look")
-        for names in (self.cells, [each.statistic for each in self.guarded]):
+        for names in (self.cases, [each.name for each in self.metrics]):
             name, times = Counter(names).most_common(1)[0]
             if times > 1:
                 raise ValueError(f"{name!r} is named {times} times")
@@ -180,12 +180,12 @@ class GuardRecord(Frozen):
     changed: tuple[str, ...] = ()
     """The Python files in which the sides differ, seen from the top of the repository."""
     machine: Machine | None = None
-    cells: tuple[Cell, ...] = Field(min_length=1)
+    cases: tuple[GuardedCase, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _as_planned(self) -> Self:
-        if tuple(cell.case_id for cell in self.cells) != self.plan.cells:
-            raise ValueError(f"the plan is for {', '.join(self.plan.cells)}, the cells are others")
+        if tuple(cell.case_id for cell in self.cases) != self.plan.cases:
+            raise ValueError(f"the plan is for {', '.join(self.plan.cases)}, the cases are others")
         return self
 
     def text(self, verdict: Mapping[str, object]) -> str:

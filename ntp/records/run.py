@@ -24,7 +24,7 @@ from ntp.records.flame import Flame
 from ntp.records.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.records.peaks import MachinePeaks, Shape
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def _written(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ class Harness(Frozen):
     """Starting the process, importing torch, building the model."""
     warm_up_s: Amount
     timed_s: Amount
-    """All timed steps, with what lies between them, the reference product too."""
+    """All timed steps, with what lies between them, the calibration kernel too."""
     parent_cpu_s: Amount
     """CPU time that this process, the worker's parent, used while steps were timed."""
 
@@ -75,31 +75,31 @@ class Observations(Frozen):
     """What the looking took, flame graphs aside."""
 
 
-class Reference(Frozen):
-    """The reference workload: a matrix product, the same in every measurement, timed in the case's own process.
+class CalibrationKernel(Frozen):
+    """The calibration kernel: a matrix product, the same in every measurement, timed in the case's own process.
 
     What slows the machine down for a while slows it, too: a step's time over its time can be held against that of
     another day.
     """
 
     shape: Shape
-    turns_ns: tuple[tuple[Count, ...], ...] = Field(min_length=1)
-    """The samples of each turn: before the first timed step, between the turns of the steps, and after the last one."""
+    bursts_ns: tuple[tuple[Count, ...], ...] = Field(min_length=1)
+    """The samples of each burst: before the first timed step, between the blocks of steps, and after the last one."""
 
     @model_validator(mode="after")
-    def _every_turn_has_samples(self) -> Self:
-        if not all(self.turns_ns):
-            raise ValueError("every turn of the reference product has a sample")
+    def _every_burst_has_samples(self) -> Self:
+        if not all(self.bursts_ns):
+            raise ValueError("every burst of the calibration kernel has a sample")
         return self
 
     @property
     def time_ns(self) -> float:
         """What the product took while the steps were timed: the median of all samples."""
-        return max(1.0, statistics.median(sample for turn in self.turns_ns for sample in turn))
+        return max(1.0, statistics.median(sample for burst in self.bursts_ns for sample in burst))
 
 
-class Referenced(Frozen):
-    """Answer to ``reference``: the samples of the reference product."""
+class KernelBurst(Frozen):
+    """Answer to ``calibration_kernel``: the samples of one burst."""
 
     shape: Shape
     time_ns: tuple[Count, ...] = Field(min_length=1)
@@ -126,10 +126,10 @@ class Measurement(Frozen):
     major_page_faults: Count
     environment: Environment
     observations: Observations = Observations()
-    reference: Reference | None = None
+    calibration_kernel: CalibrationKernel | None = None
     """Null in runs of an older ntp, and where torch refused the product."""
     endings: tuple[Ending, ...] = ()
-    """How each turn of the timed steps left the process. None in runs of an older ntp."""
+    """How each block of the timed steps left the process. None in runs of an older ntp."""
 
     @property
     def samples_ns(self) -> tuple[int, ...]:

@@ -11,12 +11,12 @@ from ntp.records.environment import Machine, Software
 from ntp.records.guard import Pair
 from ntp.records.run import Command, read_versioned
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Purpose = Literal["search", "without", "final"]
 """What a race is for: to find the fastest, to see what one lever of it is worth, or to hold it against the default."""
 
-Outcome = Literal["raced", "outpaced", "too large", "refused", "failed"]
+Outcome = Literal["raced", "pruned", "too large", "refused", "failed"]
 """How it ended: with pairs; given up for being much slower, or for its memory; or without a measurement."""
 
 
@@ -29,7 +29,7 @@ class Race(Frozen):
     outcome: Outcome
     pairs: tuple[Pair, ...] = ()
     pace: Amount | None = None
-    """Of one that was outpaced: its step time over that of the other, in the warm-up."""
+    """Of one that was pruned: its step time over that of the other, in the warm-up."""
     peak_rss_bytes: Count | None = None
     message: str = ""
     """Why it was refused, or how it failed."""
@@ -50,7 +50,7 @@ class Tuning(Frozen):
     started: str
     """ISO 8601, UTC."""
     wall_time_s: Amount
-    """Of all its sittings together."""
+    """Of all its sessions together."""
     command: Command
     default: str
     """Id of the case that the search starts from, and that the winner is held against."""

@@ -96,14 +96,14 @@ def _notes_on(case: CaseJudgement) -> Iterator[str]:
 
 def _legend(verdict: BaselineVerdict) -> str:
     lines = [
-        "Base and head: median step time. Slowdown: head over base, of the step time over that of a reference product "
+        "Base and head: median step time. Slowdown: head over base, of the step time over that of a calibration kernel "
         f"in the same process; its interval holds the truth in {CONFIDENCE:.0%} of runs, as far as the noise between "
         "runs was known"
     ]
     if verdict.calibrated:
         lines.append(f" (calibrated {', '.join(verdict.calibrated)})")
     lines.append(
-        ". A stored baseline cannot see as little as ntp guard can, which runs both sides in turn: where the base can "
-        "be run, use that."
+        ". A stored baseline detects only larger slowdowns than ntp guard, which runs both sides in pairs: where the base "
+        "can be run, use ntp guard."
     )
     return "".join(lines)

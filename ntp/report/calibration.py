@@ -18,10 +18,11 @@ def terminal(noises: Sequence[Noise]) -> str:
 
 
 _LEGEND = (
-    "Spread: standard deviation between runs of the median step time; normalised: of that time over the reference "
-    "product's in the same process. Can tell: the least slowdown that one run against a stored baseline can tell from "
+    "Spread: standard deviation between runs of the median step time; normalised: of that time over the calibration "
+    "kernel's in the same process. Can tell: the least slowdown that one run against a stored baseline can tell from "
     f"none ({CONFIDENCE:.0%} interval); a gate fails above that and its threshold together. These runs lie minutes "
-    "apart: what changes from day to day is not in it. ntp guard, which runs both sides in turn, sees far less."
+    "apart: what changes from day to day is not in it. ntp guard, which runs both sides in pairs, detects much smaller "
+    "slowdowns."
 )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 from ntp.case import Case
-from ntp.judge.guard import TAIL, CellJudgement, GuardVerdict, changed_but_not_loaded
+from ntp.judge.guard import TAIL, CaseJudgement, GuardVerdict, changed_but_not_loaded
 from ntp.judge.verdict import Finding
 from ntp.records.guard import WORK_TREE, GuardRecord, Side, SideName
 from ntp.report.markup import code, prose, table
@@ -21,14 +21,14 @@ _PRACTICAL_BUDGET_S = 3600
 
 def terminal(record: GuardRecord, verdict: GuardVerdict) -> str:
     """The answer, the table and the notes."""
-    parts = [wrapped(answer(record, verdict)), id_table(HEADERS, [_row(cell) for cell in verdict.cells])]
+    parts = [wrapped(answer(record, verdict)), id_table(HEADERS, [_row(judged) for judged in verdict.cases])]
     parts += ["\n".join(wrapped(f"- {note}", "  ") for note in _notes(record, verdict)), wrapped(_legend(verdict))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def markdown(record: GuardRecord, verdict: GuardVerdict) -> str:
     """The same as Markdown, for a pull request."""
-    rows = [(code(case_id), *cells) for case_id, *cells in map(_row, verdict.cells)]
+    rows = [(code(case_id), *cells) for case_id, *cells in map(_row, verdict.cases)]
     notes = "\n".join(f"- {prose(note)}" for note in _notes(record, verdict))
     parts = [f"**{prose(answer(record, verdict))}**", table(HEADERS, rows), notes, prose(_legend(verdict))]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -36,7 +36,7 @@ def markdown(record: GuardRecord, verdict: GuardVerdict) -> str:
 
 def answer(record: GuardRecord, verdict: GuardVerdict) -> str:
     """The verdict in one sentence: on what, why, and from how much."""
-    pairs = sum(cell.times.pairs for cell in verdict.cells)
+    pairs = sum(judged.times.pairs for judged in verdict.cases)
     effort = f"{counted(pairs, 'pair')} of processes in {duration(record.wall_time_s * 1e9)}"
     head, base = _side(record.head), _side(record.base)
     if verdict.failures and verdict.verdict != "regression":
@@ -52,24 +52,24 @@ def _side(side: Side) -> str:
 
 
 def _finding(record: GuardRecord, verdict: GuardVerdict, base: str) -> str:
-    slower = [found for cell in verdict.cells for found in cell.times.findings if found.verdict == "regression"]
+    slower = [found for judged in verdict.cases for found in judged.times.findings if found.verdict == "regression"]
     slowdown = max((found.ratio.value - 1 for found in slower if found.ratio), default=None)
-    more = worse(slowdown, [cell.regressions for cell in verdict.cells])
-    cases = [cell.verdict for cell in verdict.cells]
-    return finding(verdict.verdict, cases, base, record.plan.guarded[0].threshold, more)
+    more = worse(slowdown, [judged.regressions for judged in verdict.cases])
+    cases = [judged.verdict for judged in verdict.cases]
+    return finding(verdict.verdict, cases, base, record.plan.metrics[0].threshold, more)
 
 
-def _row(cell: CellJudgement) -> tuple[str, ...]:
-    typical, tail = (*cell.times.findings, None, None)[:2]
+def _row(judged: CaseJudgement) -> tuple[str, ...]:
+    typical, tail = (*judged.times.findings, None, None)[:2]
     return (
-        cell.case_id,
-        "failed" if cell.failure else cell.verdict,
+        judged.case_id,
+        "failed" if judged.failure else judged.verdict,
         _point(typical),
         _interval(typical),
         _point(tail),
-        str(cell.times.pairs),
+        str(judged.times.pairs),
         UNKNOWN if typical is None or typical.smallest_detectable is None else _percent(typical.smallest_detectable),
-        duration(cell.wall_time_s * 1e9),
+        duration(judged.wall_time_s * 1e9),
     )
 
 
@@ -97,10 +97,10 @@ def _notes(record: GuardRecord, verdict: GuardVerdict) -> Iterator[str]:
             f"{which} loaded by either side ({files}): the verdict says nothing about the change; guard a case "
             "whose model imports what has changed"
         )
-    for cell in verdict.cells:
-        for note in _notes_on(cell, record.plan.min_pairs):
-            yield f"{cell.case_id}: {note}"
-    for measured in record.cells:
+    for judged in verdict.cases:
+        for note in _notes_on(judged, record.plan.min_pairs):
+            yield f"{judged.case_id}: {note}"
+    for measured in record.cases:
         for side in get_args(SideName):
             endings = [ending for pair in measured.pairs for name, ending in pair.endings if name == side]
             for doubt in doubts(endings, Case.parse(measured.case_id).step):
@@ -109,17 +109,17 @@ def _notes(record: GuardRecord, verdict: GuardVerdict) -> Iterator[str]:
         yield _remedy(record, verdict)
 
 
-def _notes_on(cell: CellJudgement, min_pairs: int) -> Iterator[str]:
-    if reason := cell.failure or cell.times.not_comparable:
-        yield reason.replace(f"{cell.case_id}: ", "", 1)  # a worker's message names its case, as the note does
-    yield from change_notes(cell.changes, cell.regressions)
-    if cell.times.findings and cell.times.pairs < min_pairs:
-        yield f"{counted(cell.times.pairs, 'pair')} of the {min_pairs} that the first verdict needs"
+def _notes_on(judged: CaseJudgement, min_pairs: int) -> Iterator[str]:
+    if reason := judged.failure or judged.times.not_comparable:
+        yield reason.replace(f"{judged.case_id}: ", "", 1)  # a worker's message names its case, as the note does
+    yield from change_notes(judged.changes, judged.regressions)
+    if judged.times.findings and judged.times.pairs < min_pairs:
+        yield f"{counted(judged.times.pairs, 'pair')} of the {min_pairs} that the first verdict needs"
         return
-    for found in cell.times.findings:
-        if found.verdict == "regression" or (found.verdict == cell.verdict == "inconclusive"):
+    for found in judged.times.findings:
+        if found.verdict == "regression" or (found.verdict == judged.verdict == "inconclusive"):
             yield (
-                f"{_name(found)} is slower by {_interval(found)}, allowed are {limit(found.guarded.threshold)}"
+                f"{_name(found)} is slower by {_interval(found)}, allowed are {limit(found.metric.threshold)}"
                 f"{_need(found)}"
             )
 
@@ -134,12 +134,12 @@ def _need(found: Finding) -> str:
 
 def _remedy(record: GuardRecord, verdict: GuardVerdict) -> str:
     """What to do about a verdict that is open: the budget that would do, at the pace so far, if there is one."""
-    undecided = [cell for cell in verdict.cells if cell.verdict == "inconclusive"]
+    undecided = [judged for judged in verdict.cases if judged.verdict == "inconclusive"]
     wanted = [
-        max((found.more_pairs or math.inf) for found in cell.times.findings if found.verdict == "inconclusive")
-        for cell in undecided
+        max((found.more_pairs or math.inf) for found in judged.times.findings if found.verdict == "inconclusive")
+        for judged in undecided
     ]
-    pairs = sum(cell.times.pairs for cell in verdict.cells)
+    pairs = sum(judged.times.pairs for judged in verdict.cases)
     if not pairs:
         return "not one pair fitted into the budget: raise --budget"
     share_missing = sum(wanted) / pairs
@@ -150,13 +150,13 @@ def _remedy(record: GuardRecord, verdict: GuardVerdict) -> str:
 
 
 def _name(found: Finding) -> str:
-    return "the mean step" if found.guarded.statistic == TAIL else "the typical step"
+    return "the mean step" if found.metric.name == TAIL else "the typical step"
 
 
 def _legend(verdict: GuardVerdict) -> str:
-    confidence = min((found.confidence for cell in verdict.cells for found in cell.times.findings), default=0.9)
+    confidence = min((found.confidence for judged in verdict.cases for found in judged.times.findings), default=0.9)
     return (
-        "Slowdown: of the head against the base, over the turns of a pair and over pairs; its interval decides, and "
+        "Slowdown: of the head against the base, over the rounds of a pair and over pairs; its interval decides, and "
         f"holds the truth in {confidence:.0%} of runs at least, however often it was looked at. Could tell: the "
         "slowdown that so many pairs would have found in 4 of 5 runs."
     )

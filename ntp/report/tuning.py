@@ -84,9 +84,9 @@ def _notes(tuning: Tuning, winner: Winner) -> Iterator[str]:
     for doubt in doubts(list(_endings(tuning, winner.case.id)), winner.case.step):
         yield f"{winner.case.id}: {doubt}"
     search = [race for race in tuning.races if race.purpose == "search"]
-    outpaced = sum(race.outcome == "outpaced" for race in search)
-    if outpaced:
-        yield f"{counted(outpaced, 'candidate')} given up in the warm-up, for being much slower than the best so far"
+    pruned = sum(race.outcome == "pruned" for race in search)
+    if pruned:
+        yield f"{counted(pruned, 'candidate')} given up in the warm-up, for being much slower than the best so far"
     largest = max((race.peak_rss_bytes or 0 for race in search), default=0)
     if tuning.memory_limit_bytes:
         limit = size(tuning.memory_limit_bytes)

@@ -70,7 +70,7 @@ def calibrate(
     for done, (number, case) in enumerate((number, case) for number in range(1, runs + 1) for case in cases):
         progress(_forecast(case, done, runs * len(cases), clock_s() - started_s))
         with start(case) as worker:
-            measurement = measure(case, worker, (sampling or Sampling()).of(case))
+            measurement = measure(case, worker, (sampling or Sampling()).for_case(case))
         if surroundings not in (None, fingerprints(measurement)):
             raise WorkerFailed(f"{case.id}: this machine or its software is another than in the first run: begin anew")
         surroundings = fingerprints(measurement)
@@ -82,9 +82,9 @@ def calibrate(
 
 
 def _with_run(known: CalibratedCase | None, measurement: Measurement) -> CalibratedCase:
-    if measurement.reference is None:
-        raise WorkerFailed(f"{measurement.case.id}: torch refused the reference product, so no run can be normalised")
-    run = CalibratedRun(step_time_ns=measurement.step_time_ns, reference=measurement.reference)
+    if measurement.calibration_kernel is None:
+        raise WorkerFailed(f"{measurement.case.id}: torch refused the calibration kernel, so no run can be normalised")
+    run = CalibratedRun(step_time_ns=measurement.step_time_ns, calibration_kernel=measurement.calibration_kernel)
     if known is None:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         return CalibratedCase(case=measurement.case, started=started, runs=(run,))

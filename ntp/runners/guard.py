@@ -1,4 +1,4 @@
-"""Base against head, until every cell is decided or the budget is spent."""
+"""Base against head, until every case is decided or the budget is spent."""
 
 import random
 import time
@@ -14,7 +14,7 @@ from ntp.errors import WorkerFailed
 from ntp.judge.guard import verdict_on
 from ntp.machine.system import read_machine
 from ntp.records.environment import Software
-from ntp.records.guard import WORK_TREE, Cell, GuardRecord, Plan, Side, SideName
+from ntp.records.guard import WORK_TREE, GuardedCase, GuardRecord, Plan, Side, SideName
 from ntp.worker.checkout import changed_files, checkout, lacking
 from ntp.worker.pairs import Counted, SideFailed, StartWorker, WorkerStarter, count, measure_pair
 from ntp.worker.preparing import failure_of, prepare
@@ -23,7 +23,7 @@ from ntp.worker.sources import Source, foreign, own_files
 if TYPE_CHECKING:
     from ntp.worker.protocol import Worker
 
-NextCell = Callable[[GuardRecord], str | None]
+NextCase = Callable[[GuardRecord], str | None]
 """From what was seen so far to the id of the case that needs another pair; None when all is decided."""
 
 SIDES: tuple[SideName, SideName] = ("base", "head")
@@ -59,16 +59,16 @@ class _Guard:
     def elapsed_s(self) -> float:
         return self._clock_s() - self._started_s
 
-    def replace(self, cell: Cell) -> GuardRecord:
-        """The record with one cell renewed."""
-        cells = tuple(cell if each.case_id == cell.case_id else each for each in self.record.cells)
-        self.record = self.record.model_copy(update={"cells": cells, "wall_time_s": round(self.elapsed_s, 3)})
+    def replace(self, guarded: GuardedCase) -> GuardRecord:
+        """The record with one case renewed."""
+        cases = tuple(guarded if each.case_id == guarded.case_id else each for each in self.record.cases)
+        self.record = self.record.model_copy(update={"cases": cases, "wall_time_s": round(self.elapsed_s, 3)})
         return self.record
 
-    def count(self, cell: Cell) -> GuardRecord:
+    def count(self, guarded: GuardedCase) -> GuardRecord:
         """Count what a step of each side does. Both at once: counts need no quiet."""
         started_s = self._clock_s()
-        case = Case.parse(cell.case_id)
+        case = Case.parse(guarded.case_id)
         # The workers end first: a thread that waits for an answer would be waited for.
         with ThreadPoolExecutor(len(SIDES)) as pool, ExitStack() as stack:
             # Started here: a process that a thread starts dies with the thread.
@@ -83,7 +83,7 @@ class _Guard:
                 except WorkerFailed as error:
                     changes |= _failure(SideFailed(side, error), lacking(self._sources[side], _words(error)))
         changes["wall_time_s"] = self._clock_s() - started_s
-        return self.replace(cell.model_copy(update=changes))
+        return self.replace(guarded.model_copy(update=changes))
 
     def _counted(self, side: SideName, counted: Counted) -> dict[str, object]:
         """What a side's worker counted; but nothing, if it is not of that side alone."""
@@ -102,7 +102,7 @@ class _Guard:
         self.record = self.record.model_copy(update={side: known.model_copy(update=changes)})
 
     def prepare(self, command: str) -> bool:
-        """Run the user's command in each side's folder. Whether all went well: else every cell has failed of it."""
+        """Run the user's command in each side's folder. Whether all went well: else every case has failed of it."""
         for side, source in self._sources.items():
             preparation = prepare(source.folder, command, self._clock_s)
             known: Side = getattr(self.record, side)
@@ -110,16 +110,16 @@ class _Guard:
             self.record = self.record.model_copy(update={side: updated})
             if preparation.status:
                 failed = _failure(SideFailed(side, failure_of(preparation)))
-                cells = tuple(cell.model_copy(update=failed) for cell in self.record.cells)
-                self.record = self.record.model_copy(update={"cells": cells})
+                cases = tuple(guarded.model_copy(update=failed) for guarded in self.record.cases)
+                self.record = self.record.model_copy(update={"cases": cases})
                 return False
         return True
 
-    def pair(self, cell: Cell) -> GuardRecord:
-        """Add a pair to a cell."""
+    def pair(self, guarded: GuardedCase) -> GuardRecord:
+        """Add a pair to a guarded."""
         started_s = self._clock_s()
-        case = Case.parse(cell.case_id)
-        seed = random.Random(f"{self.record.seed} {cell.case_id} {len(cell.pairs)}").getrandbits(32)
+        case = Case.parse(guarded.case_id)
+        seed = random.Random(f"{self.record.seed} {guarded.case_id} {len(guarded.pairs)}").getrandbits(32)
         changes: dict[str, object]
         try:
             with ExitStack() as stack:
@@ -127,12 +127,12 @@ class _Guard:
                     side: stack.enter_context(self._start(case, self._sources[side]))
                     for side in random.Random(seed).sample(SIDES, 2)
                 }
-                changes = {"pairs": (*cell.pairs, measure_pair(cell.case_id, workers, seed))}
+                changes = {"pairs": (*guarded.pairs, measure_pair(guarded.case_id, workers, seed))}
         except WorkerFailed as error:
             changes = _failure(error)
         pair_s = self._clock_s() - started_s
         self.longest_pair_s = max(self.longest_pair_s, pair_s)
-        return self.replace(cell.model_copy(update={**changes, "wall_time_s": cell.wall_time_s + pair_s}))
+        return self.replace(guarded.model_copy(update={**changes, "wall_time_s": guarded.wall_time_s + pair_s}))
 
 
 _FOREIGN_REMEDY = "let it be found from the model's own file, or through an editable installation"
@@ -153,7 +153,7 @@ def guard(
     base: str,
     head: str = WORK_TREE,
     *,
-    next_cell: NextCell = lambda record: verdict_on(record).next_case,
+    next_case: NextCase = lambda record: verdict_on(record).next_case,
     budget_s: float,
     seed: int = 0,
     allowed: Sequence[str] = (),
@@ -167,16 +167,16 @@ def guard(
 ) -> Generator[GuardRecord, None, None]:
     """Count every case of the plan on both sides, then add pairs where they are needed. Each step yields the record.
 
-    It ends when ``next_cell`` wants no more, or when another pair would not fit into ``budget_s`` seconds. Both sides
+    It ends when ``next_case`` wants no more, or when another pair would not fit into ``budget_s`` seconds. Both sides
     run on the same CPUs, with the same interpreter and libraries, each with the modules of its own tree.
 
     Args:
         plan: what is guarded, and when a verdict is reached.
         base: a commit.
         head: a commit, or the work tree.
-        next_cell: the rule.
+        next_case: the rule.
         budget_s: seconds, from the first count on.
-        seed: of the order of turns.
+        seed: of the order of blocks.
         allowed: names of counts that may rise, or patterns of them.
         setup: a shell command that is run in each side's folder first.
         links: paths of the work tree that the checkouts share with it.
@@ -206,7 +206,7 @@ def guard(
             allowed=tuple(allowed),
             changed=changed_files(base_side, head_side, directory),
             machine=read_machine(),
-            cells=tuple(Cell(case_id=case_id) for case_id in plan.cells),
+            cases=tuple(GuardedCase(case_id=case_id) for case_id in plan.cases),
         )
         run = _Guard(record, {"base": base_source, "head": head_source}, start or starter, clock_s)
         if setup:
@@ -214,10 +214,10 @@ def guard(
             if not run.prepare(setup):
                 yield run.record
                 return
-        for cell in record.cells:
-            progress(f"counting what a step of {cell.case_id} does")
-            yield run.count(cell)
-        while (case_id := next_cell(run.record)) and run.elapsed_s + run.longest_pair_s <= budget_s:
-            cell = next(each for each in run.record.cells if each.case_id == case_id)
-            progress(f"{run.elapsed_s:.0f} of {budget_s:.0f} s: pair {len(cell.pairs) + 1} of {case_id}")
-            yield run.pair(cell)
+        for guarded in record.cases:
+            progress(f"counting what a step of {guarded.case_id} does")
+            yield run.count(guarded)
+        while (case_id := next_case(run.record)) and run.elapsed_s + run.longest_pair_s <= budget_s:
+            guarded = next(each for each in run.record.cases if each.case_id == case_id)
+            progress(f"{run.elapsed_s:.0f} of {budget_s:.0f} s: pair {len(guarded.pairs) + 1} of {case_id}")
+            yield run.pair(guarded)

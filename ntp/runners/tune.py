@@ -1,9 +1,9 @@
 """The search for the fastest case of a workload on this machine.
 
-Every candidate is raced against the fastest case so far, in pairs of fresh processes that run in turn, as a guard has
-them: a machine that slows down does so for both. One lever after the other is tried first, on top of what has won; what
-is left of the time goes to combinations that optuna proposes. Then the winner is held against the default, and against
-itself without each of its levers.
+Every candidate is raced against the fastest case so far, in pairs of fresh processes that run alternate blocks, as a
+guard has them: a machine that slows down does so for both. One lever after the other is tried first, on top of what has
+won; what is left of the time goes to combinations that optuna proposes. Then the winner is held against the default,
+and against itself without each of its levers.
 """
 
 import math
@@ -22,7 +22,7 @@ from ntp.records.tuning import Lever, Purpose, Race, Tuning
 from ntp.runners.levers import COMPILE
 from ntp.runners.proposals import Proposals, one_by_one
 from ntp.worker.driver import Refused
-from ntp.worker.pairs import Outpaced, SideFailed, StartWorker, WorkerStarter, measure_pair
+from ntp.worker.pairs import Pruned, SideFailed, StartWorker, WorkerStarter, measure_pair
 from ntp.worker.sources import Source
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ RACE_STEPS_S = 2.0
 """Seconds of timed steps in a pair of the search: less than a guard's, for more pairs are to be had."""
 
 RACE_BLOCK_S = 0.125
-"""Seconds of a turn: longer than a guard's, and as long on either side, for candidates are not alike."""
+"""Seconds of a block: longer than a guard's, and as long on either side, for candidates are not alike."""
 
 DROP_ABOVE = 1.3
 """A candidate whose warm-up was slower than that, against the other's, is not raced any further."""
@@ -57,7 +57,7 @@ class _Search:
 
     @property
     def elapsed_s(self) -> float:
-        """Of this sitting."""
+        """Of this session."""
         return self._clock_s() - self._started_s
 
     @property
@@ -82,8 +82,8 @@ class _Search:
                 race = self._with_pair(race, case, against)
                 if race.outcome != "raced":
                     break
-        except Outpaced as outpaced:
-            race = race.model_copy(update={"outcome": "outpaced", "pace": outpaced.ratio})
+        except Pruned as pruned:
+            race = race.model_copy(update={"outcome": "pruned", "pace": pruned.ratio})
         except WorkerFailed as error:
             if self._is_defaults_own(error, race):
                 raise
@@ -155,11 +155,11 @@ def tune(
     Args:
         default: the case that the search starts from.
         levers: what may be varied.
-        budget_s: of this sitting.
+        budget_s: of this session.
         memory_limit_bytes: a candidate that needs more is dropped.
-        seed: of the order of turns, and of the sampler.
+        seed: of the order of blocks, and of the sampler.
         command: as it was given.
-        known: an earlier sitting of the same search, to go on from.
+        known: an earlier session of the same search, to go on from.
         start: starts workers.
         clock_s: a clock.
         progress: is told what comes next.
@@ -253,7 +253,7 @@ def _settled(search: _Search) -> list[Lever]:
 
 def _tell(proposals: Proposals, tuning: Tuning, told: int) -> int:
     """Let the sampler learn what is new. Returns how many races it knows."""
-    known = {standing.case_id: standing.ratio for standing in standings(tuning)}
+    known = {ranking.case_id: ranking.ratio for ranking in standings(tuning)}
     compiled = Case.parse(incumbent(tuning)).step.compile
     for race in tuning.races[told:]:
         case = Case.parse(race.case_id)

@@ -25,7 +25,7 @@ from ntp.machine.software import read_git
 from ntp.machine.system import read_counters, read_machine
 from ntp.records.environment import Environment, conditions
 from ntp.records.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
-from ntp.records.run import Harness, Measurement, Observations, Reference, Referenced, WarmUp
+from ntp.records.run import CalibrationKernel, Harness, KernelBurst, Measurement, Observations, WarmUp
 from ntp.worker.launch import Launch, new_process
 from ntp.worker.offspring import descendants, end_of, kill_all, kill_marked
 from ntp.worker.protocol import Imported, Loaded, Ran, Worker
@@ -39,7 +39,7 @@ _ACTIVITY = {
     "load": "being loaded",
     "warm_up": "warming up",
     "run": "running steps",
-    "reference": "timing the reference product",
+    "calibration_kernel": "timing the calibration kernel",
     "imported": "listing its modules",
     "phases": "timing phases",
     "memory": "following its memory",
@@ -130,9 +130,9 @@ class PipeWorker:
             raise self._failed(f"answered rubbish: {len(ran.step_time_ns)} samples for {steps} steps")
         return ran
 
-    def reference(self) -> Referenced:
-        """Time the reference product, for some ten milliseconds. No step is run."""
-        return self._ask("reference", {}, Referenced, self._timeout_s)
+    def calibration_kernel(self) -> KernelBurst:
+        """Time the calibration kernel, for some ten milliseconds. No step is run."""
+        return self._ask("calibration_kernel", {}, KernelBurst, self._timeout_s)
 
     def imported(self, folders: Sequence[str], packages: Sequence[str]) -> Imported:
         """List the modules whose files lie in one of the folders, and those of the packages, wherever they lie."""
@@ -254,9 +254,9 @@ class Sampling(Frozen):
     time_s: float = Field(4.0, gt=0)
     min_samples: int = Field(10, ge=1)
     max_samples: int = Field(2000, ge=1)
-    turns: int = Field(8, ge=1)
-    """The steps are run in so many parts, with the reference product before, between and after them: timed at both ends
-    alone, it adds as much noise as it takes away. The first step of a turn is slower by 1%, about."""
+    blocks: int = Field(8, ge=1)
+    """The steps are run in this many blocks, with the calibration kernel before, between and after them: timed at both
+    ends alone, it adds as much noise as it takes away. The first step of a block is slower by 1%, about."""
 
     def steps(self, warm_up: WarmUp) -> int:
         """The number of steps to time, from the median of the newest half of the warm-up.
@@ -268,7 +268,7 @@ class Sampling(Frozen):
         wall_time_s = statistics.median(newest) / share_timed / 1e9
         return min(self.max_samples, max(self.min_samples, math.ceil(self.time_s / wall_time_s)))
 
-    def of(self, case: Case) -> Self:
+    def for_case(self, case: Case) -> Self:
         """The sampling of one case. A part of a step is background to the whole: it has a quarter of the time."""
         return self if case.workload.part == "step" else self.model_copy(update={"time_s": self.time_s / 4})
 
@@ -278,7 +278,7 @@ def measure(
 ) -> Measurement:
     """Load, warm up and run a worker that was just started, and record all of it. The worker is left running.
 
-    The steps are run in turns, and the reference product before, between and after them.
+    The steps are run in blocks, and the calibration kernel before, between and after them.
 
     Raises:
         WorkerFailed: the worker died, hung, refused the case or answered rubbish.
@@ -289,11 +289,11 @@ def measure(
     warm_up = worker.warm_up()
     warm_s = clock_s()
     counters, parent_cpu_s = read_counters(), time.process_time()
-    parts, referenced = _run_in_turns(worker, sampling, sampling.steps(warm_up))
+    parts, bursts = _run_in_blocks(worker, sampling, sampling.steps(warm_up))
     ran = _together(parts)
     done_s = clock_s()
     parent_cpu_s = time.process_time() - parent_cpu_s
-    worker_cpu_s = ran.cpu_time_s + sum(each.cpu_time_s for each in referenced)
+    worker_cpu_s = ran.cpu_time_s + sum(each.cpu_time_s for each in bursts)
     return Measurement(
         case=case,
         step_time_ns=ran.step_time_ns,
@@ -316,28 +316,28 @@ def measure(
             git=read_git(),
             conditions=conditions(counters, read_counters(), worker_cpu_s + parent_cpu_s),
         ),
-        reference=_reference(referenced),
+        calibration_kernel=_kernel(bursts),
         endings=tuple(part.ending for part in parts),
     )
 
 
-def _run_in_turns(worker: Worker, sampling: Sampling, steps: int) -> tuple[list[Ran], list[Referenced]]:
-    """Run the steps in turns as equal as can be, with the reference product around each.
+def _run_in_blocks(worker: Worker, sampling: Sampling, steps: int) -> tuple[list[Ran], list[KernelBurst]]:
+    """Run the steps in blocks as equal as can be, with the calibration kernel around each.
 
     A case is none the worse where that is refused, but cannot be held against a baseline later.
     """
-    turns = min(sampling.turns, steps)
-    referenced, parts = [_referenced(worker)], []
-    for turn in range(turns):
-        size = steps * (turn + 1) // turns - steps * turn // turns
+    blocks = min(sampling.blocks, steps)
+    bursts, parts = [_kernel_burst(worker)], []
+    for block in range(blocks):
+        size = steps * (block + 1) // blocks - steps * block // blocks
         parts.append(worker.run(size, expected_s=sampling.time_s * size / steps))
-        referenced.append(_referenced(worker) if referenced[-1] else None)
-    return parts, [] if referenced[-1] is None else [each for each in referenced if each]
+        bursts.append(_kernel_burst(worker) if bursts[-1] else None)
+    return parts, [] if bursts[-1] is None else [each for each in bursts if each]
 
 
-def _referenced(worker: Worker) -> Referenced | None:
+def _kernel_burst(worker: Worker) -> KernelBurst | None:
     try:
-        return worker.reference()
+        return worker.calibration_kernel()
     except Refused:
         return None
 
@@ -352,11 +352,11 @@ def _together(parts: Sequence[Ran]) -> Ran:
     )
 
 
-def _reference(referenced: Sequence[Referenced]) -> Reference | None:
+def _kernel(bursts: Sequence[KernelBurst]) -> CalibrationKernel | None:
     """All of it, or none: it has to cover all of the steps."""
-    if not referenced:
+    if not bursts:
         return None
-    return Reference(shape=referenced[0].shape, turns_ns=tuple(each.time_ns for each in referenced))
+    return CalibrationKernel(shape=bursts[0].shape, bursts_ns=tuple(each.time_ns for each in bursts))
 
 
 class Observing(Frozen):

@@ -23,13 +23,13 @@ STEPS_S = 3.0
 """Seconds of timed steps in a pair, both sides together."""
 
 BLOCK_S = 0.05
-"""Seconds of steps of one side before the other has its turn: short against what disturbs a machine. A longer step is a
-turn of its own. The first step of a turn meets caches that the other side has filled: that is no matter where both
-sides are alike. Where one is several times as fast, it is slowed down more: then turns should be longer, and as long on
-either side (:func:`unlike_turns`)."""
+"""Seconds of steps of one side before the other has its block: short against what disturbs a machine. A longer step is
+a block of its own. The first step of a block meets caches that the other side has filled: that is no matter where both
+sides are alike. Where one is several times as fast, it is slowed down more: then blocks should be longer, and as
+long on either side (:func:`unlike_rounds`)."""
 
 MIN_BLOCKS = 8
-"""Turns of each side, at least, however long a step takes: the median of fewer tells little."""
+"""Blocks of each side, at least, however long a step takes: the median of fewer tells little."""
 
 WARM_UP_WINDOW = 2
 """Steps that must agree with as many before them, at least. Fewer than where one process stands alone: what is left of
@@ -125,7 +125,7 @@ def _imported(worker: Worker, source: Source) -> Imported | None:
         return None
 
 
-class Outpaced(Exception):
+class Pruned(Exception):
     """The head was much slower than the base in the warm-up. It is no error."""
 
     def __init__(self, ratio: float) -> None:
@@ -141,14 +141,15 @@ def measure_pair(
     block_s: float | None = None,
     drop_above: float = math.inf,
 ) -> Pair:
-    """Load and warm up a fresh worker of each side, then let them run in turn, in an order drawn from ``seed``.
+    """Load and warm up a fresh worker of each side, then let them run alternate blocks, in an order drawn from
+    ``seed``.
 
-    Both run the same number of steps in each turn, unless ``block_s`` says how many seconds of its own steps each side
-    runs. Which of the two goes first is drawn anew for each pair of turns.
+    Both run the same number of steps in each round, unless ``block_s`` says how many seconds of its own steps each side
+    runs. Which of the two goes first is drawn again for each round.
 
     Raises:
         SideFailed: one of them died, hung or refused.
-        Outpaced: the head took more than ``drop_above`` times as long as the base in the warm-up.
+        Pruned: the head took more than ``drop_above`` times as long as the base in the warm-up.
     """
     order = random.Random(seed)
     sides: list[SideName] = ["base", "head"]
@@ -160,17 +161,17 @@ def measure_pair(
         warm_up = _of(side, partial(workers[side].warm_up, WARM_UP_WINDOW))
         pace_s[side] = statistics.median(warm_up.step_time_ns[len(warm_up.step_time_ns) // 2 :]) / 1e9
     if pace_s["head"] > drop_above * pace_s["base"]:
-        raise Outpaced(pace_s["head"] / pace_s["base"])
+        raise Pruned(pace_s["head"] / pace_s["base"])
     if block_s is None:
         step_s = statistics.mean(pace_s.values())
         pace_s = dict.fromkeys(sides, step_s)
-        turns, alike = turns_of(step_s, steps_s)
+        rounds, alike = rounds_of(step_s, steps_s)
         steps = dict.fromkeys(sides, alike)
     else:
-        turns, steps = unlike_turns(pace_s, steps_s, block_s)
+        rounds, steps = unlike_rounds(pace_s, steps_s, block_s)
     blocks = []
     endings: dict[SideName, Ending] = {}
-    for _ in range(turns):
+    for _ in range(rounds):
         for side in order.sample(sides, 2):
             expected_s = steps[side] * pace_s[side]
             ran = _of(side, partial(workers[side].run, steps[side], expected_s=expected_s))
@@ -195,16 +196,16 @@ def _of(side: SideName, ask: Callable[[], Answer]) -> Answer:
         raise SideFailed(side, error) from error
 
 
-def turns_of(step_s: float, steps_s: float = STEPS_S) -> tuple[int, int]:
-    """How many turns each side has, and of how many steps, to fill ``steps_s`` seconds with both sides' steps."""
+def rounds_of(step_s: float, steps_s: float = STEPS_S) -> tuple[int, int]:
+    """How many blocks each side has, and of how many steps, to fill ``steps_s`` seconds with both sides' steps."""
     steps = max(1, round(BLOCK_S / step_s))
     return max(MIN_BLOCKS, math.ceil(steps_s / (2 * steps * step_s))), steps
 
 
-def unlike_turns(
+def unlike_rounds(
     pace_s: dict[SideName, float], steps_s: float, block_s: float = BLOCK_S
 ) -> tuple[int, dict[SideName, int]]:
-    """The same for sides whose steps take unlike times: a turn of either is ``block_s`` seconds, or one step."""
+    """The same for sides whose steps take unlike times: a block of either is ``block_s`` seconds, or one step."""
     steps = {side: max(1, round(block_s / step_s)) for side, step_s in pace_s.items()}
     round_s = sum(steps[side] * step_s for side, step_s in pace_s.items())
     return max(MIN_BLOCKS, math.ceil(steps_s / round_s)), steps

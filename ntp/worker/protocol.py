@@ -14,7 +14,7 @@ from ntp.case import Amount, Count, Frozen
 from ntp.records.endings import Ending
 from ntp.records.environment import Process, Software
 from ntp.records.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
-from ntp.records.run import Referenced, WarmUp
+from ntp.records.run import KernelBurst, WarmUp
 from ntp.worker.warmup import MIN_WINDOW
 
 
@@ -57,8 +57,8 @@ class Worker(Protocol):
     def run(self, steps: int, expected_s: float = 0.0) -> Ran:
         """Run and time exactly ``steps`` steps, which should take about ``expected_s`` seconds."""
 
-    def reference(self) -> Referenced:
-        """Time the reference product, for some ten milliseconds. No step is run."""
+    def calibration_kernel(self) -> KernelBurst:
+        """Time the calibration kernel, for some ten milliseconds. No step is run."""
 
     def imported(self, folders: Sequence[str], packages: Sequence[str]) -> Imported:
         """List the modules whose files lie in one of the folders, and those of the packages, wherever they lie."""

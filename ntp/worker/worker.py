@@ -25,7 +25,7 @@ from ntp.observe.phases import PhaseClock, phase_pass
 from ntp.observe.py_spy import allow_tracing
 from ntp.records.endings import Ending, SettingChange
 from ntp.records.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
-from ntp.records.run import Referenced, WarmUp
+from ntp.records.run import KernelBurst, WarmUp
 from ntp.worker import bootstrap
 from ntp.worker.protocol import Imported, Loaded, Ran
 from ntp.worker.warmup import warm_up
@@ -179,11 +179,11 @@ class CaseHolder:
             )
         return tuple(SettingChange(name=name, before=before, after=after) for name, (before, after) in changed.items())
 
-    def reference(self) -> Referenced:
-        """Time the reference product, for some ten milliseconds. No step is run."""
-        from ntp.observe.calibration_kernel import reference_pass
+    def calibration_kernel(self) -> KernelBurst:
+        """Time the calibration kernel, for some ten milliseconds. No step is run."""
+        from ntp.observe.calibration_kernel import kernel_burst
 
-        return reference_pass(self._threads)
+        return kernel_burst(self._threads)
 
     def imported(self, folders: list[str], packages: list[str]) -> Imported:
         """List the modules whose files lie in one of the folders, and those of the packages, wherever they lie."""

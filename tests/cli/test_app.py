@@ -333,16 +333,16 @@ def test_doctor_without_peaks_says_so_and_tells_the_rest(run, monkeypatch):
 
 @pytest.fixture
 def profiled(run, monkeypatch, tmp_path):
-    """``profiled(runs, *arguments)``: the command with a campaign that yields these runs, and what it was asked for."""
+    """``profiled(runs, *arguments)``: the command with a runner that yields these runs, and what it was asked for."""
 
     def profile(runs, *arguments):
         asked = []
 
-        def campaign(*cases, **options):
+        def runner(*cases, **options):
             asked.append((*cases, options))
             yield from runs
 
-        monkeypatch.setattr("ntp.runners.profile.profile", campaign)
+        monkeypatch.setattr("ntp.runners.profile.profile", runner)
         return run("profile", "--out", tmp_path / "out", *arguments), asked
 
     return profile
@@ -497,8 +497,8 @@ def test_compare_refuses_what_makes_no_sense(stored, run, runs, options, said):
 )
 def test_what_another_process_writes_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch, command, file):
     monkeypatch.chdir(tmp_path)
-    for campaign in ("tune", "guard", "profile"):
-        monkeypatch.setattr(f"ntp.runners.{campaign}.{campaign}", lambda *_, **__: pytest.fail("it measures"))
+    for runner in ("tune", "guard", "profile"):
+        monkeypatch.setattr(f"ntp.runners.{runner}.{runner}", lambda *_, **__: pytest.fail("it measures"))
     with sole_writer(tmp_path / "out" / file):
         result = run(*command)
     assert (result.status, result.err.count("\n"), result.out) == (exit_status.USAGE, 1, "")

@@ -10,12 +10,12 @@ from ntp.judge.baseline import judge_run, noise_of
 from ntp.machine.cpus import available_cpus
 from ntp.records.baselines import save_baseline
 from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
-from ntp.records.run import Failure, Reference, Run
+from ntp.records.run import CalibrationKernel, Failure, Run
 from ntp.records.run_file import document_of, text_of
 from ntp.report import baseline as baseline_report
 from ntp.report import calibration as calibration_report
 
-REFERENCE = Reference(shape=(4, 4, 4), turns_ns=((1000,),))
+KERNEL = CalibrationKernel(shape=(4, 4, 4), bursts_ns=((1000,),))
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def call(capsys):
 @pytest.fixture
 def measured(make_measurement, make_run):
     def run(step_ns, **fields):
-        return make_run(make_measurement(step_time_ns=[step_ns] * 20, reference=REFERENCE, **fields))
+        return make_run(make_measurement(step_time_ns=[step_ns] * 20, calibration_kernel=KERNEL, **fields))
 
     return run
 
@@ -57,7 +57,9 @@ def stored(tmp_path):
 
 def calibration_of(measurement, spread_ns=1):
     machine, software = fingerprints(measurement)
-    runs = tuple(CalibratedRun(step_time_ns=(10_000_000 + i * spread_ns,) * 20, reference=REFERENCE) for i in range(3))
+    runs = tuple(
+        CalibratedRun(step_time_ns=(10_000_000 + i * spread_ns,) * 20, calibration_kernel=KERNEL) for i in range(3)
+    )
     case = CalibratedCase(case=measurement.case, started="2025-01-02", runs=runs)
     return Calibration(machine=machine, software=software, cases=(case,))
 
@@ -144,16 +146,16 @@ class TestGate:
 class TestCalibrate:
     @pytest.fixture
     def calibrate(self, call, monkeypatch):
-        """``calibrate(yields, *arguments)``: the command with a campaign that gives these, and what it was asked."""
+        """``calibrate(yields, *arguments)``: the command with a runner that gives these, and what it was asked."""
 
         def run(yields, *arguments):
             asked = []
 
-            def campaign(cases, runs, **_):
+            def runner(cases, runs, **_):
                 asked.append(([case.id for case in cases], runs))
                 yield from yields
 
-            monkeypatch.setattr("ntp.runners.calibrate.calibrate", campaign)
+            monkeypatch.setattr("ntp.runners.calibrate.calibrate", runner)
             return *call("doctor", "--calibrate", *arguments), asked
 
         return run

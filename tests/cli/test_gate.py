@@ -9,9 +9,9 @@ from ntp.judge.verdict import Verdict
 from ntp.machine.system import read_machine
 from ntp.records.baselines import save_baseline
 from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
-from ntp.records.run import Reference
+from ntp.records.run import CalibrationKernel
 
-REFERENCE = Reference(shape=(4, 4, 4), turns_ns=((1000,),))
+KERNEL = CalibrationKernel(shape=(4, 4, 4), bursts_ns=((1000,),))
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def measured(make_measurement, make_run):
     """``measured(step_ns, **fields)``: a run of one case."""
 
     def run(step_ns, **fields):
-        return make_run(make_measurement(step_time_ns=[step_ns] * 20, reference=REFERENCE, **fields))
+        return make_run(make_measurement(step_time_ns=[step_ns] * 20, calibration_kernel=KERNEL, **fields))
 
     return run
 
@@ -30,7 +30,7 @@ def calibrated(tmp_path, monkeypatch, measured):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     measurement = measured(10_000_000).measurements[0]
     machine, software = fingerprints(measurement)
-    runs = tuple(CalibratedRun(step_time_ns=(10_000_000 + i,) * 20, reference=REFERENCE) for i in range(3))
+    runs = tuple(CalibratedRun(step_time_ns=(10_000_000 + i,) * 20, calibration_kernel=KERNEL) for i in range(3))
     case = CalibratedCase(case=measurement.case, started="2025-01-02", runs=runs)
     save_calibration(tmp_path / "cache/ntp", Calibration(machine=machine, software=software, cases=(case,)))
 

@@ -16,7 +16,7 @@ from ntp.cli.options import fraction, seconds
 from ntp.errors import WorkerFailed
 from ntp.interrupts import Terminated
 from ntp.judge.guard import plan_of, summary, verdict_on
-from ntp.records.guard import Block, Cell, Counts, GuardRecord, Pair, Side
+from ntp.records.guard import Block, Counts, GuardedCase, GuardRecord, Pair, Side
 
 COUNTS = Counts(parameters=7, flops=100, operators=(("aten::mm", 3.0),), allocated_bytes=64, peak_tensor_bytes=128)
 NOISE = (0.001, -0.002, 0.0015, 0.0005, -0.001, 0.0, 0.002, -0.0015)
@@ -39,7 +39,7 @@ def record(slowdown=0.0, pairs=8, **cell):
         plan=plan_of([CASE_ID], 0.01, 60),
         budget_s=60,
         seed=0,
-        cells=(Cell(case_id=CASE_ID, **(values | cell)),),
+        cases=(GuardedCase(case_id=CASE_ID, **(values | cell)),),
     )
 
 
@@ -91,8 +91,8 @@ def test_the_file_holds_the_verdict_for_others_to_read(kept):
     assert document["verdict"]["verdict"] == "regression"
     [case] = document["verdict"]["cases"]
     assert case["case"] == CASE_ID
-    assert case["statistics"][0]["ratio"] == pytest.approx(1.05, rel=0.01)
-    assert case["statistics"][0]["interval"][0] > 1.01
+    assert case["metrics"][0]["ratio"] == pytest.approx(1.05, rel=0.01)
+    assert case["metrics"][0]["interval"][0] > 1.01
 
 
 def test_whoever_pins_can_fail_on_an_improvement(run, kept):
@@ -105,10 +105,10 @@ def test_what_several_workers_said_at_last_is_shown_once(run, kept):
     ids = ["simple-b2-s4-t1", "simple-b2-s4-t2", "simple-b8-s4-t1", "simple-b8-s4-t2"]
     tails = ["the same words", "other words", "the same words", ""]
     cells = tuple(
-        failed.cells[0].model_copy(update={"case_id": case_id, "stderr_tail": tail})
+        failed.cases[0].model_copy(update={"case_id": case_id, "stderr_tail": tail})
         for case_id, tail in zip(ids, tails, strict=True)
     )
-    result = run("--replay", kept(failed.model_copy(update={"cells": cells, "plan": plan_of(ids, 0.01, 60)})))
+    result = run("--replay", kept(failed.model_copy(update={"cases": cells, "plan": plan_of(ids, 0.01, 60)})))
     assert result.status == 5
     assert result.err.splitlines() == [
         f"{ids[0]}, the last lines of its worker:", "the same words",
@@ -199,7 +199,7 @@ def test_what_was_measured_before_an_interrupt_is_kept(run, monkeypatch, tmp_pat
     assert result.status == (143 if isinstance(stop, Terminated) else 130)
     assert closed == [True]
     assert f"--replay {path}" in result.err
-    assert len(GuardRecord.load(path).cells[0].pairs) == 6
+    assert len(GuardRecord.load(path).cases[0].pairs) == 6
 
 
 def test_a_worker_that_cannot_be_started_is_a_failure(run, monkeypatch, tmp_path):
@@ -302,9 +302,9 @@ def test_unchanged_code_is_measured_in_pairs(repository):
     repository.commit(model=MODEL.format(change=""))
     result = repository.guard("--budget", "8s", "--threshold", "90%", "--head", "HEAD")
     kept = GuardRecord.load(repository.path / "out/guard.json")
-    assert kept.cells[0].pairs or kept.wall_time_s >= kept.budget_s, "counting alone may spend it on a busy machine"
-    assert kept.cells[0].base == kept.cells[0].head
-    assert result.returncode == (0 if len(kept.cells[0].pairs) >= kept.plan.min_pairs else 3), result.stdout
+    assert kept.cases[0].pairs or kept.wall_time_s >= kept.budget_s, "counting alone may spend it on a busy machine"
+    assert kept.cases[0].base == kept.cases[0].head
+    assert result.returncode == (0 if len(kept.cases[0].pairs) >= kept.plan.min_pairs else 3), result.stdout
     replay = subprocess.run(
         [sys.executable, "-m", "ntp", "guard", "--replay", repository.path / "out/guard.json"],
         capture_output=True,
@@ -446,4 +446,4 @@ def test_an_interrupt_leaves_no_worktree_and_no_process(repository, number, stat
     assert "what was measured is kept" in errors
     assert errors.count("\n") == 1
     assert repository.is_clean()
-    assert GuardRecord.load(kept).cells[0].base is not None
+    assert GuardRecord.load(kept).cases[0].base is not None

@@ -34,18 +34,18 @@ import recordings  # noqa: E402
 import slower  # noqa: E402
 import spread  # noqa: E402
 import suites  # noqa: E402
-from recordings import CELLS, FOLDER  # noqa: E402
+from recordings import CASES, FOLDER  # noqa: E402
 from wording import NOT_RECORDED  # noqa: E402
 
 from ntp.case import Case  # noqa: E402
 from ntp.cli import app as cli  # noqa: E402
 from ntp.core import step  # noqa: E402
 from ntp.judge.guard import log_ratios, verdict_on  # noqa: E402
-from ntp.judge.verdict import CellPairs, judge  # noqa: E402
+from ntp.judge.verdict import CasePairs, judge  # noqa: E402
 from ntp.records.endings import Ending  # noqa: E402
-from ntp.records.guard import Cell, GuardRecord, Pair, Plan, Side  # noqa: E402
+from ntp.records.guard import GuardedCase, GuardRecord, Pair, Plan, Side  # noqa: E402
 from ntp.records.run import WarmUp  # noqa: E402
-from ntp.worker.pairs import turns_of  # noqa: E402
+from ntp.worker.pairs import rounds_of  # noqa: E402
 
 
 def a_pair(cell, base, head):
@@ -71,21 +71,21 @@ def document(slowdown=0.0, pairs=12, sd=0.002, seed=1, plan=None):
     """A guard's record of the four cells, as JSON has it."""
     draw = random.Random(seed)
     cells = tuple(
-        Cell(
+        GuardedCase(
             case_id=cell, pairs=tuple(noisy_pair(cell, draw, slowdown, sd) for _ in range(pairs)), wall_time_s=pairs * 5
         )
-        for cell in CELLS
+        for cell in CASES
     )
     record = GuardRecord(
         started="2026-01-02T03:04:05+00:00",
-        wall_time_s=pairs * 5 * len(CELLS),
+        wall_time_s=pairs * 5 * len(CASES),
         command=(),
         base=Side(ref="HEAD", commit="0" * 40),
         head=Side(ref="HEAD", commit="1" * 40),
         plan=plan or suites.usual_plan(),
         budget_s=300,
         seed=0,
-        cells=cells,
+        cases=cells,
     )
     return record.model_dump(mode="json")
 
@@ -109,9 +109,9 @@ def full(tmp_path_factory):
     recordings.write(recordings.path_of("runs", "quiet", folder), json.dumps(runs))
     draw = random.Random(2)
     arms = [
-        {"arm": arm, "cell": cell, "pair": noisy_pair(cell, draw, 0, 0.01).model_dump(mode="json")}
+        {"arm": arm, "case": cell, "pair": noisy_pair(cell, draw, 0, 0.01).model_dump(mode="json")}
         for _ in range(3)
-        for cell in CELLS[:2]
+        for cell in CASES[:2]
         for arm in draw.sample(recordings.ARMS, len(recordings.ARMS))
     ]
     recordings.write(folder / "ablation.json.gz", json.dumps({"pairs": arms}))
@@ -133,7 +133,7 @@ class TestRecordings:
 
     def test_one_that_was_interrupted_at_once_tells_nothing(self, tmp_path):
         begun = document(pairs=2)
-        begun["cells"][3]["pairs"] = []
+        begun["cases"][3]["pairs"] = []
         recordings.write(recordings.path_of("identical", "quiet", tmp_path), json.dumps(begun))
         assert recordings.load(tmp_path).pools == {}
 
@@ -146,26 +146,26 @@ class TestRecordings:
         assert [run["status"] for run in recorded.runs["quiet"]] == [0, 0, 5]
         assert list(recorded.ablation) == list(recordings.ARMS)
         assert {cell: len(pairs) for cell, pairs in recorded.ablation["new interpreters"].items()} == dict.fromkeys(
-            CELLS[:2], 3
+            CASES[:2], 3
         )
 
     def test_a_pool(self):
         pool = a_pool(pairs=4)
         assert pool.rounds == 4
-        assert pool.pair_s == dict.fromkeys(CELLS, 5.0)
+        assert pool.pair_s == dict.fromkeys(CASES, 5.0)
         assert [(elapsed_s, cell, i) for elapsed_s, cell, i in recordings.in_order(pool)][:6] == [
-            (5, CELLS[0], 0),
-            (10, CELLS[1], 0),
-            (15, CELLS[2], 0),
-            (20, CELLS[3], 0),
-            (25, CELLS[0], 1),
-            (30, CELLS[1], 1),
+            (5, CASES[0], 0),
+            (10, CASES[1], 0),
+            (15, CASES[2], 0),
+            (20, CASES[3], 0),
+            (25, CASES[0], 1),
+            (30, CASES[1], 1),
         ]
 
     def test_counts_that_differ_are_named_once(self):
         changed = document(pairs=2)
         counts = {"parameters": 1, "flops": 2, "operators": [], "allocated_bytes": 3, "peak_tensor_bytes": 4}
-        for cell in changed["cells"]:
+        for cell in changed["cases"]:
             cell["base"], cell["head"] = counts, {**counts, "operators": [["aten::clone", 1]]}
         assert list(map(str, recordings.pool_of("clone", changed).changes)) == ["+1 aten::clone a step"]
 
@@ -235,37 +235,37 @@ class TestMeasuring:
         path = tmp_path / "identical-quiet.json.gz"
         asked, told = [], []
 
-        def guard(plan, base, head, *, next_cell, **_):
-            cells = {cell.case_id: cell for cell in whole.cells}
+        def guard(plan, base, head, *, next_case, **_):
+            cells = {cell.case_id: cell for cell in whole.cases}
             taken = dict.fromkeys(cells, 0)
             record = None
-            while record is None or (case_id := next_cell(record)):
+            while record is None or (case_id := next_case(record)):
                 if record is not None:
                     asked.append(case_id)
                     taken[case_id] += 1
                 if len(asked) == 10:
                     raise KeyboardInterrupt
                 now = tuple(
-                    cell.model_copy(update={"pairs": cell.pairs[: taken[cell.case_id]]}) for cell in whole.cells
+                    cell.model_copy(update={"pairs": cell.pairs[: taken[cell.case_id]]}) for cell in whole.cases
                 )
-                record = whole.model_copy(update={"cells": now, "plan": plan})
+                record = whole.model_copy(update={"cases": now, "plan": plan})
                 yield record
 
         monkeypatch.setattr(measuring, "guard", guard)
         with pytest.raises(KeyboardInterrupt):
             measuring.record_pairs(path, 3, "HEAD", "HEAD", ROOT, 0, told.append)
-        assert asked == [*CELLS, *CELLS, *CELLS[:2]]
+        assert asked == [*CASES, *CASES, *CASES[:2]]
         assert told[-1] == "identical-quiet.json.gz: 8 of 12 pairs in 60 s"
-        assert [len(cell["pairs"]) for cell in recordings.read(path)["cells"]] == [3, 2, 2, 2]
+        assert [len(cell["pairs"]) for cell in recordings.read(path)["cases"]] == [3, 2, 2, 2]
 
     def test_a_cell_that_fails_does_not_hold_up_the_others(self, tmp_path, monkeypatch):
         whole = GuardRecord.model_validate(document(pairs=2))
-        cells = (whole.cells[0].model_copy(update={"pairs": (), "failure": "gone"}), *whole.cells[1:])
+        cells = (whole.cases[0].model_copy(update={"pairs": (), "failure": "gone"}), *whole.cases[1:])
         seen = []
 
-        def guard(*_, next_cell, **__):
-            record = whole.model_copy(update={"cells": cells})
-            seen.append(next_cell(record))
+        def guard(*_, next_case, **__):
+            record = whole.model_copy(update={"cases": cells})
+            seen.append(next_case(record))
             yield record
 
         monkeypatch.setattr(measuring, "guard", guard)
@@ -316,12 +316,12 @@ class TestMeasuring:
             def run(self, steps, expected_s=0.0):
                 return SimpleNamespace(step_time_ns=(10**9,) * steps, ending=Ending())
 
-        case = Case.parse(CELLS[0])
-        turns, steps = turns_of(1.0)
+        case = Case.parse(CASES[0])
+        turns, steps = rounds_of(1.0)
         for arm in recordings.ARMS[:-1]:
             started.clear()
             pair = measuring.measure_arm(arm, case, Worker, ROOT, 3)
-            assert [len(each) for turn in pair.turns for each in turn] == [steps] * 2 * turns
+            assert [len(each) for turn in pair.rounds for each in turn] == [steps] * 2 * turns
             sides = [block.side for block in pair.blocks]
             one_after_the_other = sides in (["base"] * turns + ["head"] * turns, ["head"] * turns + ["base"] * turns)
             assert one_after_the_other == (arm == "one after the other") == (started[1] == "stopped")
@@ -340,15 +340,15 @@ class TestSuites:
     def test_it_sees_of_a_pair_what_the_guard_sees(self):
         pool, plan = a_pool(pairs=2), suites.usual_plan()
         seen = suites.guarded_log_ratios(pool, plan)
-        assert seen[CELLS[1]][1] == log_ratios(pool.pairs[CELLS[1]][1], plan.guarded)
+        assert seen[CASES[1]][1] == log_ratios(pool.pairs[CASES[1]][1], plan.metrics)
 
     def test_it_is_the_loop_that_the_guard_runs(self):
         pool, plan = a_pool(sd=0.01, pairs=30), suites.usual_plan()
         ratios = suites.resampled(suites.guarded_log_ratios(pool, plan), plan, "quiet", 0)
-        taken = dict.fromkeys(CELLS, 0)
+        taken = dict.fromkeys(CASES, 0)
         while sum(taken.values()) < 45:
-            known = [CellPairs(cell=cell, pairs=ratios[cell][: taken[cell]]) for cell in CELLS]
-            wanted = judge(plan, known).next_cell
+            known = [CasePairs(case_id=cell, pairs=ratios[cell][: taken[cell]]) for cell in CASES]
+            wanted = judge(plan, known).next_case
             assert suites._next_cell(plan, ratios, taken)[0] == wanted
             if wanted is None:
                 break
@@ -359,18 +359,18 @@ class TestSuites:
         pool, plan = recordings.pool_of("quiet", record.model_dump(mode="json")), suites.usual_plan()
         outcome = suites.run(plan, suites.guarded_log_ratios(pool, plan), pool.pair_s)
         assert outcome.verdict == "pass"
-        known = {cell: len(pool.pairs[cell][: outcome.pairs]) for cell in CELLS}
+        known = {cell: len(pool.pairs[cell][: outcome.pairs]) for cell in CASES}
         assert outcome.pairs == 4 * plan.min_pairs < sum(known.values())
-        cut = tuple(cell.model_copy(update={"pairs": cell.pairs[: plan.min_pairs]}) for cell in record.cells)
-        judged = verdict_on(record.model_copy(update={"cells": cut}))
+        cut = tuple(cell.model_copy(update={"pairs": cell.pairs[: plan.min_pairs]}) for cell in record.cases)
+        judged = verdict_on(record.model_copy(update={"cases": cut}))
         assert (judged.verdict, judged.next_case) == ("pass", None)
-        assert outcome.ratios == tuple(cell.times.findings[0].ratio for cell in judged.cells)
+        assert outcome.ratios == tuple(cell.times.findings[0].ratio for cell in judged.cases)
 
     @pytest.mark.parametrize("budget_s", [30.0, 112.5, 200.0])
     def test_no_pair_that_would_not_fit_into_the_budget(self, budget_s):
         plan = suites.usual_plan()
-        ratios = {cell: [(0.05 * (-1) ** i, 0.0) for i in range(plan.max_pairs)] for cell in CELLS}
-        outcome = suites.run(plan, ratios, dict.fromkeys(CELLS, 5.0), budget_s)
+        ratios = {cell: [(0.05 * (-1) ** i, 0.0) for i in range(plan.max_pairs)] for cell in CASES}
+        outcome = suites.run(plan, ratios, dict.fromkeys(CASES, 5.0), budget_s)
         assert outcome.verdict == "inconclusive"
         assert outcome.elapsed_s == 4 * suites.COUNTING_S + 5 * outcome.pairs <= budget_s
         assert budget_s - outcome.elapsed_s < 5
@@ -384,20 +384,20 @@ class TestSuites:
 
     def test_of_normal_pairs_the_intervals_hold_as_many_as_promised_if_each_pair_is_new(self):
         held = "".join(suites.drawn_normal(a_pool(), 50, again=False).values())
-        assert len(held) == 50 * len(CELLS)
+        assert len(held) == 50 * len(CASES)
         assert stats.binomtest(held.count("1"), len(held), 0.95).pvalue > 1e-4
         few = "".join(suites.drawn_normal(a_pool(pairs=3), 50, again=True).values())
         assert few.count("1") < held.count("1")
 
     def test_in_order_starts_at_each_pair_and_goes_round(self):
         plan = suites.usual_plan().model_copy(update={"max_pairs": 5})
-        ratios = {cell: [(float(i),) for i in range(4)] for cell in CELLS}
-        assert suites.consecutive(ratios, plan, 2)[CELLS[3]] == [(2,), (3,), (0,), (1,), (2,)]
+        ratios = {cell: [(float(i),) for i in range(4)] for cell in CASES}
+        assert suites.consecutive(ratios, plan, 2)[CASES[3]] == [(2,), (3,), (0,), (1,), (2,)]
 
     def test_longer_pairs_have_the_turns_of_several_and_take_the_time_of_their_steps(self, monkeypatch):
         pool = a_pool(pairs=3)
-        both = suites.joined(pool.pairs[CELLS[0]][:2])
-        assert both.turns == pool.pairs[CELLS[0]][0].turns + pool.pairs[CELLS[0]][1].turns
+        both = suites.joined(pool.pairs[CASES[0]][:2])
+        assert both.rounds == pool.pairs[CASES[0]][0].rounds + pool.pairs[CASES[0]][1].rounds
         asked = []
 
         def run(_plan, ratios, pair_s):
@@ -407,8 +407,8 @@ class TestSuites:
 
         monkeypatch.setattr(suites, "run", run)
         assert suites.drawn_longer(pool, 3, 2) == "pp"
-        steps_s = sum(sum(block.step_time_ns) for pair in pool.pairs[CELLS[0]] for block in pair.blocks) / 1e9 / 3
-        assert asked[0][CELLS[0]] == pytest.approx(pool.pair_s[CELLS[0]] + 2 * steps_s)
+        steps_s = sum(sum(block.step_time_ns) for pair in pool.pairs[CASES[0]] for block in pair.blocks) / 1e9 / 3
+        assert asked[0][CASES[0]] == pytest.approx(pool.pair_s[CASES[0]] + 2 * steps_s)
 
     def test_fewer_suites_are_the_first_of_more(self, full):
         recorded = recordings.load(full)
@@ -463,11 +463,11 @@ class TestOtherTools:
 
     def test_one_cell_alarms_the_suite(self):
         base = [[1000 + i] for i in range(8)]
-        cells = {cell: (a_pair(cell, base, base),) * 3 for cell in CELLS}
-        cells[CELLS[2]] = (
-            cells[CELLS[2]][0],
-            a_pair(CELLS[2], base, [[1060 + i] for i in range(8)]),
-            cells[CELLS[2]][2],
+        cells = {cell: (a_pair(cell, base, base),) * 3 for cell in CASES}
+        cells[CASES[2]] = (
+            cells[CASES[2]][0],
+            a_pair(CASES[2], base, [[1060 + i] for i in range(8)]),
+            cells[CASES[2]][2],
         )
         pool = dataclasses.replace(a_pool(pairs=2), pairs=cells)
         beside = other_tools.drawn(pool, 0, 9)["pytest-benchmark: mean more than 5% greater"]
@@ -508,7 +508,7 @@ class TestSpread:
     def test_centres_of_turns(self):
         assert spread.hodges_lehmann(times(1, 2, 4)) == 2.25  # of 1, 1.5, 2, 2.5, 3, 4
         base, head = [[1000]] * 8, [[1000]] * 7 + [[1500]]
-        for name in ("turns", "turns, trimmed mean", "turns, Hodges-Lehmann"):
+        for name in ("rounds", "rounds, trimmed mean", "rounds, Hodges-Lehmann"):
             assert spread.SUMMARIES[name](a_pair("x", base, head)) == pytest.approx(0)
         assert spread.SUMMARIES["mean"](a_pair("x", base, head)) == pytest.approx(math.log(8.5 / 8))
 
@@ -527,7 +527,7 @@ class TestSpread:
         assert both.high - both.value == pytest.approx((interval.high - 7 / 3) / math.sqrt(2))
 
     def test_pairs_for_a_pass(self):
-        plan = Plan(cells=("x",))
+        plan = Plan(cases=("x",))
         assert spread.pairs_for_a_pass(0.001, plan, 0.01) == plan.min_pairs
         assert spread.pairs_for_a_pass(0.1, plan, 0.01) is None
         assert spread.pairs_for_a_pass(0.008, plan, 0.01) < spread.pairs_for_a_pass(0.012, plan, 0.01)
@@ -598,7 +598,7 @@ class TestThePage:
         changed = copy.deepcopy(document(pairs=2))
         counts = {"parameters": 1, "flops": 2, "operators": [], "allocated_bytes": 3, "peak_tensor_bytes": 4}
         more = {**counts, "flops": 4, "peak_tensor_bytes": 5, "operators": [["aten::clone", 1], ["aten::copy_", 2]]}
-        changed["cells"][0] |= {"base": counts, "head": more}
+        changed["cases"][0] |= {"base": counts, "head": more}
         assert error_tables._counted(recordings.pool_of("clone", changed)) == (
             r"+2 FLOP a step, +1 bytes peak tensor memory and 2 more"
         )
@@ -623,7 +623,7 @@ class TestThePage:
 
     def test_noise_and_ablation(self, recorded):
         noise = rows(noise_tables.noise(recorded))
-        assert noise[f"nothing else running: `{CELLS[0]}`"][0] == "12"
+        assert noise[f"nothing else running: `{CASES[0]}`"][0] == "12"
         arms = rows(noise_tables.ablation(recorded))
         assert list(arms)[2:] == list(recordings.ARMS)
         assert len(arms["as it is"]) == 6
@@ -631,7 +631,7 @@ class TestThePage:
     def test_summaries(self, recorded, drawn):
         table = rows(noise_tables.summaries(recorded, drawn, "quiet"))
         assert list(table)[2:] == list(spread.SUMMARIES)
-        assert table["turns"][-3:] == ["0.0%", "100.0%", "100.0%"]
+        assert table["rounds"][-3:] == ["0.0%", "100.0%", "100.0%"]
 
     def test_lengths(self, recorded, drawn):
         table = rows(noise_tables.lengths(recorded, drawn))
@@ -642,8 +642,8 @@ class TestThePage:
 
     def test_every_file_is_named_with_its_pairs(self, recorded):
         table = rows(page.files(recorded._replace(ablation_facts={"commit": "c" * 40})))
-        assert table["`identical-quiet.json.gz`"][0] == str(12 * len(CELLS))
-        assert table["`runs-quiet.json.gz`"][0] == str(2 * 12 * len(CELLS))
+        assert table["`identical-quiet.json.gz`"][0] == str(12 * len(CASES))
+        assert table["`runs-quiet.json.gz`"][0] == str(2 * 12 * len(CASES))
         assert table["`runs-quiet.json.gz`"][2] == "241 s"
         assert table["`ablation.json.gz`"][0] == str(3 * 2 * len(recordings.ARMS))
         assert table["`ablation.json.gz`"][3] == f"`{'c' * 12}`"
@@ -656,7 +656,7 @@ class TestThePage:
         charts = pictures.charts(recorded, drawn)
         assert set(charts) == {"identical-quiet.svg", "identical-neighbour.svg", "power.svg"}
         assert all(name in words_of(charts["power.svg"]) for name in slower.SLOWDOWNS)
-        assert all(cell in words_of(charts["identical-quiet.svg"]) for cell in CELLS)
+        assert all(cell in words_of(charts["identical-quiet.svg"]) for cell in CASES)
         text = page.markdown(recorded, drawn, charts)
         assert all(f"]({name})" in text for name in charts)
 

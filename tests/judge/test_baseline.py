@@ -15,25 +15,26 @@ from ntp.judge.sequential import t_quantile
 from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
 from ntp.records.environment import CoreKind, Machine, Software, TorchBuild
 from ntp.records.observations import TensorBytes
-from ntp.records.run import Failure, Reference
+from ntp.records.run import CalibrationKernel, Failure
 
 CASE_ID = "simple-b8-s64-t1"
 STEP_NS = 10_000_000
-REFERENCE_NS = 2_000_000
+KERNEL_NS = 2_000_000
 
 
-def reference(time_ns=REFERENCE_NS, side=512):
-    return Reference(shape=(side, side, side), turns_ns=((time_ns,), (time_ns,)))
+def kernel(time_ns=KERNEL_NS, side=512):
+    return CalibrationKernel(shape=(side, side, side), bursts_ns=((time_ns,), (time_ns,)))
 
 
-def calibrated(step_ns, reference_ns=None, case_id=CASE_ID, samples=20, side=512):
-    """Runs whose median step times are these, and whose reference products took these."""
-    runs = zip(step_ns, reference_ns or [REFERENCE_NS] * len(step_ns), strict=True)
+def calibrated(step_ns, kernel_ns=None, case_id=CASE_ID, samples=20, side=512):
+    """Runs whose median step times are these, and whose calibration kernels took these."""
+    runs = zip(step_ns, kernel_ns or [KERNEL_NS] * len(step_ns), strict=True)
     return CalibratedCase(
         case=Case.parse(case_id),
         started="2025-01-02T03:04:05+00:00",
         runs=tuple(
-            CalibratedRun(step_time_ns=(step,) * samples, reference=reference(time_ns, side)) for step, time_ns in runs
+            CalibratedRun(step_time_ns=(step,) * samples, calibration_kernel=kernel(time_ns, side))
+            for step, time_ns in runs
         ),
     )
 
@@ -49,7 +50,7 @@ def judge(make_measurement, make_run):
     def judged(slowdown=1.0, known=QUIET, base=None, head=None, **options):
         runs = []
         for step_ns, changes in ((STEP_NS, base), (round(STEP_NS * slowdown), head)):
-            fields = {"reference": reference(), "step_time_ns": [step_ns] * 20} | (changes or {})
+            fields = {"calibration_kernel": kernel(), "step_time_ns": [step_ns] * 20} | (changes or {})
             runs.append(make_run(make_measurement(fields.pop("case", CASE_ID), **fields)))
         machine, software = fingerprints(runs[1].measurements[0])
         calibration = known and Calibration(machine=machine, software=software, cases=(known,))
@@ -85,14 +86,14 @@ class TestVerdicts:
         assert found.calibrated == ("2025-01-02",)
 
     def test_a_machine_that_is_slower_as_a_whole_has_not_regressed(self, judge):
-        slower = {"step_time_ns": [2 * STEP_NS] * 20, "reference": reference(2 * REFERENCE_NS)}
+        slower = {"step_time_ns": [2 * STEP_NS] * 20, "calibration_kernel": kernel(2 * KERNEL_NS)}
         found = judge(head=slower)
         assert found.verdict == "pass"
         assert found.cases[0].times.slowdown.value == pytest.approx(1)
         assert found.cases[0].head_ns == 2 * STEP_NS
 
     def test_a_slower_step_on_a_machine_that_got_faster_has(self, judge):
-        found = judge(head={"reference": reference(REFERENCE_NS // 2)})
+        found = judge(head={"calibration_kernel": kernel(KERNEL_NS // 2)})
         assert found.verdict == "regression"
         assert found.cases[0].times.slowdown.value == pytest.approx(2)
 
@@ -102,7 +103,7 @@ class TestVerdicts:
         def run(times_ns):
             return make_run(
                 *(
-                    make_measurement(case_id, [time_ns] * 20, reference=reference())
+                    make_measurement(case_id, [time_ns] * 20, calibration_kernel=kernel())
                     for case_id, time_ns in zip(ids, times_ns, strict=True)
                 )
             )
@@ -128,7 +129,7 @@ class TestInterval:
     def test_it_covers_the_truth_as_often_as_it_says(self, make_measurement, make_run):
         """Normal noise of 3% between runs, five of them calibrated; the truth is a slowdown of 4%."""
         noise = np.random.default_rng(7)
-        base, truth, trials = make_measurement(CASE_ID, reference=reference()), 1.04, 2000
+        base, truth, trials = make_measurement(CASE_ID, calibration_kernel=kernel()), 1.04, 2000
         machine, software = fingerprints(base)
         covered = 0
         for _ in range(trials):
@@ -189,11 +190,11 @@ class TestNotComparable:
                 "another machine: cpu_model Example CPU @ 2.50GHz against",
             ),
             ({"head": {"software": Software(torch="3.0")}}, r"other software: .*torch 2.9.0\+cpu against 3.0"),
-            ({"base": {"reference": None}}, "the base was measured without the reference product"),
-            ({"head": {"reference": None}}, "the head was measured without the reference product"),
+            ({"base": {"calibration_kernel": None}}, "the base was measured without the calibration kernel"),
+            ({"head": {"calibration_kernel": None}}, "the head was measured without the calibration kernel"),
             (
-                {"base": {"reference": reference(side=1024)}},
-                "the two were measured beside reference products of different sizes",
+                {"base": {"calibration_kernel": kernel(side=1024)}},
+                "the two were measured beside calibration kernels of different sizes",
             ),
             ({"known": None}, "the noise of this case on this machine is not known: ntp doctor --calibrate"),
             ({"known": calibrated([1, 2], case_id="simple-b8-s64-t2")}, "the noise of this case on this machine"),
@@ -218,7 +219,7 @@ class TestNotComparable:
         assert [reason.split(":")[0] for reason in case.times.reasons] == ["another machine", "other software"]
 
     def test_the_noise_of_another_machine_is_not_believed(self, make_measurement, make_run):
-        run = make_run(make_measurement(CASE_ID, [STEP_NS] * 20, reference=reference()))
+        run = make_run(make_measurement(CASE_ID, [STEP_NS] * 20, calibration_kernel=kernel()))
         machine, software = fingerprints(run.measurements[0])
         assert judge_run(run, run, Calibration(machine=machine, software=software, cases=(QUIET,))).verdict == "pass"
         for names in (("other", software), (machine, "other")):

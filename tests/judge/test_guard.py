@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.judge.counts import Change
-from ntp.judge.guard import STATISTICS, TAIL, TYPICAL, changed_but_not_loaded, log_ratios, plan_of, summary, verdict_on
+from ntp.judge.guard import METRICS, TAIL, TYPICAL, changed_but_not_loaded, log_ratios, plan_of, summary, verdict_on
 from ntp.judge.verdict import Verdict
 from ntp.records.environment import Software
-from ntp.records.guard import Block, Cell, Counts, Guarded, GuardRecord, Pair, Plan, Side
+from ntp.records.guard import Block, Counts, GuardedCase, GuardRecord, Metric, Pair, Plan, Side
 
 ONE, OTHER, THIRD = "simple-b8-s64-t1", "simple-b32-s128-t1", "simple-b32-s128-t2"
 TIMES_NS = [7, 1, 10, 4, 9, 2, 6, 11, 3, 8, 5]
@@ -36,18 +36,18 @@ class TestStatistics:
     )
     def test_of_all_steps_of_each_side(self, name, value):
         pair = pair_of([100] * 11, TIMES_NS)
-        assert STATISTICS[name](pair) == pytest.approx(math.log(value / 100))
+        assert METRICS[name](pair) == pytest.approx(math.log(value / 100))
 
     def test_of_turns_it_is_the_median_of_their_log_ratios(self):
         # Turns that took 2, 3 and 1.5 times as long, by their medians.
         pair = pair_of([10, 10, 90, 20, 20, 5, 30, 30, 30], [20, 20, 1, 60, 60, 900, 45, 1, 45], steps=3)
-        assert STATISTICS["turns"](pair) == pytest.approx(math.log(2))
+        assert METRICS["rounds"](pair) == pytest.approx(math.log(2))
 
     def test_turns_are_compared_with_those_beside_them(self):
         # The machine is three times as slow for the second half: both sides are.
         base = [100] * 10 + [300] * 10
         head = [102] * 10 + [306] * 10
-        assert STATISTICS["turns"](pair_of(base, head, steps=2)) == pytest.approx(math.log(1.02))
+        assert METRICS["rounds"](pair_of(base, head, steps=2)) == pytest.approx(math.log(1.02))
 
     SIDES = st.integers(1, 12).flatmap(
         lambda steps: st.tuples(*[st.lists(st.integers(100, 10**8), min_size=steps, max_size=steps)] * 2)
@@ -65,17 +65,17 @@ class TestStatistics:
             "p95": np.quantile(head, 0.95) / np.quantile(base, 0.95),
         }
         pair = pair_of(*sides)
-        assert {name: STATISTICS[name](pair) for name in expected} == pytest.approx(
+        assert {name: METRICS[name](pair) for name in expected} == pytest.approx(
             {name: math.log(ratio) for name, ratio in expected.items()}, abs=1e-9
         )
         of_turns = [math.log(h / b) for b, h in zip(*sides, strict=True)]
-        assert STATISTICS["turns"](pair_of(*sides, steps=1)) == pytest.approx(np.median(of_turns), abs=1e-9)
+        assert METRICS["rounds"](pair_of(*sides, steps=1)) == pytest.approx(np.median(of_turns), abs=1e-9)
 
-    @pytest.mark.parametrize("name", STATISTICS)
+    @pytest.mark.parametrize("name", METRICS)
     @given(SIDES, st.integers(2, 50))
     def test_all_are_ratios(self, name, sides, factor):
         base, head = sides
-        statistic = STATISTICS[name]
+        statistic = METRICS[name]
         assert statistic(pair_of(base, base)) == 0
         assert statistic(pair_of(head, base)) == pytest.approx(-statistic(pair_of(base, head)), abs=1e-9)
         slower = pair_of(base, [time_ns * factor for time_ns in base], steps=1)
@@ -83,7 +83,7 @@ class TestStatistics:
 
     def test_one_disturbed_step_is_nothing_to_the_typical_and_all_to_the_mean(self):
         pair = pair_of([100] * 20, [100] * 19 + [2100], steps=4)
-        assert log_ratios(pair, [Guarded(statistic=TYPICAL), Guarded(statistic=TAIL)]) == (
+        assert log_ratios(pair, [Metric(name=TYPICAL), Metric(name=TAIL)]) == (
             0.0,
             pytest.approx(math.log(2)),
         )
@@ -91,25 +91,23 @@ class TestStatistics:
     def test_a_pair_gives_one_log_ratio_for_each_guarded_statistic_in_order(self):
         pair = pair_of([100] * 11, TIMES_NS)
         names = ["p95", "min", "median"]
-        assert log_ratios(pair, [Guarded(statistic=name) for name in names]) == tuple(
-            STATISTICS[name](pair) for name in names
-        )
+        assert log_ratios(pair, [Metric(name=name) for name in names]) == tuple(METRICS[name](pair) for name in names)
 
 
 class TestThePlan:
     @pytest.mark.parametrize(
-        ("cells", "budget_s", "max_pairs"),
+        ("cases", "budget_s", "max_pairs"),
         [(1, 10, 10), (1, 60, 21), (4, 60, 10), (4, 300, 26), (2, 300, 52), (4, 10_000, 100)],
     )
-    def test_the_last_look_is_at_nearly_twice_the_pairs_that_the_budget_holds(self, cells, budget_s, max_pairs):
-        plan = plan_of([str(i) for i in range(cells)], 0.01, budget_s)
+    def test_the_last_look_is_at_nearly_twice_the_pairs_that_the_budget_holds(self, cases, budget_s, max_pairs):
+        plan = plan_of([str(i) for i in range(cases)], 0.01, budget_s)
         assert (plan.min_pairs, plan.max_pairs) == (5, max_pairs)
 
     @pytest.mark.parametrize(("threshold", "tail"), [(0.01, 0.05), (0.1, 0.5), (0.3, 0.99), (0.9, 0.99)])
     def test_the_typical_step_has_the_threshold_and_the_mean_five_of_them(self, threshold, tail):
         plan = plan_of([ONE, OTHER], threshold, 60)
-        assert plan.cells == (ONE, OTHER)
-        assert [(each.statistic, each.threshold) for each in plan.guarded] == [
+        assert plan.cases == (ONE, OTHER)
+        assert [(each.name, each.threshold) for each in plan.metrics] == [
             (TYPICAL, threshold),
             (TAIL, pytest.approx(tail)),
         ]
@@ -119,13 +117,13 @@ class TestThePlan:
         st.floats(0, 1, exclude_min=True, exclude_max=True, allow_subnormal=False),
         st.floats(0, 1e9, exclude_min=True),
     )
-    def test_there_is_one_for_every_threshold_and_budget(self, cells, threshold, budget_s):
-        plan = plan_of([str(i) for i in range(cells)], threshold, budget_s)
+    def test_there_is_one_for_every_threshold_and_budget(self, cases, threshold, budget_s):
+        plan = plan_of([str(i) for i in range(cases)], threshold, budget_s)
         assert plan.min_pairs * 2 <= plan.max_pairs <= 100
 
     def test_all_that_it_guards_can_be_computed(self):
-        assert {each.statistic for each in plan_of([ONE], 0.01, 60).guarded} <= set(STATISTICS)
-        assert {each.statistic for each in Plan(cells=(ONE,)).guarded} <= set(STATISTICS)
+        assert {each.name for each in plan_of([ONE], 0.01, 60).metrics} <= set(METRICS)
+        assert {each.name for each in Plan(cases=(ONE,)).metrics} <= set(METRICS)
 
 
 def counting(counts, **more):
@@ -148,14 +146,14 @@ class TestTimes:
     def test_the_verdict_is_where_the_slowdown_lies(self, make_cell, make_guard_record, log_ratio, verdict):
         found = verdict_on(make_guard_record(make_cell(ONE, log_ratio)))
         assert (found.verdict, found.failures) == (verdict, ())
-        (cell,) = found.cells
+        (cell,) = found.cases
         assert (cell.case_id, cell.verdict, cell.times.pairs) == (ONE, verdict, 10)
-        assert cell.typical.guarded.statistic == TYPICAL
+        assert cell.typical.metric.name == TYPICAL
         assert cell.typical.ratio.value == pytest.approx(math.exp(log_ratio), rel=1e-6)
         assert (found.next_case is None) == (verdict != "inconclusive")
 
     def test_a_tail_alone_is_found_by_the_mean(self, make_cell, make_guard_record):
-        (cell,) = verdict_on(make_guard_record(make_cell(ONE, tail=0.5))).cells
+        (cell,) = verdict_on(make_guard_record(make_cell(ONE, tail=0.5))).cases
         assert [each.verdict for each in cell.times.findings] == ["pass", "regression"]
         assert (cell.verdict, cell.times.fired) == ("regression", (TAIL,))
 
@@ -169,7 +167,7 @@ class TestTimes:
     def test_one_slow_case_among_several_is_a_regression(self, make_cell, make_guard_record, clean):
         found = verdict_on(make_guard_record(clean, make_cell(OTHER, 0.03), make_cell(THIRD, -0.03)))
         assert found.verdict == "regression"
-        assert [cell.verdict for cell in found.cells] == ["pass", "regression", "improvement"]
+        assert [cell.verdict for cell in found.cases] == ["pass", "regression", "improvement"]
 
     def test_before_the_first_look_nothing_is_decided(self, make_cell, make_guard_record):
         for pairs in range(5):
@@ -183,15 +181,15 @@ class TestCounts:
         for cell in (make_cell(ONE, -0.03), make_cell(ONE, pairs=0), clean):
             more = cell.model_copy(update={"head": counting(cell.base, copy_=3)})
             found = verdict_on(make_guard_record(more))
-            assert found.verdict == found.cells[0].verdict == "regression"
-            assert found.cells[0].regressions == found.cells[0].changes == (Change("aten::copy_", 2, 3),)
-            assert (found.failures, found.cells[0].times.fired) == ((), ())
+            assert found.verdict == found.cases[0].verdict == "regression"
+            assert found.cases[0].regressions == found.cases[0].changes == (Change("aten::copy_", 2, 3),)
+            assert (found.failures, found.cases[0].times.fired) == ((), ())
 
     def test_fewer_are_told_and_change_no_verdict(self, make_guard_record, clean):
         less = clean.model_copy(update={"head": counting(clean.base, copy_=1)})
         found = verdict_on(make_guard_record(less))
-        assert (found.verdict, found.cells[0].regressions) == ("pass", ())
-        assert found.cells[0].changes == (Change("aten::copy_", 2, 1),)
+        assert (found.verdict, found.cases[0].regressions) == ("pass", ())
+        assert found.cases[0].changes == (Change("aten::copy_", 2, 1),)
 
     @pytest.mark.parametrize(
         ("allowed", "verdict"),
@@ -207,13 +205,13 @@ class TestCounts:
         more = clean.model_copy(update={"head": counting(clean.base, copy_=3, mul=1)})
         found = verdict_on(make_guard_record(more, allowed=allowed))
         assert found.verdict == verdict
-        assert len(found.cells[0].changes) == 2, "what is allowed is told all the same"
+        assert len(found.cases[0].changes) == 2, "what is allowed is told all the same"
 
     def test_what_is_allowed_allows_no_slowdown(self, make_cell, make_guard_record):
         slower = make_cell(ONE, 0.03)
         more = slower.model_copy(update={"head": counting(slower.base, copy_=3)})
         found = verdict_on(make_guard_record(more, allowed=("*",)))
-        assert (found.verdict, found.cells[0].regressions) == ("regression", ())
+        assert (found.verdict, found.cases[0].regressions) == ("regression", ())
 
     def test_a_case_whose_counts_rose_is_timed_all_the_same(self, make_cell, make_guard_record):
         unknown = make_cell(ONE, pairs=2)
@@ -223,7 +221,7 @@ class TestCounts:
 
 class TestChangedFilesThatWereNotLoaded:
     def record(self, make_guard_record, changed, base, head):
-        record = make_guard_record(Cell(case_id=ONE), changed=changed)
+        record = make_guard_record(GuardedCase(case_id=ONE), changed=changed)
         sides = {"base": base, "head": head}
         update = {name: getattr(record, name).model_copy(update={"loaded": files}) for name, files in sides.items()}
         return record.model_copy(update=update)
@@ -243,19 +241,19 @@ class TestChangedFilesThatWereNotLoaded:
 
 class TestWhatCannotBeCompared:
     def test_a_case_that_the_base_lacks(self, make_guard_record, clean):
-        lacking = Cell(case_id=OTHER, head=clean.head, base_failure="base: no such model")
+        lacking = GuardedCase(case_id=OTHER, head=clean.head, base_failure="base: no such model")
         found = verdict_on(make_guard_record(clean, lacking))
         assert (found.verdict, found.failures, found.next_case) == ("not comparable", (), None)
-        assert [cell.verdict for cell in found.cells] == ["pass", "not comparable"]
-        assert found.cells[1].times.not_comparable == "base: no such model"
-        assert (found.cells[1].typical, found.cells[1].changes) == (None, ())
+        assert [cell.verdict for cell in found.cases] == ["pass", "not comparable"]
+        assert found.cases[1].times.not_comparable == "base: no such model"
+        assert (found.cases[1].typical, found.cases[1].changes) == (None, ())
 
     def test_the_others_are_measured_on(self, make_cell, make_guard_record):
-        lacking = Cell(case_id=OTHER, base_failure="base: no such model")
+        lacking = GuardedCase(case_id=OTHER, base_failure="base: no such model")
         assert verdict_on(make_guard_record(lacking, make_cell(ONE, pairs=2))).next_case == ONE
 
     def test_a_regression_elsewhere_outweighs_it(self, make_cell, make_guard_record):
-        lacking = Cell(case_id=OTHER, base_failure="base: no such model")
+        lacking = GuardedCase(case_id=OTHER, base_failure="base: no such model")
         assert verdict_on(make_guard_record(lacking, make_cell(ONE, 0.03))).verdict == "regression"
 
     def test_a_side_that_ran_what_is_not_its_own_is_no_side_whatever_was_counted_and_timed(
@@ -264,7 +262,7 @@ class TestWhatCannotBeCompared:
         slower = make_cell(ONE, 0.03, foreign="base: mine was imported from mine.py of the work tree")
         found = verdict_on(make_guard_record(slower))
         assert (found.verdict, found.failures, found.next_case) == ("not comparable", (), None)
-        assert found.cells[0].times.not_comparable.startswith("base: mine was imported")
+        assert found.cases[0].times.not_comparable.startswith("base: mine was imported")
 
     @pytest.mark.parametrize(("with_it", "without"), [("base", "head"), ("head", "base")])
     def test_an_ntp_of_its_own_against_the_one_installed(self, make_guard_record, clean, with_it, without):
@@ -273,13 +271,13 @@ class TestWhatCannotBeCompared:
         verdict = verdict_on(record.model_copy(update={with_it: side}))
         assert verdict.verdict == "not comparable"
         reason = f"the {with_it} has an ntp of its own, the {without} none"
-        assert verdict.cells[0].times.not_comparable.startswith(reason)
+        assert verdict.cases[0].times.not_comparable.startswith(reason)
 
     def test_sides_on_different_software(self, make_guard_record, clean):
         base, head = (Side(ref=each, commit=each, software=Software(torch=each)) for each in ("2.8", "2.9"))
         found = verdict_on(make_guard_record(clean, base=base, head=head))
         assert (found.verdict, found.failures, found.next_case) == ("not comparable", (), None)
-        (cell,) = found.cells
+        (cell,) = found.cases
         assert base.software.fingerprint in cell.times.not_comparable
         assert head.software.fingerprint in cell.times.not_comparable
 
@@ -298,7 +296,7 @@ class TestFailures:
         found = verdict_on(make_guard_record(failed, make_cell(OTHER, pairs=0)))
         assert found.failures == ("head: died of SIGSEGV",)
         assert (found.verdict, found.next_case) == ("not comparable", None)
-        assert found.cells[0].failure == "head: died of SIGSEGV"
+        assert found.cases[0].failure == "head: died of SIGSEGV"
 
     def test_a_regression_is_one_also_where_another_case_has_failed(self, make_cell, make_guard_record):
         failed = make_cell(ONE, failure="head: died of SIGSEGV")
@@ -367,7 +365,7 @@ def cells_with(draw, case_id, flaws):
     """A cell that passes but for these flaws."""
     counts = draw(COUNTS)
     slower = "slower" in flaws
-    return Cell(
+    return GuardedCase(
         case_id=case_id,
         base=draw(st.sampled_from([counts, counts, None])) if "counts" in flaws else counts,
         head=draw(st.none() | COUNTS) if "counts" in flaws else counts,
@@ -402,7 +400,7 @@ def records(draw):
         budget_s=60,
         seed=0,
         allowed=draw(ALLOWED),
-        cells=tuple(cells),
+        cases=tuple(cells),
     )
 
 
@@ -411,32 +409,32 @@ class TestWhateverTheRecord:
     def test_a_pass_has_pairs_of_every_cell_no_failure_and_no_rise_that_is_not_allowed(self, record):
         found = verdict_on(record)
         if found.verdict in ("pass", "improvement"):
-            for cell in record.cells:
+            for cell in record.cases:
                 assert len(cell.pairs) >= record.plan.min_pairs
                 assert not cell.failure
                 assert not cell.base_failure
                 for name, base, head in every_count(cell):
                     assert head <= base or any(fnmatchcase(name, each) for each in record.allowed)
-            assert all(finding.deciding for cell in found.cells for finding in cell.times.findings)
+            assert all(finding.deciding for cell in found.cases for finding in cell.times.findings)
 
     @given(records(), st.data())
     def test_without_pairs_of_one_cell_nothing_passes(self, record, data):
-        bare = data.draw(st.sampled_from(record.cells))
-        cells = tuple(cell.model_copy(update={"pairs": ()}) if cell is bare else cell for cell in record.cells)
-        assert verdict_on(record.model_copy(update={"cells": cells})).verdict not in ("pass", "improvement")
+        bare = data.draw(st.sampled_from(record.cases))
+        cells = tuple(cell.model_copy(update={"pairs": ()}) if cell is bare else cell for cell in record.cases)
+        assert verdict_on(record.model_copy(update={"cases": cells})).verdict not in ("pass", "improvement")
 
     @given(records(), COUNTS, st.sampled_from(["flops", "allocated_bytes", "peak_tensor_bytes", *NAMES]), st.data())
     def test_one_more_of_anything_is_a_regression_unless_it_is_allowed(self, record, base, name, data):
-        chosen = data.draw(st.sampled_from(record.cells))
+        chosen = data.draw(st.sampled_from(record.cases))
         if name in NAMES:
             calls = dict(base.operators)
             head = base.model_copy(update={"operators": tuple((calls | {name: calls.get(name, 0) + 1}).items())})
         else:
             head = base.model_copy(update={name: getattr(base, name) + 1})
         more = chosen.model_copy(update={"base": base, "head": head})
-        cells = tuple(more if cell is chosen else cell for cell in record.cells)
-        found = verdict_on(record.model_copy(update={"cells": cells}))
-        (cell,) = (cell for cell in found.cells if cell.case_id == chosen.case_id)
+        cells = tuple(more if cell is chosen else cell for cell in record.cases)
+        found = verdict_on(record.model_copy(update={"cases": cells}))
+        (cell,) = (cell for cell in found.cases if cell.case_id == chosen.case_id)
         if any(fnmatchcase(name, each) for each in record.allowed):
             assert (cell.regressions, cell.verdict) == ((), cell.times.verdict)
         else:
@@ -447,13 +445,13 @@ class TestWhateverTheRecord:
     def test_the_whole_is_as_grave_as_its_gravest_cell_and_next_comes_a_case_with_room_for_a_pair(self, record):
         found = verdict_on(record)
         assert found.verdict in get_args(Verdict)
-        assert found.verdict in {cell.verdict for cell in found.cells}
-        assert (found.verdict == "regression") == any(cell.verdict == "regression" for cell in found.cells)
-        assert [cell.case_id for cell in found.cells] == list(record.plan.cells)
+        assert found.verdict in {cell.verdict for cell in found.cases}
+        assert (found.verdict == "regression") == any(cell.verdict == "regression" for cell in found.cases)
+        assert [cell.case_id for cell in found.cases] == list(record.plan.cases)
         if found.next_case is not None:
-            (cell,) = (cell for cell in record.cells if cell.case_id == found.next_case)
+            (cell,) = (cell for cell in record.cases if cell.case_id == found.next_case)
             assert len(cell.pairs) < record.plan.max_pairs
-            assert not any(each.failure for each in record.cells)
+            assert not any(each.failure for each in record.cases)
             assert not cell.base_failure
 
     @given(records())
@@ -464,13 +462,13 @@ class TestWhateverTheRecord:
     def test_the_order_of_cases_and_of_pairs_is_nothing_to_it(self, record, random):
         cells = tuple(
             cell.model_copy(update={"pairs": tuple(random.sample(cell.pairs, len(cell.pairs)))})
-            for cell in random.sample(record.cells, len(record.cells))
+            for cell in random.sample(record.cases, len(record.cases))
         )
-        plan = record.plan.model_copy(update={"cells": tuple(cell.case_id for cell in cells)})
-        one, other = verdict_on(record), verdict_on(record.model_copy(update={"plan": plan, "cells": cells}))
+        plan = record.plan.model_copy(update={"cases": tuple(cell.case_id for cell in cells)})
+        one, other = verdict_on(record), verdict_on(record.model_copy(update={"plan": plan, "cases": cells}))
         assert one.verdict == other.verdict
-        assert {cell.case_id: verdicts_of(cell) for cell in one.cells} == {
-            cell.case_id: verdicts_of(cell) for cell in other.cells
+        assert {cell.case_id: verdicts_of(cell) for cell in one.cases} == {
+            cell.case_id: verdicts_of(cell) for cell in other.cases
         }
 
     @given(records())
@@ -479,10 +477,10 @@ class TestWhateverTheRecord:
         told = json.loads(json.dumps(summary(found), allow_nan=False))
         assert told["verdict"] == found.verdict
         assert tuple(told["failures"]) == found.failures
-        for case, cell in zip(told["cases"], found.cells, strict=True):
+        for case, cell in zip(told["cases"], found.cases, strict=True):
             assert (case["case"], case["verdict"], case["pairs"]) == (cell.case_id, cell.verdict, cell.times.pairs)
             assert case["regressions"] == [change.name for change in cell.regressions]
-            assert [each["verdict"] for each in case["statistics"]] == [each.verdict for each in cell.times.findings]
+            assert [each["verdict"] for each in case["metrics"]] == [each.verdict for each in cell.times.findings]
 
 
 def every_count(cell):
@@ -497,7 +495,7 @@ def every_count(cell):
 
 
 def verdicts_of(cell):
-    findings = [(each.guarded.statistic, each.verdict, each.pairs, each.more_pairs) for each in cell.times.findings]
+    findings = [(each.metric.name, each.verdict, each.pairs, each.more_pairs) for each in cell.times.findings]
     return cell.verdict, cell.times.verdict, cell.times.not_comparable, findings, cell.changes, cell.regressions
 
 
@@ -509,8 +507,8 @@ def test_the_summary_of_a_verdict(make_cell, make_guard_record):
     assert (told["verdict"], told["failures"], case["not_comparable"]) == ("regression", [], "")
     assert case["changes"] == ["+1 aten::copy_ a step", "-1 aten::mm a step"]
     assert case["regressions"] == ["aten::copy_"]
-    typical, tail = case["statistics"]
-    assert (typical["statistic"], typical["threshold"], tail["statistic"]) == (TYPICAL, 0.01, TAIL)
+    typical, tail = case["metrics"]
+    assert (typical["metric"], typical["threshold"], tail["metric"]) == (TYPICAL, 0.01, TAIL)
     assert typical["interval"][0] < typical["ratio"] < typical["interval"][1]
     assert typical["ratio"] == pytest.approx(math.exp(0.03), rel=1e-6)
     assert typical["more_pairs"] is None

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ntp.judge.sequential import critical_values
-from ntp.judge.verdict import CellPairs, Verdict, gravest, judge
-from ntp.records.guard import Guarded, Plan
+from ntp.judge.verdict import CasePairs, Verdict, gravest, judge
+from ntp.records.guard import Metric, Plan
 
 ABCD = ("a", "b", "c", "d")
 NOISE = [0.004, -0.006, 0.005, -0.003, 0.001, -0.001, 0.002, -0.002, 0.0, 0.0]
@@ -26,12 +26,12 @@ def pairs_around(log_ratio, n=10, scale=1.0):
 
 def judged(plan=None, **pairs):
     """Judge cells given by name. A plain list holds one statistic."""
-    plan = plan or Plan(cells=tuple(pairs))
-    return judge(plan, [CellPairs(cell=cell, pairs=each) for cell, each in pairs.items()])
+    plan = plan or Plan(cases=tuple(pairs))
+    return judge(plan, [CasePairs(case_id=cell, pairs=each) for cell, each in pairs.items()])
 
 
 def only_finding(suite):
-    ((finding,),) = (cell.findings for cell in suite.cells)
+    ((finding,),) = (cell.findings for cell in suite.cases)
     return finding
 
 
@@ -43,7 +43,7 @@ class TestOneFinding:
     def test_the_side_on_which_the_whole_interval_lies_is_the_verdict(self, log_ratio, verdict):
         suite = judged(a=pairs_around(log_ratio))
         finding = only_finding(suite)
-        assert suite.verdict == suite.cells[0].verdict == finding.verdict == verdict
+        assert suite.verdict == suite.cases[0].verdict == finding.verdict == verdict
         assert finding.ratio.value == pytest.approx(math.exp(log_ratio))
         assert (
             finding.deciding.low < finding.ratio.low < finding.ratio.value < finding.ratio.high < finding.deciding.high
@@ -83,11 +83,11 @@ class TestOneFinding:
         assert finding.verdict == "inconclusive"
         # The plan that is asked allows the pairs asked for, hence is stricter: allow for that.
         more = finding.more_pairs + finding.more_pairs // 2 + 2
-        allowed = Plan(cells=("a",), max_pairs=max(20, 10 + more))
+        allowed = Plan(cases=("a",), max_pairs=max(20, 10 + more))
         assert only_finding(judged(allowed, a=pairs_around(log_ratio, 10 + more, scale=4))).verdict != "inconclusive"
 
     def test_a_slowdown_of_the_smallest_detectable_size_is_detected_that_often(self):
-        plan, n, sd = Plan(cells=("a",), power=0.8), 12, 0.006
+        plan, n, sd = Plan(cases=("a",), power=0.8), 12, 0.006
         t = critical_values(plan.alpha, plan.min_pairs, plan.max_pairs)[n - plan.min_pairs]
         sizes, found = [], 0
         rng = np.random.default_rng(11)
@@ -105,14 +105,14 @@ cells_of_pairs = st.lists(st.lists(log_ratios, max_size=12), min_size=1, max_siz
 
 def suite_of(columns, **plan):
     cells = tuple(f"cell{i}" for i in range(len(columns)))
-    known = [CellPairs(cell=cell, pairs=[(x,) for x in column]) for cell, column in zip(cells, columns, strict=True)]
-    return judge(Plan(cells=cells, **plan), known)
+    known = [CasePairs(case_id=cell, pairs=[(x,) for x in column]) for cell, column in zip(cells, columns, strict=True)]
+    return judge(Plan(cases=cells, **plan), known)
 
 
 class TestTheRuleHoldsForAnyPairs:
     @given(cells_of_pairs)
     def test_every_verdict_can_be_read_off_its_interval_and_no_other_can(self, columns):
-        for cell in suite_of(columns).cells:
+        for cell in suite_of(columns).cases:
             (finding,) = cell.findings
             _, low, high = finding.deciding or (1, 0, math.inf)
             # Ratios have been rounded once more than the log-ratios that decide.
@@ -126,7 +126,7 @@ class TestTheRuleHoldsForAnyPairs:
 
     @given(cells_of_pairs)
     def test_the_plain_interval_of_a_decided_cell_lies_on_the_same_side(self, columns):
-        for cell in suite_of(columns).cells:
+        for cell in suite_of(columns).cases:
             (finding,) = cell.findings
             if finding.verdict == "regression":
                 assert finding.ratio.low > 1.01 - 1e-12
@@ -143,7 +143,7 @@ class TestTheRuleHoldsForAnyPairs:
     @given(cells_of_pairs)
     def test_a_cell_is_decided_alone_if_it_is_in_a_family_and_at_bonferronis_level_only_if_in_the_family(self, columns):
         family = suite_of(columns)
-        for column, cell in zip(columns, family.cells, strict=True):
+        for column, cell in zip(columns, family.cases, strict=True):
             alone = suite_of([column]).verdict
             strict = suite_of([column], alpha=0.05 / len(columns)).verdict
             if cell.verdict != "inconclusive":
@@ -154,21 +154,21 @@ class TestTheRuleHoldsForAnyPairs:
     @given(cells_of_pairs, st.randoms())
     def test_the_order_of_pairs_and_cells_does_not_matter(self, columns, random):
         cells = tuple(f"cell{i}" for i in range(len(columns)))
-        known = [CellPairs(cell=cell, pairs=[(x,) for x in each]) for cell, each in zip(cells, columns, strict=True)]
+        known = [CasePairs(case_id=cell, pairs=[(x,) for x in each]) for cell, each in zip(cells, columns, strict=True)]
         shuffled = [
             each.model_copy(update={"pairs": tuple(random.sample(each.pairs, len(each.pairs)))}) for each in known
         ]
-        plan = Plan(cells=cells)
+        plan = Plan(cases=cells)
         one, other = judge(plan, known), judge(plan, random.sample(shuffled, len(shuffled)))
-        assert [cell.verdict for cell in one.cells] == [cell.verdict for cell in other.cells]
-        assert one.next_cell == other.next_cell
+        assert [cell.verdict for cell in one.cases] == [cell.verdict for cell in other.cases]
+        assert one.next_case == other.next_case
 
     @given(cells_of_pairs)
     def test_what_was_written_down_is_judged_the_same_again(self, columns):
         cells = tuple(f"cell{i}" for i in range(len(columns)))
-        known = [CellPairs(cell=cell, pairs=[(x,) for x in each]) for cell, each in zip(cells, columns, strict=True)]
-        plan = Plan(cells=cells)
-        replayed = [CellPairs.model_validate_json(each.model_dump_json()) for each in known]
+        known = [CasePairs(case_id=cell, pairs=[(x,) for x in each]) for cell, each in zip(cells, columns, strict=True)]
+        plan = Plan(cases=cells)
+        replayed = [CasePairs.model_validate_json(each.model_dump_json()) for each in known]
         assert judge(Plan.model_validate_json(plan.model_dump_json()), replayed) == judge(plan, known)
 
 
@@ -181,15 +181,15 @@ class TestTheFamily:
         assert alone.verdict == "pass"
         together = judged(**dict.fromkeys(ABCD, pairs_around(self.NARROW)))
         assert together.verdict == "pass"
-        assert {cell.findings[0].confidence for cell in together.cells} == {0.9}
-        assert together.cells[0].findings[0].deciding == alone.deciding
+        assert {cell.findings[0].confidence for cell in together.cases} == {0.9}
+        assert together.cases[0].findings[0].deciding == alone.deciding
 
     def test_each_that_stays_open_makes_the_others_harder_to_decide(self):
         two = judged(a=pairs_around(self.NARROW), b=pairs_around(self.OPEN))
-        assert [cell.verdict for cell in two.cells] == ["inconclusive", "inconclusive"]
+        assert [cell.verdict for cell in two.cases] == ["inconclusive", "inconclusive"]
         three = judged(a=pairs_around(self.CLEAR), b=pairs_around(self.CLEAR), c=pairs_around(self.OPEN))
-        assert [cell.verdict for cell in three.cells] == ["pass", "pass", "inconclusive"]
-        assert {cell.findings[0].confidence for cell in three.cells} == {0.95}
+        assert [cell.verdict for cell in three.cases] == ["pass", "pass", "inconclusive"]
+        assert {cell.findings[0].confidence for cell in three.cases} == {0.95}
 
     def test_hochbergs_rule_done_by_hand(self):
         rng = np.random.default_rng(2)
@@ -203,11 +203,11 @@ class TestTheFamily:
                     decided = set(ranked[step - 1 :])
                     break
             suite = suite_of(columns.tolist())
-            assert decided == {i for i in range(4) if suite.cells[i].verdict != "inconclusive"}
+            assert decided == {i for i in range(4) if suite.cases[i].verdict != "inconclusive"}
 
 
 class TestTwoStatistics:
-    PLAN = Plan(cells=("a", "b"), guarded=(Guarded(statistic="q25"), Guarded(statistic="p95", threshold=0.04)))
+    PLAN = Plan(cases=("a", "b"), metrics=(Metric(name="q25"), Metric(name="p95", threshold=0.04)))
 
     def both(self, q25, p95):
         noisy = pairs_around(p95, scale=3)
@@ -218,42 +218,42 @@ class TestTwoStatistics:
     )
     def test_the_cell_says_which_of_the_two_fired(self, q25, p95, fired):
         suite = judged(self.PLAN, a=self.both(q25, p95), b=self.both(0, 0))
-        assert suite.cells[0].fired == fired
-        assert suite.cells[1].fired == ()
+        assert suite.cases[0].fired == fired
+        assert suite.cases[1].fired == ()
         assert suite.verdict == ("regression" if fired else "pass")
 
     def test_each_has_its_own_threshold(self):
         suite = judged(self.PLAN, a=self.both(0.0, 0.012), b=self.both(0, 0))
         assert suite.verdict == "pass"
-        assert [finding.guarded.threshold for finding in suite.cells[0].findings] == [0.01, 0.04]
+        assert [finding.metric.threshold for finding in suite.cases[0].findings] == [0.01, 0.04]
 
     def test_one_that_is_open_leaves_the_cell_open(self):
         suite = judged(self.PLAN, a=self.both(0.0, 0.039), b=self.both(0, 0))
-        assert [finding.verdict for finding in suite.cells[0].findings] == ["pass", "inconclusive"]
-        assert (suite.cells[0].verdict, suite.cells[1].verdict, suite.verdict) == (
+        assert [finding.verdict for finding in suite.cases[0].findings] == ["pass", "inconclusive"]
+        assert (suite.cases[0].verdict, suite.cases[1].verdict, suite.verdict) == (
             "inconclusive",
             "pass",
             "inconclusive",
         )
-        assert suite.next_cell == "a"
+        assert suite.next_case == "a"
 
     def test_a_cell_that_regressed_in_one_needs_no_pairs_for_the_other(self):
         suite = judged(self.PLAN, a=self.both(0.03, 0.039), b=self.both(0, 0))
-        assert [finding.verdict for finding in suite.cells[0].findings] == ["regression", "inconclusive"]
-        assert (suite.verdict, suite.next_cell) == ("regression", None)
+        assert [finding.verdict for finding in suite.cases[0].findings] == ["regression", "inconclusive"]
+        assert (suite.verdict, suite.next_case) == ("regression", None)
 
     @pytest.mark.parametrize("correlation", [0.5, 0.95])
     def test_statistics_that_go_together_mislead_no_more_often(self, correlation):
         rng, suites, regressed = np.random.default_rng(4), 300, 0
-        limits = np.array([guarded.log_limits[1] for guarded in self.PLAN.guarded])
+        limits = np.array([guarded.log_limits[1] for guarded in self.PLAN.metrics])
         noise = rng.normal(size=(suites, 2, 20, 2))
         noise[..., 1] = correlation * noise[..., 0] + math.sqrt(1 - correlation**2) * noise[..., 1]
         # A hair's breadth below both thresholds, measured to the last look: the worst of all truths.
         for log_ratios in noise * [0.009, 0.03] + limits - 1e-9:
             pairs, suite = {"a": [], "b": []}, judge(self.PLAN, [])
-            while suite.next_cell:
-                taken = pairs[suite.next_cell]
-                taken.append(tuple(log_ratios[int(suite.next_cell == "b"), len(taken)]))
+            while suite.next_case:
+                taken = pairs[suite.next_case]
+                taken.append(tuple(log_ratios[int(suite.next_case == "b"), len(taken)]))
                 suite = judged(self.PLAN, **pairs)
             regressed += suite.verdict == "regression"
         assert regressed / suites <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / suites)
@@ -269,70 +269,73 @@ class TestTheSuite:
         )
 
     def test_without_a_pair_nothing_passes(self):
-        plan = Plan(cells=("a", "b"))
-        for known in ([], [CellPairs(cell="a")], [CellPairs(cell="a", pairs=pairs_around(0.0))]):
+        plan = Plan(cases=("a", "b"))
+        for known in ([], [CasePairs(case_id="a")], [CasePairs(case_id="a", pairs=pairs_around(0.0))]):
             assert judge(plan, known).verdict == "inconclusive"
 
     def test_a_cell_that_cannot_be_compared_is_said_so_and_outweighs_a_pass(self):
-        plan = Plan(cells=("a", "b"))
-        known = [CellPairs(cell="a", pairs=pairs_around(0.0)), CellPairs(cell="b", not_comparable="the base lacks it")]
+        plan = Plan(cases=("a", "b"))
+        known = [
+            CasePairs(case_id="a", pairs=pairs_around(0.0)),
+            CasePairs(case_id="b", not_comparable="the base lacks it"),
+        ]
         suite = judge(plan, known)
-        assert (suite.verdict, suite.next_cell) == ("not comparable", None)
-        assert suite.cells[1][1:] == ("not comparable", 0, (), "the base lacks it")
+        assert (suite.verdict, suite.next_case) == ("not comparable", None)
+        assert suite.cases[1][1:] == ("not comparable", 0, (), "the base lacks it")
         # It is no part of the family: the other is decided as if alone.
-        assert suite.cells[0].findings[0].confidence == 0.9
+        assert suite.cases[0].findings[0].confidence == 0.9
 
     def test_a_regression_outweighs_what_cannot_be_compared(self):
-        known = [CellPairs(cell="a", pairs=pairs_around(0.05)), CellPairs(cell="b", not_comparable="x")]
-        assert judge(Plan(cells=("a", "b")), known).verdict == "regression"
+        known = [CasePairs(case_id="a", pairs=pairs_around(0.05)), CasePairs(case_id="b", not_comparable="x")]
+        assert judge(Plan(cases=("a", "b")), known).verdict == "regression"
 
     def test_nothing_comparable_at_all(self):
-        suite = judge(Plan(cells=("a",)), [CellPairs(cell="a", not_comparable="another machine")])
-        assert (suite.verdict, suite.next_cell) == ("not comparable", None)
+        suite = judge(Plan(cases=("a",)), [CasePairs(case_id="a", not_comparable="another machine")])
+        assert (suite.verdict, suite.next_case) == ("not comparable", None)
 
 
 class TestNextCell:
     def test_first_all_in_turn_then_those_undecided(self):
-        plan = Plan(cells=("a", "b"))
-        assert judge(plan, []).next_cell == "a"
-        assert judged(plan, a=pairs_around(0, 1)).next_cell == "b"
-        assert judged(plan, a=pairs_around(0), b=pairs_around(0.01)).next_cell == "b"
-        assert judged(plan, a=pairs_around(0.01), b=pairs_around(0.03)).next_cell == "a"
-        assert judged(plan, a=pairs_around(0), b=pairs_around(0)).next_cell is None
+        plan = Plan(cases=("a", "b"))
+        assert judge(plan, []).next_case == "a"
+        assert judged(plan, a=pairs_around(0, 1)).next_case == "b"
+        assert judged(plan, a=pairs_around(0), b=pairs_around(0.01)).next_case == "b"
+        assert judged(plan, a=pairs_around(0.01), b=pairs_around(0.03)).next_case == "a"
+        assert judged(plan, a=pairs_around(0), b=pairs_around(0)).next_case is None
 
     def test_what_the_last_look_left_open_asks_for_more_of_those_that_it_keeps_open(self):
-        plan = Plan(cells=("a", "b"))
+        plan = Plan(cases=("a", "b"))
         suite = judged(plan, a=pairs_around(TestTheFamily.NARROW), b=pairs_around(math.log1p(0.01), 20))
-        assert [cell.verdict for cell in suite.cells] == ["inconclusive", "inconclusive"]
-        assert suite.next_cell == "a"
+        assert [cell.verdict for cell in suite.cases] == ["inconclusive", "inconclusive"]
+        assert suite.next_case == "a"
 
     def test_a_pass_that_may_be_an_improvement_comes_last(self):
-        plan = Plan(cells=("a", "b"))
+        plan = Plan(cases=("a", "b"))
         faster = pairs_around(-0.0125)
-        assert judged(plan, a=faster, b=pairs_around(0.01)).next_cell == "b"
+        assert judged(plan, a=faster, b=pairs_around(0.01)).next_case == "b"
         suite = judged(plan, a=faster, b=pairs_around(0.0))
-        assert (suite.verdict, suite.next_cell) == ("pass", "a")
+        assert (suite.verdict, suite.next_case) == ("pass", "a")
         assert judged(plan, a=pairs_around(-0.0125, 20), b=pairs_around(0.0)).verdict == "improvement"
 
     def test_the_last_look_ends_it(self):
-        assert judged(a=pairs_around(0.01, 20)).next_cell is None
+        assert judged(a=pairs_around(0.01, 20)).next_case is None
 
 
 class TestRefused:
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 21.0])
     def test_log_ratios_that_are_none(self, value):
         with pytest.raises(ValidationError, match=r"pairs\.0\.0"):
-            CellPairs(cell="a", pairs=[(value,)])
+            CasePairs(case_id="a", pairs=[(value,)])
 
     @pytest.mark.parametrize(
         ("known", "message"),
         [
-            ([CellPairs(cell="z")], "'z' is not in the plan"),
-            ([CellPairs(cell="a"), CellPairs(cell="a")], "'a' is given twice"),
-            ([CellPairs(cell="a", pairs=[(0.0, 0.0)])], "2 log-ratios"),
-            ([CellPairs(cell="a", pairs=[(0.0,)] * 21)], "21 pairs of 'a'"),
+            ([CasePairs(case_id="z")], "'z' is not in the plan"),
+            ([CasePairs(case_id="a"), CasePairs(case_id="a")], "'a' is given twice"),
+            ([CasePairs(case_id="a", pairs=[(0.0, 0.0)])], "2 log-ratios"),
+            ([CasePairs(case_id="a", pairs=[(0.0,)] * 21)], "21 pairs of 'a'"),
         ],
     )
     def test_pairs_that_do_not_belong(self, known, message):
         with pytest.raises(ValueError, match=message):
-            judge(Plan(cells=("a",)), known)
+            judge(Plan(cases=("a",)), known)

@@ -13,10 +13,10 @@ from scipy.special import ndtr, ndtri
 
 from ntp.judge import sequential
 from ntp.judge.sequential import critical_values
-from ntp.judge.verdict import CellPairs, judge
+from ntp.judge.verdict import CasePairs, judge
 from ntp.records.guard import Plan
 
-CELLS, FIRST, LAST, BUDGET, ALPHA = 4, 5, 20, 44, 0.05
+CASES, FIRST, LAST, BUDGET, ALPHA = 4, 5, 20, 44, 0.05
 SUITES = 2000
 THRESHOLD = math.log1p(0.01)
 
@@ -61,12 +61,12 @@ class Outcome(NamedTuple):
 def simulate(limits, truths, sd=0.009, budget=BUDGET, freedom=None, holm=False, suites=SUITES, seed=1):
     """The guard's loop, all suites at once: ``truths`` are true log-ratios, few degrees of ``freedom`` heavy tails."""
     rng = np.random.default_rng(seed)
-    shape = (suites, CELLS, LAST)
+    shape = (suites, CASES, LAST)
     noise = rng.standard_t(freedom, shape) / math.sqrt(freedom / (freedom - 2)) if freedom else rng.normal(size=shape)
     walk = Walk(noise * sd + np.reshape(truths, (-1, 1)))
     # critical[u, n]: of a family with u undecided findings, after n pairs.
-    critical = np.array([[np.inf] * FIRST + list(limits(ALPHA / (u + 1))) for u in range(CELLS)])
-    n = np.zeros((suites, CELLS), dtype=int)
+    critical = np.array([[np.inf] * FIRST + list(limits(ALPHA / (u + 1))) for u in range(CASES)])
+    n = np.zeros((suites, CASES), dtype=int)
     step = holm_step if holm else hochberg_step
     while True:
         decided, alone = step(walk.distance(n), critical, n)
@@ -75,7 +75,7 @@ def simulate(limits, truths, sd=0.009, budget=BUDGET, freedom=None, holm=False, 
         needy = np.where(needy.any(axis=1, keepdims=True), needy, ~decided & (n < LAST))
         rows = np.flatnonzero(needy.any(axis=1) & (n.sum(axis=1) < budget))
         if not rows.size:
-            return outcome(walk, n, decided, np.broadcast_to(truths, (suites, CELLS)))
+            return outcome(walk, n, decided, np.broadcast_to(truths, (suites, CASES)))
         n[rows, np.where(needy, n, LAST + 1).argmin(axis=1)[rows]] += 1
 
 
@@ -100,7 +100,7 @@ class Walk:
 def hochberg_step(distance, critical, n):
     decided = np.zeros(n.shape, dtype=bool)
     # From the strictest level to the laxest: the last that comes true is the one with the fewest undecided.
-    for u in reversed(range(CELLS)):
+    for u in reversed(range(CASES)):
         at_level = distance > critical[u, n]
         holds = (~at_level).sum(axis=1) <= u
         decided = np.where(holds[:, None], at_level, decided)
@@ -109,7 +109,7 @@ def hochberg_step(distance, critical, n):
 
 def holm_step(distance, critical, n):
     decided = np.zeros(n.shape, dtype=bool)
-    for _ in range(CELLS):
+    for _ in range(CASES):
         undecided = (~decided).sum(axis=1)
         decided |= distance > critical[np.maximum(undecided - 1, 0)[:, None], n]
     return decided, decided
@@ -133,16 +133,16 @@ def error(share, trials=SUITES):
     return 3 * math.sqrt(share * (1 - share) / trials)
 
 
-SAME = np.zeros(CELLS)
-ON_THE_THRESHOLD = np.full(CELLS, THRESHOLD)
+SAME = np.zeros(CASES)
+ON_THE_THRESHOLD = np.full(CASES, THRESHOLD)
 
 
 def all_slower(fraction):
-    return np.full(CELLS, math.log1p(fraction))
+    return np.full(CASES, math.log1p(fraction))
 
 
 def one_slower(fraction):
-    return np.array([math.log1p(fraction)] + [0.0] * (CELLS - 1))
+    return np.array([math.log1p(fraction)] + [0.0] * (CASES - 1))
 
 
 class TestTheRule:
@@ -155,7 +155,7 @@ class TestTheRule:
     def test_unchanged_suites_pass(self, sd, at_least):
         same = simulate(spending_pocock, SAME, sd)
         assert same.passed >= at_least
-        assert same.pairs < BUDGET / CELLS - 2  # well before the budget ends
+        assert same.pairs < BUDGET / CASES - 2  # well before the budget ends
 
     @pytest.mark.parametrize("truths", [all_slower, one_slower])
     @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ class TestTheRule:
     def test_slowdowns_are_found_in_all_cells_and_in_one(self, truths, fraction, sd, at_least):
         assert simulate(spending_pocock, truths(fraction), sd).regressed >= at_least
 
-    @pytest.mark.parametrize("budget", [BUDGET, CELLS * LAST])
+    @pytest.mark.parametrize("budget", [BUDGET, CASES * LAST])
     @pytest.mark.parametrize("freedom", [None, 3])
     @pytest.mark.parametrize(
         "truths",
@@ -183,27 +183,27 @@ class TestTheRule:
         assert 0.93 <= simulate(spending_pocock, truths, freedom=freedom).covered <= 0.97
 
     def test_it_is_the_rule_that_the_guard_runs(self):
-        plan = Plan(cells=tuple("abcd"))
+        plan = Plan(cases=tuple("abcd"))
         truths, suites = one_slower(0.015), 60
-        log_ratios = np.random.default_rng(1).normal(size=(suites, CELLS, LAST)) * 0.009 + truths[:, None]
+        log_ratios = np.random.default_rng(1).normal(size=(suites, CASES, LAST)) * 0.009 + truths[:, None]
         verdicts, used = zip(*(guard(plan, each) for each in log_ratios), strict=True)
         quick = simulate(spending_pocock, truths, suites=suites)
-        assert quick.pairs == pytest.approx(np.mean(used) / CELLS)
+        assert quick.pairs == pytest.approx(np.mean(used) / CASES)
         assert quick.regressed == pytest.approx(verdicts.count("regression") / suites)
         assert quick.passed == pytest.approx(verdicts.count("pass") / suites)
 
 
 def guard(plan, log_ratios):
     """The loop that a guard runs, with pairs that are known beforehand. Its verdict, and the pairs it took."""
-    n = dict.fromkeys(plan.cells, 0)
+    n = dict.fromkeys(plan.cases, 0)
     while True:
         known = [
-            CellPairs(cell=cell, pairs=log_ratios[i, : n[cell], None].tolist()) for i, cell in enumerate(plan.cells)
+            CasePairs(case_id=cell, pairs=log_ratios[i, : n[cell], None].tolist()) for i, cell in enumerate(plan.cases)
         ]
         suite = judge(plan, known)
-        if suite.next_cell is None or sum(n.values()) == BUDGET:
+        if suite.next_case is None or sum(n.values()) == BUDGET:
             return suite.verdict, sum(n.values())
-        n[suite.next_cell] += 1
+        n[suite.next_case] += 1
 
 
 class TestOtherRules:
@@ -222,4 +222,4 @@ class TestOtherRules:
         assert simulate(limits, SAME, holm=holm).passed == pytest.approx(passed, abs=error(passed))
 
     def test_asymptotic_sequences_err_twice_as_often_as_they_say(self):
-        assert simulate(asymptotic_sequence, ON_THE_THRESHOLD, budget=CELLS * LAST).erred > 2 * 2 * ALPHA
+        assert simulate(asymptotic_sequence, ON_THE_THRESHOLD, budget=CASES * LAST).erred > 2 * 2 * ALPHA

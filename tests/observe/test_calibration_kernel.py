@@ -1,4 +1,4 @@
-"""The reference product: timed as asked, and nothing of it stays behind."""
+"""The calibration kernel: timed as asked, and nothing of it stays behind."""
 
 import mmap
 import weakref
@@ -6,8 +6,8 @@ import weakref
 import pytest
 import torch
 
-from ntp.observe import calibration_kernel as reference
-from ntp.observe.calibration_kernel import CALLS, plain_settings, reference_pass
+from ntp.observe import calibration_kernel as kernel
+from ntp.observe.calibration_kernel import CALLS, kernel_burst, plain_settings
 from ntp.worker.worker import CaseHolder
 
 SIDE = 8
@@ -36,8 +36,8 @@ def test_the_product_is_the_same_every_time_and_timed_after_a_call_that_is_not(m
         return [3] * times
 
     monkeypatch.setattr(torch, "mm", multiply)
-    monkeypatch.setattr(reference, "burst", timed)
-    answers = [reference_pass(1, SIDE, 4) for _ in range(2)]
+    monkeypatch.setattr(kernel, "burst", timed)
+    answers = [kernel_burst(1, SIDE, 4) for _ in range(2)]
     assert [(each.shape, each.time_ns) for each in answers] == [((SIDE, SIDE, SIDE), (3, 3, 3, 3))] * 2
     assert log == ["multiply", "timed", "multiply"] * 2
     assert torch.equal(*products)
@@ -46,7 +46,7 @@ def test_the_product_is_the_same_every_time_and_timed_after_a_call_that_is_not(m
 
 
 def test_every_call_is_a_sample_and_its_cpu_time_is_told():
-    answer = reference_pass(1, 64)
+    answer = kernel_burst(1, 64)
     assert len(answer.time_ns) == CALLS
     assert answer.cpu_time_s > 0
 
@@ -60,7 +60,7 @@ def test_random_numbers_and_memory_of_the_training_are_left_alone(monkeypatch):
 
     monkeypatch.setattr(mmap, "mmap", Room)
     random_state = torch.get_rng_state()
-    reference_pass(1, SIDE)
+    kernel_burst(1, SIDE)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert [room() for room in rooms] == [None]
 
@@ -84,10 +84,10 @@ def test_what_a_model_has_set_does_not_touch_the_product_and_is_put_back():
 
 
 def test_a_worker_times_it_with_the_threads_of_its_case(monkeypatch):
-    monkeypatch.setattr(reference, "reference_pass", lambda threads: f"with {threads}")
+    monkeypatch.setattr(kernel, "kernel_burst", lambda threads: f"with {threads}")
     holder = CaseHolder()
     holder._threads = 3
-    assert holder.reference() == "with 3"
+    assert holder.calibration_kernel() == "with 3"
 
 
 @pytest.mark.usefixtures("settings")

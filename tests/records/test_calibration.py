@@ -14,11 +14,15 @@ from ntp.records.calibration import (
     load_calibration,
     save_calibration,
 )
-from ntp.records.run import Reference
+from ntp.records.run import CalibrationKernel
 
 times = st.lists(st.integers(0, 10**12), min_size=1, max_size=4).map(tuple)
-references = st.builds(Reference, shape=st.just((4, 4, 4)), turns_ns=st.lists(times, min_size=1, max_size=3).map(tuple))
-runs = st.lists(st.builds(CalibratedRun, step_time_ns=times, reference=references), min_size=1, max_size=3).map(tuple)
+kernels = st.builds(
+    CalibrationKernel, shape=st.just((4, 4, 4)), bursts_ns=st.lists(times, min_size=1, max_size=3).map(tuple)
+)
+runs = st.lists(st.builds(CalibratedRun, step_time_ns=times, calibration_kernel=kernels), min_size=1, max_size=3).map(
+    tuple
+)
 cases = st.builds(
     CalibratedCase,
     case=st.sampled_from([Case.parse(f"simple-b{size}-s4-t1") for size in (1, 2, 3)]),
@@ -37,7 +41,7 @@ calibrations = st.builds(
 
 
 def calibrated(case_id="simple-b8-s64-t1", started="2025-01-02", count=1):
-    run = CalibratedRun(step_time_ns=(1,), reference=Reference(shape=(4, 4, 4), turns_ns=((1,),)))
+    run = CalibratedRun(step_time_ns=(1,), calibration_kernel=CalibrationKernel(shape=(4, 4, 4), bursts_ns=((1,),)))
     return CalibratedCase(case=Case.parse(case_id), started=started, runs=(run,) * count)
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ntp.errors import RecordError
 from ntp.records.environment import Machine, Software
-from ntp.records.guard import SCHEMA_VERSION, Block, Cell, Counts, Guarded, GuardRecord, Pair, Plan, Side
+from ntp.records.guard import SCHEMA_VERSION, Block, Counts, GuardedCase, GuardRecord, Metric, Pair, Plan, Side
 
 SIDE = Side(ref="main", commit="0123456789abcdef" * 2)
 RECORD = GuardRecord(
@@ -19,10 +19,10 @@ RECORD = GuardRecord(
     command=("ntp", "guard"),
     base=SIDE,
     head=SIDE,
-    plan=Plan(cells=("simple-b2-s4-t1",)),
+    plan=Plan(cases=("simple-b2-s4-t1",)),
     budget_s=60,
     seed=1,
-    cells=(Cell(case_id="simple-b2-s4-t1"),),
+    cases=(GuardedCase(case_id="simple-b2-s4-t1"),),
 )
 
 TIMES = st.floats(0, 1e9)
@@ -51,8 +51,8 @@ COUNTS = st.builds(
     allocated_bytes=TIMES,
     peak_tensor_bytes=NUMBERS,
 )
-CELLS = st.builds(
-    Cell,
+CASES = st.builds(
+    GuardedCase,
     case_id=TEXT,
     base=st.none() | COUNTS,
     head=st.none() | COUNTS,
@@ -65,16 +65,16 @@ CELLS = st.builds(
 SOFTWARE = st.none() | st.builds(Software, torch=st.none() | TEXT)
 SIDES = st.builds(Side, ref=TEXT, commit=TEXT, dirty=st.booleans(), software=SOFTWARE)
 SHARES = st.floats(0, 1, exclude_min=True, exclude_max=True)
-GUARDED = st.builds(Guarded, statistic=TEXT, threshold=SHARES)
+GUARDED = st.builds(Metric, name=TEXT, threshold=SHARES)
 
 
 @st.composite
 def records(draw):
-    cells = draw(st.lists(CELLS, min_size=1, max_size=3, unique_by=lambda cell: cell.case_id).map(tuple))
+    cells = draw(st.lists(CASES, min_size=1, max_size=3, unique_by=lambda cell: cell.case_id).map(tuple))
     min_pairs = draw(st.integers(2, 10))
     plan = Plan(
-        cells=tuple(cell.case_id for cell in cells),
-        guarded=draw(st.lists(GUARDED, min_size=1, max_size=3, unique_by=lambda each: each.statistic).map(tuple)),
+        cases=tuple(cell.case_id for cell in cells),
+        metrics=draw(st.lists(GUARDED, min_size=1, max_size=3, unique_by=lambda each: each.name).map(tuple)),
         alpha=draw(st.floats(1e-6, 0.5, exclude_max=True)),
         min_pairs=min_pairs,
         max_pairs=min_pairs + draw(st.integers(0, 10)),
@@ -92,12 +92,12 @@ def records(draw):
         seed=NUMBERS,
         allowed=tuples(TEXT),
         machine=st.none() | st.builds(Machine, cpu_model=st.none() | TEXT),
-        cells=st.just(cells),
+        cases=st.just(cells),
     )
     return draw(record)
 
 
-VERDICT = {"verdict": "pass", "cases": [{"case": "simple-b2-s4-t1", "statistics": []}]}
+VERDICT = {"verdict": "pass", "cases": [{"case": "simple-b2-s4-t1", "metrics": []}]}
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_what_is_written_is_json_that_others_can_read():
     assert text.endswith("}\n")
     document = json.loads(text)
     assert list(document)[:2] == ["verdict", "schema_version"]
-    assert document["plan"]["guarded"] == [{"statistic": "turns", "threshold": 0.01}]
+    assert document["plan"]["metrics"] == [{"name": "rounds", "threshold": 0.01}]
 
 
 @given(record=records(), share=st.floats(0, 1, exclude_max=True))
@@ -151,8 +151,8 @@ def test_half_a_file_is_refused(file, record, share):
         (b"[]", "is no guard's record: the file: "),
         (b"7", "is no guard's record: the file: "),
         (b"{}", "is no guard's record: schema_version: Field required"),
-        (b'{"machine_info": {}, "benchmarks": [], "ntp": {"schema_version": 1}}', "schema_version: Field required"),
-        (b'{"schema_version": 1, "benchmarks": []}', "is no guard's record: started: Field required"),
+        (b'{"machine_info": {}, "benchmarks": [], "ntp": {"schema_version": 2}}', "schema_version: Field required"),
+        (b'{"schema_version": 2, "benchmarks": []}', "is no guard's record: started: Field required"),
         (b"[" * 100_000, "Invalid JSON"),
     ],
 )
@@ -164,20 +164,20 @@ def test_a_foreign_file_is_refused(file, content, why):
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        (("plan", "guarded", 0, "threshold"), 0),
-        (("plan", "guarded", 0, "threshold"), 1),
-        (("plan", "guarded"), []),
-        (("plan", "cells"), []),
+        (("plan", "metrics", 0, "threshold"), 0),
+        (("plan", "metrics", 0, "threshold"), 1),
+        (("plan", "metrics"), []),
+        (("plan", "cases"), []),
         (("plan", "alpha"), 0.5),
         (("plan", "min_pairs"), 1),
         (("plan", "max_pairs"), 4.5),
         (("plan", "surprise"), 1),
         (("budget_s",), 0),
-        (("cells",), []),
+        (("cases",), []),
         (("head", "software"), "torch"),
         (("machine",), {"cpus": 2}),
-        (("cells", 0, "pairs"), [{"case_id": "x", "seed": 1, "blocks": []}]),
-        (("cells", 0, "surprise"), 1),
+        (("cases", 0, "pairs"), [{"case_id": "x", "seed": 1, "blocks": []}]),
+        (("cases", 0, "surprise"), 1),
         (("head", "dirty"), "perhaps"),
     ],
 )
@@ -194,10 +194,10 @@ def test_a_field_that_cannot_be_is_named(file, where, value):
 @pytest.mark.parametrize(
     ("where", "value", "why"),
     [
-        (("cells", 0, "case_id"), "simple-b8-s4-t1", "the plan is for simple-b2-s4-t1, the cells are others"),
-        (("plan", "cells"), ["simple-b8-s4-t1"], "the plan is for simple-b8-s4-t1, the cells are others"),
-        (("plan", "cells"), ["simple-b2-s4-t1", "x"], "the plan is for simple-b2-s4-t1, x, the cells are others"),
-        (("plan", "cells"), ["x", "x"], "'x' is named 2 times"),
+        (("cases", 0, "case_id"), "simple-b8-s4-t1", "the plan is for simple-b2-s4-t1, the cases are others"),
+        (("plan", "cases"), ["simple-b8-s4-t1"], "the plan is for simple-b8-s4-t1, the cases are others"),
+        (("plan", "cases"), ["simple-b2-s4-t1", "x"], "the plan is for simple-b2-s4-t1, x, the cases are others"),
+        (("plan", "cases"), ["x", "x"], "'x' is named 2 times"),
         (("plan", "max_pairs"), 4, "at most 4 pairs are fewer than the 5 of the first look"),
     ],
 )
@@ -212,18 +212,18 @@ def test_a_plan_and_cells_that_do_not_belong_together_are_refused(file, where, v
 
 
 def test_the_cells_are_those_of_the_plan_in_its_order():
-    one, other = Cell(case_id="simple-b2-s4-t1"), Cell(case_id="simple-b8-s4-t1")
-    planned = {**dict(RECORD), "plan": Plan(cells=(one.case_id, other.case_id))}
-    assert GuardRecord(**{**planned, "cells": (one, other)}).cells == (one, other)
+    one, other = GuardedCase(case_id="simple-b2-s4-t1"), GuardedCase(case_id="simple-b8-s4-t1")
+    planned = {**dict(RECORD), "plan": Plan(cases=(one.case_id, other.case_id))}
+    assert GuardRecord(**{**planned, "cases": (one, other)}).cases == (one, other)
     for cells in ((other, one), (one,), (one, other, one)):
-        with pytest.raises(ValidationError, match="the cells are others"):
-            GuardRecord(**{**planned, "cells": cells})
+        with pytest.raises(ValidationError, match="the cases are others"):
+            GuardRecord(**{**planned, "cases": cells})
 
 
 @pytest.mark.parametrize("other", [{}, {"a_field_of_the_future": 1}])
 def test_another_version_is_named_whatever_else_it_has(file, other):
-    file.write_text(json.dumps({**RECORD.model_dump(mode="json"), **other, "schema_version": 2}))
-    assert refusal(file) == "has schema version 2, this ntp reads 1: upgrade ntp"
+    file.write_text(json.dumps({**RECORD.model_dump(mode="json"), **other, "schema_version": 99}))
+    assert refusal(file) == "has schema version 99, this ntp reads 2: upgrade ntp"
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
@@ -233,7 +233,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
 
 @given(PAIRS)
 def test_a_pairs_turns_are_the_blocks_of_both_sides_in_order(pair):
-    turns = iter(pair.turns)
+    turns = iter(pair.rounds)
     waiting = {"base": [], "head": []}
     for block in pair.blocks:
         waiting[block.side].append(block.step_time_ns)
@@ -245,7 +245,7 @@ def test_a_pairs_turns_are_the_blocks_of_both_sides_in_order(pair):
 @pytest.mark.parametrize("sides", [["base", "base"], ["head", "head"], ["base", "head", "head"]])
 def test_a_pair_in_which_a_side_has_missed_a_turn_is_refused(sides):
     blocks = tuple(Block(side=side, step_time_ns=(1,)) for side in sides)
-    with pytest.raises(ValidationError, match=f"{sides.count('base')} turns of the base and {sides.count('head')} of"):
+    with pytest.raises(ValidationError, match=f"{sides.count('base')} blocks of the base and {sides.count('head')} of"):
         Pair(case_id="x", seed=0, blocks=blocks)
 
 
@@ -267,10 +267,10 @@ def test_a_pairs_samples_are_those_of_a_side_in_order(pair):
 @pytest.mark.parametrize(
     "options",
     [
-        {"cells": ()},
-        {"cells": ("a", "a")},
-        {"guarded": ()},
-        {"guarded": (Guarded(statistic="q25"), Guarded(statistic="q25", threshold=0.02))},
+        {"cases": ()},
+        {"cases": ("a", "a")},
+        {"metrics": ()},
+        {"metrics": (Metric(name="q25"), Metric(name="q25", threshold=0.02))},
         {"min_pairs": 1},
         {"min_pairs": 9, "max_pairs": 8},
         {"alpha": 0.0},
@@ -280,18 +280,18 @@ def test_a_pairs_samples_are_those_of_a_side_in_order(pair):
 )
 def test_plans_that_make_no_sense_are_refused(options):
     with pytest.raises(ValidationError):
-        Plan(**{"cells": ("a",)} | options)
+        Plan(**{"cases": ("a",)} | options)
 
 
 @pytest.mark.parametrize("threshold", [0, -0.01, 1, math.nan])
 def test_thresholds_that_are_none_are_refused(threshold):
     with pytest.raises(ValidationError):
-        Guarded(statistic="q25", threshold=threshold)
+        Metric(name="q25", threshold=threshold)
 
 
 @given(SHARES)
 def test_the_limits_are_the_threshold_as_log_ratios(threshold):
-    faster, slower = Guarded(statistic="q25", threshold=threshold).log_limits
+    faster, slower = Metric(name="q25", threshold=threshold).log_limits
     assert (math.exp(faster), math.exp(slower)) == pytest.approx((1 - threshold, 1 + threshold))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.errors import RecordError
-from ntp.records.run import SCHEMA_VERSION, Failure, Measurement, Reference, Run, WarmUp, write_whole
+from ntp.records.run import SCHEMA_VERSION, CalibrationKernel, Failure, Measurement, Run, WarmUp, write_whole
 from ntp.records.run_file import document_of, text_of
 
 
@@ -25,19 +25,21 @@ times = st.lists(st.integers(1, 10**12), min_size=1, max_size=20).map(tuple)
 
 
 turns = st.lists(times, min_size=1, max_size=4).map(tuple)
-references = st.none() | st.builds(Reference, shape=st.just((2, 3, 4)), turns_ns=turns)
+kernels = st.none() | st.builds(CalibrationKernel, shape=st.just((2, 3, 4)), bursts_ns=turns)
 
 
 @given(
     step_time_ns=times,
     warm_up_ns=times,
-    reference=references,
+    calibration_kernel=kernels,
     wall=st.floats(0, 1e6),
     message=any_text,
     command=st.lists(any_text),
 )
-def test_a_run_comes_back_as_it_was(make_measurement, step_time_ns, warm_up_ns, reference, wall, message, command):
-    measurement = make_measurement(step_time_ns=step_time_ns, reference=reference)
+def test_a_run_comes_back_as_it_was(
+    make_measurement, step_time_ns, warm_up_ns, calibration_kernel, wall, message, command
+):
+    measurement = make_measurement(step_time_ns=step_time_ns, calibration_kernel=calibration_kernel)
     warm_up = WarmUp(step_time_ns=warm_up_ns, wall_time_ns=sum(warm_up_ns), steady=False)
     measurement = measurement.model_copy(update={"warm_up": warm_up})
     run = Run(
@@ -55,24 +57,24 @@ def test_a_run_comes_back_as_it_was(make_measurement, step_time_ns, warm_up_ns, 
 def test_a_measurement_of_before_there_was_a_reference_product_can_still_be_read(make_measurement, make_run):
     run = make_run(make_measurement())
     old = json.loads(json.dumps(document(run)))
-    del old["benchmarks"][0]["extra_info"]["ntp"]["reference"]
+    del old["benchmarks"][0]["extra_info"]["ntp"]["calibration_kernel"]
     assert Run.from_document(old) == run
 
 
 @given(turns)
-def test_the_reference_product_takes_the_median_of_all_turns(turns_ns):
-    reference = Reference(shape=(2, 3, 4), turns_ns=turns_ns)
-    assert reference.time_ns == statistics.median(sum(turns_ns, ()))
+def test_the_reference_product_takes_the_median_of_all_turns(bursts_ns):
+    kernel = CalibrationKernel(shape=(2, 3, 4), bursts_ns=bursts_ns)
+    assert kernel.time_ns == statistics.median(sum(bursts_ns, ()))
 
 
 def test_a_clock_too_coarse_for_the_reference_product_divides_by_no_zero():
-    assert Reference(shape=(2, 3, 4), turns_ns=((0,), (0, 0))).time_ns == 1
+    assert CalibrationKernel(shape=(2, 3, 4), bursts_ns=((0,), (0, 0))).time_ns == 1
 
 
-@pytest.mark.parametrize("turns_ns", [(), ((),), ((1,), ()), ((-1,),)])
-def test_a_reference_product_without_samples_is_refused(turns_ns):
+@pytest.mark.parametrize("bursts_ns", [(), ((),), ((1,), ()), ((-1,),)])
+def test_a_reference_product_without_samples_is_refused(bursts_ns):
     with pytest.raises(ValueError, match=r"at least 1|has a sample|greater than or equal to 0"):
-        Reference(shape=(2, 3, 4), turns_ns=turns_ns)
+        CalibrationKernel(shape=(2, 3, 4), bursts_ns=bursts_ns)
 
 
 def test_what_is_neither_measured_nor_failed_is_missing(make_measurement):
@@ -98,10 +100,10 @@ def test_measurements_are_frozen_and_need_samples(make_measurement):
         ("[1, 2]", "not a benchmark run"),
         ('{"benchmarks": 3}', "not a benchmark run"),
         ('{"benchmarks": []}', "not written by ntp"),
-        ('{"benchmarks": [], "ntp": {"schema_version": 99}}', "schema version 99, this ntp reads 1: upgrade"),
-        ('{"benchmarks": [], "ntp": {"schema_version": 1}}', "damaged: started: Field required"),
-        ('{"benchmarks": [{}], "ntp": {"schema_version": 1}}', "damaged"),
-        ('{"benchmarks": [{"extra_info": {"ntp": 1}}], "ntp": {"schema_version": 1}}', "damaged"),
+        ('{"benchmarks": [], "ntp": {"schema_version": 99}}', "schema version 99, this ntp reads 2: upgrade"),
+        ('{"benchmarks": [], "ntp": {"schema_version": 2}}', "damaged: started: Field required"),
+        ('{"benchmarks": [{}], "ntp": {"schema_version": 2}}', "damaged"),
+        ('{"benchmarks": [{"extra_info": {"ntp": 1}}], "ntp": {"schema_version": 2}}', "damaged"),
     ],
 )
 def test_files_that_are_no_run_get_one_line(tmp_path, text, message):

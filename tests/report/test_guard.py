@@ -13,7 +13,7 @@ from ntp.case import Case, Workload
 from ntp.judge.guard import verdict_on
 from ntp.records.endings import Ending, SettingChange
 from ntp.records.environment import Software
-from ntp.records.guard import Cell, GuardRecord, Side
+from ntp.records.guard import GuardedCase, GuardRecord, Side
 from ntp.report.guard import HEADERS, answer, markdown, terminal
 from ntp.report.terminal import WIDTH
 
@@ -74,7 +74,7 @@ def examples(make_cell, make_guard_record, more):
         "too-early": make_guard_record(make_cell(ONE, 0.0, pairs=2), make_cell(TWO, 0.0, pairs=1)),
         "not-comparable": make_guard_record(
             make_cell(ONE),
-            Cell(
+            GuardedCase(
                 case_id=TWO,
                 head=make_cell(TWO).head,
                 base_failure="base: simple-b8-s64-t2: there is no model 'simple': name another",
@@ -155,7 +155,7 @@ def test_every_case_has_its_row_and_the_lines_fit(examples, name):
     lines = text_of(examples[name], "txt").splitlines()
     assert max(map(len, lines)) <= WIDTH
     assert [line for line in lines if line.startswith("case ")] != []
-    for cell in examples[name].cells:
+    for cell in examples[name].cases:
         (row,) = (line for line in lines if line.startswith(f"{cell.case_id} "))
         assert f" {len(cell.pairs)} " in row
 
@@ -191,7 +191,7 @@ def test_a_case_that_failed_names_itself_and_its_side_once(examples):
 
 
 def test_a_regression_beside_a_failure_is_a_regression(make_cell, make_guard_record):
-    text = shown(make_guard_record(make_cell(ONE, 0.03), Cell(case_id=TWO, failure="head: died of SIGSEGV")))
+    text = shown(make_guard_record(make_cell(ONE, 0.03), GuardedCase(case_id=TWO, failure="head: died of SIGSEGV")))
     assert text.startswith("Regression: ")
     assert f"- {TWO}: head: died of SIGSEGV" in text
 
@@ -276,7 +276,7 @@ def test_software_that_differs_is_told(make_cell, make_guard_record):
 
 def test_a_plan_with_a_single_statistic_has_no_tail(make_cell, make_guard_record):
     record = make_guard_record(make_cell(ONE))
-    plan = record.plan.model_copy(update={"guarded": record.plan.guarded[:1]})
+    plan = record.plan.model_copy(update={"metrics": record.plan.metrics[:1]})
     lines = text_of(record.model_copy(update={"plan": plan}), "txt").splitlines()
     (row,) = (line for line in lines if line.startswith(ONE))
     assert "  -  " in row
@@ -291,8 +291,8 @@ def test_a_ratio_beyond_all_bounds_fits_its_column(make_cell, make_guard_record)
 def test_what_others_wrote_stays_what_it_is(make_cell, make_guard_record, more):
     cells = (
         more(make_cell(ONE), **{NASTY: 1}),
-        Cell(case_id=TWO, failure=NASTY),
-        Cell(case_id=LARGE, base_failure=NASTY),
+        GuardedCase(case_id=TWO, failure=NASTY),
+        GuardedCase(case_id=LARGE, base_failure=NASTY),
     )
     sides = {name: Side(ref=NASTY, commit=NASTY) for name in ("base", "head")}
     record = make_guard_record(*cells, **sides)
@@ -313,9 +313,9 @@ def test_the_table_in_markdown_has_a_cell_for_each_header(examples, name):
     tokens = parsed(text_of(examples[name], "md"))
     kinds = [token.type for token in tokens]
     assert kinds.count("th_open") == len(HEADERS)
-    assert kinds.count("td_open") == len(HEADERS) * len(examples[name].cells)
+    assert kinds.count("td_open") == len(HEADERS) * len(examples[name].cases)
     ids = [child.content for token in tokens for child in token.children or () if child.type == "code_inline"]
-    assert ids == [cell.case_id for cell in examples[name].cells]
+    assert ids == [cell.case_id for cell in examples[name].cases]
 
 
 any_character = st.characters(exclude_categories=())
@@ -330,7 +330,7 @@ def test_the_terminal_is_wide_enough_and_markdown_has_its_cells(
     ids = [Case(workload=Workload(model=model, batch_size=batch_size)).id for batch_size in (2, 3)]
     cells = (
         more(make_cell(ids[0], log_ratio, pairs=pairs, tail=tail), **{name: 1}),
-        Cell(case_id=ids[1], failure=failure * failed, base_failure=failure * (not failed), wall_time_s=1e9),
+        GuardedCase(case_id=ids[1], failure=failure * failed, base_failure=failure * (not failed), wall_time_s=1e9),
     )
     record = make_guard_record(*cells, base=Side(ref=ref, commit=ref), head=Side(ref=failure, commit=name))
     text = text_of(record, "txt")

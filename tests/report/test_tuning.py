@@ -6,7 +6,7 @@ import pytest
 
 from ntp.case import Case
 from ntp.judge.statistics import Interval
-from ntp.judge.tuning import Contribution, Standing, Winner, with_values
+from ntp.judge.tuning import Contribution, Ranking, Winner, with_values
 from ntp.records.endings import Ending
 from ntp.records.tuning import Lever, Race, Tuning
 from ntp.report.terminal import WIDTH
@@ -37,13 +37,13 @@ WINNER = Winner(
         Contribution("allocator", "glibc", "glibc-tuned", None, "1.80 times as long in the warm-up"),
         Contribution("affinity", "free", "pinned", Interval(0.996, 0.944, 1.052)),
     ),
-    standings=(Standing(FASTEST.id, 0.2), Standing(DEFAULT.id, 1.0)),
+    standings=(Ranking(FASTEST.id, 0.2), Ranking(DEFAULT.id, 1.0)),
 )
 
 
 @pytest.mark.parametrize("render", [terminal, markdown])
 def test_the_answer_comes_first(render):
-    text = render(a_tuning(a_race("raced"), a_race("outpaced")), WINNER).replace("\\", "").replace("\n", " ")
+    text = render(a_tuning(a_race("raced"), a_race("pruned")), WINNER).replace("\\", "").replace("\n", " ")
     assert "Fastest: simple-b32-s128-t2-onednn-deduplicated-fused-glibc, 5.00 (4.76 to 5.26) times as fast as" in text
     assert "(2 candidates in 180 s)" in text
     assert "1 candidate given up in the warm-up" in text
@@ -87,7 +87,7 @@ def test_what_casts_doubt_on_the_winner_is_told(render, make_cell):
 
 
 def test_a_default_that_nothing_beats():
-    text = terminal(a_tuning(), Winner(DEFAULT, None, (), (Standing(DEFAULT.id, 1.0),)))
+    text = terminal(a_tuning(), Winner(DEFAULT, None, (), (Ranking(DEFAULT.id, 1.0),)))
     assert text.startswith(f"Nothing tried is faster than {DEFAULT.id} (0 candidates in 180 s).")
 
 

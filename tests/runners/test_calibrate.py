@@ -7,14 +7,14 @@ from ntp.errors import RecordError, WorkerFailed
 from ntp.machine.system import read_machine
 from ntp.records.calibration import CalibratedCase, Calibration, load_calibration, save_calibration
 from ntp.records.environment import Process, Software
-from ntp.records.run import Referenced, WarmUp
+from ntp.records.run import KernelBurst, WarmUp
 from ntp.runners.calibrate import calibrate, default_cases
 from ntp.worker.driver import Refused, Sampling
 from ntp.worker.protocol import Loaded, Ran
 
 ONE, TWO, PART = map(Case.parse, ("simple-b2-s4-t1", "simple-b4-s4-t1", "simple-b2-s4-t1-forward"))
 STEP_NS = 1_000_000
-SAMPLING = Sampling(time_s=0.02, min_samples=3, turns=2)
+SAMPLING = Sampling(time_s=0.02, min_samples=3, blocks=2)
 SOFTWARE = Software(torch="2.9")
 
 
@@ -83,8 +83,10 @@ class Worker:
         ran = Ran(step_time_ns=times_ns, minor_page_faults=0, major_page_faults=0, cpu_time_s=1, peak_rss_bytes=5)
         return self.said("run", ran)
 
-    def reference(self):
-        return self.said("reference", Referenced(shape=(4, 4, 4), time_ns=(1000 + self.number,), cpu_time_s=0))
+    def calibration_kernel(self):
+        return self.said(
+            "calibration_kernel", KernelBurst(shape=(4, 4, 4), time_ns=(1000 + self.number,), cpu_time_s=0)
+        )
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def test_every_sample_and_the_reference_product_are_kept(bench):
     whole, part = (each.runs[0] for each in last.cases)
     assert whole.step_time_ns == (STEP_NS + 1,) * 20
     assert part.step_time_ns == (STEP_NS + 2,) * 5, "a part has a quarter of the time, as in a sweep"
-    assert whole.reference.turns_ns == ((1001,),) * 3
+    assert whole.calibration_kernel.bursts_ns == ((1001,),) * 3
 
 
 def test_each_run_is_kept_at_once_and_an_interruption_costs_the_one_under_way(bench):
@@ -152,8 +154,8 @@ def test_a_worker_that_is_lost_ends_it_and_what_was_finished_stays(bench):
 
 
 def test_without_the_reference_product_no_run_counts(bench):
-    bench.fails = {(1, "reference"): Refused("simple-b2-s4-t1: no memory")}
-    with pytest.raises(WorkerFailed, match="simple-b2-s4-t1: torch refused the reference product"):
+    bench.fails = {(1, "calibration_kernel"): Refused("simple-b2-s4-t1: no memory")}
+    with pytest.raises(WorkerFailed, match="simple-b2-s4-t1: torch refused the calibration kernel"):
         bench.calibrate([ONE], 2)
     assert bench.kept == {}
 

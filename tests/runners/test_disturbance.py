@@ -46,14 +46,14 @@ class Steps:
 
 def test_turns_alternate_and_their_first_steps_do_not_count():
     asked = []
-    found = spreads(2, sampling=Sampling(time_s=1.0, turns=5), start=lambda case: Steps(case, asked))
+    found = spreads(2, sampling=Sampling(time_s=1.0, blocks=5), start=lambda case: Steps(case, asked))
     assert asked == ["load", "load", *[(False, 22), (True, 22)] * 5, "stop", "stop"]
     assert found.quiet == 0
     assert found.plain == pytest.approx(2)
 
 
 def test_a_burst_or_two_are_not_the_machines_own():
-    found = spreads(1, sampling=Sampling(time_s=1.0, turns=5), start=lambda case: Steps(case, [], bursts=(1, 4)))
+    found = spreads(1, sampling=Sampling(time_s=1.0, blocks=5), start=lambda case: Steps(case, [], bursts=(1, 4)))
     assert found.quiet == 0
 
 

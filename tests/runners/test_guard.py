@@ -18,7 +18,7 @@ from ntp.worker.pairs import MIN_BLOCKS, count
 from ntp.worker.protocol import Imported, Loaded, Ran
 from ntp.worker.sources import Source
 
-campaign = importlib.import_module("ntp.runners.guard")
+runner = importlib.import_module("ntp.runners.guard")
 
 MACHINE = Machine(cpu_model="Example CPU")
 SMALL = Case(workload=Workload(batch_size=2, seq_len=4))
@@ -136,12 +136,12 @@ class Bench:
             raise WorkerFailed(error, "last words")
         return Worker(self, case, side)
 
-    def guard(self, next_cell, cases=(SMALL,), base="HEAD", **options):
+    def guard(self, next_case, cases=(SMALL,), base="HEAD", **options):
         values = {"budget_s": 1000, "directory": self.path, "start": self.start}
         return guard(
-            Plan(cells=tuple(case.id for case in cases)),
+            Plan(cases=tuple(case.id for case in cases)),
             base,
-            next_cell=next_cell,
+            next_case=next_case,
             clock_s=lambda: self.time_s,
             progress=self.messages.append,
             **(values | options),
@@ -158,7 +158,7 @@ def bench(make_observations, monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     for name, value in GIT.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(campaign, "read_machine", lambda: MACHINE)
+    monkeypatch.setattr(runner, "read_machine", lambda: MACHINE)
     path = tmp_path / "repository"
     path.mkdir()
     return Bench(path, make_observations())
@@ -182,11 +182,11 @@ def for_ever(case):
 
 
 def pairs_of(record):
-    return [len(cell.pairs) for cell in record.cells]
+    return [len(cell.pairs) for cell in record.cases]
 
 
 def counted_of(record):
-    return [cell.base is not None and cell.head is not None for cell in record.cells]
+    return [cell.base is not None and cell.head is not None for cell in record.cases]
 
 
 def test_all_is_counted_then_paired_as_asked_and_each_step_hands_out_a_record(bench):
@@ -233,12 +233,12 @@ def test_the_rule_sees_all_that_was_handed_out(bench):
 def test_the_record_says_what_was_asked_and_seen(bench):
     options = {"budget_s": 99, "seed": 5, "allowed": ["flops"], "command": ["ntp", "guard"]}
     *_, record = bench.guard(Wants(SMALL, SMALL), base="trunk", **options)
-    assert (record.plan, record.budget_s, record.seed) == (Plan(cells=(SMALL.id,)), 99, 5)
+    assert (record.plan, record.budget_s, record.seed) == (Plan(cases=(SMALL.id,)), 99, 5)
     assert record.machine == MACHINE
     assert (record.allowed, record.command) == (("flops",), ("ntp", "guard"))
     assert (record.base.ref, record.base.commit, record.base.dirty) == ("trunk", bench.commit, False)
     assert (record.head.ref, record.head.commit, record.head.dirty) == ("worktree", bench.commit, True)
-    (cell,) = record.cells
+    (cell,) = record.cases
     counts, software, _ = count(Worker(bench, SMALL, "base"), Source.of(bench.path))
     assert cell.base == cell.head == counts
     assert record.base.software == record.head.software == software
@@ -308,7 +308,7 @@ def test_counting_may_spend_the_whole_budget(bench):
 def test_a_side_that_cannot_be_counted(bench, side, request_):
     bench.fails[request_, SMALL.id, side] = "no such model"
     *_, record = bench.guard(Wants(LARGE), cases=(SMALL, LARGE))
-    failed, sound = record.cells
+    failed, sound = record.cases
     other = {"base": "head", "head": "base"}[side]
     said = {"base": failed.base_failure, "head": failed.failure}
     assert said == {side: f"{side}: simple-b2-s4-t1: no such model", other: ""}
@@ -324,7 +324,7 @@ def test_neither_side_can_be_counted(bench):
     bench.fails["load", SMALL.id, "base"] = "no such model"
     bench.fails["load", SMALL.id, "head"] = "no such size"
     (record,) = bench.guard(Wants())
-    (cell,) = record.cells
+    (cell,) = record.cases
     assert cell.base_failure == "base: simple-b2-s4-t1: no such model"
     assert cell.failure == "head: simple-b2-s4-t1: no such size"
 
@@ -336,7 +336,7 @@ def test_a_side_that_dies_in_a_pair_costs_that_pair_alone(bench, request_, side)
     for record in run:
         if pairs_of(record) == [1, 0]:
             bench.fails[request_, SMALL.id, side] = "died of SIGSEGV"
-    failed, sound = record.cells
+    failed, sound = record.cases
     other = {"base": "head", "head": "base"}[side]
     said = {"base": failed.base_failure, "head": failed.failure}
     assert said == {side: f"{side}: simple-b2-s4-t1: died of SIGSEGV", other: ""}
@@ -350,7 +350,7 @@ def test_a_side_that_dies_in_a_pair_costs_that_pair_alone(bench, request_, side)
 def test_what_a_failure_took_is_counted(bench):
     bench.fails["warm_up", SMALL.id, "base"] = bench.fails["warm_up", SMALL.id, "head"] = "died"
     *_, record = bench.guard(Wants(SMALL, SMALL))
-    assert record.cells[0].wall_time_s == record.wall_time_s == 4
+    assert record.cases[0].wall_time_s == record.wall_time_s == 4
 
 
 def test_progress_says_what_is_done_next(bench):
@@ -395,8 +395,8 @@ def test_a_worker_that_cannot_be_started_for_a_pair_is_a_failure_of_the_case(ben
     counted = [next(run), next(run)]
     bench.fails["start", SMALL.id, side] = "the process that forks workers is gone"
     *_, record = run
-    failed, sound = record.cells
-    assert failed.base == counted[0].cells[0].base is not None
+    failed, sound = record.cases
+    assert failed.base == counted[0].cases[0].base is not None
     assert (failed.failure, failed.base_failure) == ("the process that forks workers is gone", "")
     assert failed.stderr_tail == "last words"
     assert (pairs_of(record), sound.failure) == ([0, 1], "")
@@ -422,7 +422,7 @@ def starts_of(bench, **options):
     *_, record = bench.guard(Wants(*[SMALL] * 12), **options)
     sides = [side for what, _, side in bench.log if what == "start"][2:]
     assert all({first, second} == {"base", "head"} for first, second in zip(sides[::2], sides[1::2], strict=True))
-    return sides[::2], [pair.seed for pair in record.cells[0].pairs]
+    return sides[::2], [pair.seed for pair in record.cases[0].pairs]
 
 
 def test_either_side_is_started_first_as_the_seed_says(bench):
@@ -435,7 +435,7 @@ def test_either_side_is_started_first_as_the_seed_says(bench):
 
 def test_cases_have_orders_of_their_own(bench):
     *_, record = bench.guard(Wants(SMALL, LARGE), cases=(SMALL, LARGE))
-    small, large = record.cells
+    small, large = record.cases
     assert small.pairs[0].seed != large.pairs[0].seed
 
 
@@ -475,7 +475,7 @@ def test_unless_told_otherwise_workers_come_from_a_starter_that_ends_with_the_gu
         def __call__(self, case, source):
             return bench.start(case, source)
 
-    monkeypatch.setattr(campaign, "WorkerStarter", Starter)
+    monkeypatch.setattr(runner, "WorkerStarter", Starter)
     run = bench.guard(for_ever(SMALL), start=None)
     next(run)
     next(run)

@@ -10,14 +10,14 @@ from ntp.case import Case, Runtime, Workload
 from ntp.errors import RecordError, WorkerFailed
 from ntp.records.environment import Process, Software
 from ntp.records.flame import Flame, FlameWarning
-from ntp.records.run import Referenced, WarmUp
-from ntp.runners import profile as campaign
+from ntp.records.run import KernelBurst, WarmUp
+from ntp.runners import profile as runner
 from ntp.runners.profile import FLAME_S, OBSERVING, profile
 from ntp.worker.driver import Observing, Refused, Sampling
 from ntp.worker.protocol import Loaded, Ran
 
 CASE = Case(workload=Workload(batch_size=2, seq_len=4), runtime=Runtime(threads=2))
-SAMPLING = Sampling(time_s=1.0, min_samples=5, turns=1)
+SAMPLING = Sampling(time_s=1.0, min_samples=5, blocks=1)
 FLAME = Flame(speedscope="flame.json", svg="flame.svg", samples=300, rate_hz=100)
 STEP_NS = 100_000_000
 DIED = WorkerFailed("simple-b2-s4-t2: died of SIGSEGV", "its last words")
@@ -65,8 +65,8 @@ class Bench:
         ran = Ran(step_time_ns=times_ns, minor_page_faults=0, major_page_faults=0, cpu_time_s=1, peak_rss_bytes=5)
         return self.said(f"run {steps}", ran)
 
-    def reference(self):
-        return self.said("reference", Referenced(shape=(4, 4, 4), time_ns=(1,), cpu_time_s=0))
+    def calibration_kernel(self):
+        return self.said("calibration_kernel", KernelBurst(shape=(4, 4, 4), time_ns=(1,), cpu_time_s=0))
 
     def phases(self, steps):
         return self.said(f"phases {steps}", self.shows.phases)
@@ -124,7 +124,7 @@ def without_blocks(log):
 def test_the_stages_follow_each_other_and_each_hands_out_a_run(bench, tmp_path):
     bench.profile(tmp_path)
     assert without_blocks(bench.log) == [
-        *("start simple-b2-s4-t2", "load", "warm_up", "reference", "run 10", "reference", "yield 0"),
+        *("start simple-b2-s4-t2", "load", "warm_up", "calibration_kernel", "run 10", "calibration_kernel", "yield 0"),
         *(*OBSERVERS, "yield 1"),
         *("flame", "yield 2", "stop"),
         *("peaks simple-b2-s4-t2", "yield 3"),
@@ -304,7 +304,7 @@ def test_the_worker_is_busy_until_the_recording_is_done(bench, tmp_path):
 
 
 def test_a_step_that_takes_seconds_is_asked_for_one_at_a_time(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(campaign, "_BLOCK_S", 0.05)
+    monkeypatch.setattr(runner, "_BLOCK_S", 0.05)
     asked = threading.Event()
     bench.flame = lambda *_: asked.wait(10) and FLAME
 
@@ -343,11 +343,11 @@ def test_who_stops_listening_stops_the_worker(bench, tmp_path):
     runs = profile(CASE, tmp_path, sampling=SAMPLING, start=lambda _: bench, flame=bench.flame)
     next(runs)
     runs.close()
-    assert bench.log[-3:] == ["run 10", "reference", "stop"]
+    assert bench.log[-3:] == ["run 10", "calibration_kernel", "stop"]
 
 
 def test_the_roofline_is_that_of_the_cases_threads_and_products(monkeypatch):
-    monkeypatch.setattr(campaign, "measure_peaks", lambda *arguments: arguments)
-    threads, shapes = campaign.machine_peaks(CASE)
+    monkeypatch.setattr(runner, "measure_peaks", lambda *arguments: arguments)
+    threads, shapes = runner.machine_peaks(CASE)
     assert list(threads) == [2]
     assert shapes == ((8, 256, 1024), (8, 1024, 256), (8, 256, 1000))

@@ -20,7 +20,7 @@ from ntp.runners.tune import COMPILING_S, DROP_ABOVE, FINAL_PAIRS, tune
 from ntp.worker.driver import Refused
 from ntp.worker.protocol import Loaded, Ran
 
-campaign = importlib.import_module("ntp.runners.tune")
+runner = importlib.import_module("ntp.runners.tune")
 
 DEFAULT = Case.of({"threads": 2})
 LEVERS = (
@@ -109,7 +109,7 @@ class Worker:
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    monkeypatch.setattr(campaign, "read_machine", lambda: Machine(cpu_model="Example CPU"))
+    monkeypatch.setattr(runner, "read_machine", lambda: Machine(cpu_model="Example CPU"))
 
 
 @pytest.fixture
@@ -176,10 +176,10 @@ def test_the_budget_is_kept_and_leaves_time_for_the_end(bench):
 
 def test_much_slower_candidates_are_given_up_in_the_warm_up(bench):
     tuning = bench.tune()[-1]
-    outpaced = [race for race in tuning.races if race.outcome == "outpaced"]
-    assert outpaced
-    assert all(race.pace > DROP_ABOVE and not race.pairs for race in outpaced)
-    assert any("-t1" in race.case_id for race in outpaced)
+    pruned = [race for race in tuning.races if race.outcome == "pruned"]
+    assert pruned
+    assert all(race.pace > DROP_ABOVE and not race.pairs for race in pruned)
+    assert any("-t1" in race.case_id for race in pruned)
 
 
 @pytest.mark.parametrize("error", [WorkerFailed("died of SIGSEGV"), Refused("not context-free")])

@@ -21,7 +21,7 @@ from ntp.errors import WorkerFailed
 from ntp.records.endings import Ending
 from ntp.records.environment import Counters, Process, Software
 from ntp.records.observations import Denormals
-from ntp.records.run import Observations, Reference, Referenced, WarmUp
+from ntp.records.run import CalibrationKernel, KernelBurst, Observations, WarmUp
 from ntp.worker import driver
 from ntp.worker.driver import Observing, PipeWorker, Refused, Sampling, measure, observe
 from ntp.worker.launch import new_process
@@ -311,7 +311,7 @@ class ScriptedWorker:
     """A worker without a process: it says what it was asked, and moves the clock."""
 
     refuses = None
-    """Which of the requests for the reference product."""
+    """Which of the requests for the calibration kernel."""
 
     def __init__(self, loaded, warm_up_ns, step_ns):
         self.loaded = loaded
@@ -344,12 +344,12 @@ class ScriptedWorker:
             ending=Ending(loss=math.nan if steps == 7 else 6.9, anonymous_bytes=steps),
         )
 
-    def reference(self):
-        self.asked.append("reference")
+    def calibration_kernel(self):
+        self.asked.append("calibration_kernel")
         self.now_s += 0.5
-        if self.refuses == self.asked.count("reference"):
+        if self.refuses == self.asked.count("calibration_kernel"):
             raise Refused("simple-b2-s4-t1: no memory")
-        return Referenced(shape=(4, 4, 4), time_ns=(self.asked.count("reference"), 100), cpu_time_s=0.25)
+        return KernelBurst(shape=(4, 4, 4), time_ns=(self.asked.count("calibration_kernel"), 100), cpu_time_s=0.25)
 
     def stop(self):
         self.asked.append("stop")
@@ -358,9 +358,17 @@ class ScriptedWorker:
 def test_a_case_is_measured_with_exactly_the_steps_it_needs():
     loaded = Loaded(parameters=7, software=Software(torch="2.9"), process=Process())
     worker = ScriptedWorker(loaded, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000)
-    sampling = Sampling(time_s=3.0, min_samples=5, turns=2)
+    sampling = Sampling(time_s=3.0, min_samples=5, blocks=2)
     measurement = measure(CASE, worker, sampling, clock_s=lambda: worker.now_s)
-    assert worker.asked == ["load", "warm_up", "reference", ("run", 7), "reference", ("run", 8), "reference"]
+    assert worker.asked == [
+        "load",
+        "warm_up",
+        "calibration_kernel",
+        ("run", 7),
+        "calibration_kernel",
+        ("run", 8),
+        "calibration_kernel",
+    ]
     assert worker.expected_s == pytest.approx([3.0 * 7 / 15, 3.0 * 8 / 15])
     assert measurement.step_time_ns == (100_000_000,) * 15
     assert measurement.harness.start_s == pytest.approx(2.0)
@@ -373,14 +381,16 @@ def test_a_case_is_measured_with_exactly_the_steps_it_needs():
     assert math.isnan(measurement.endings[0].loss)
     assert measurement.parameters == 7
     assert measurement.environment.software.torch == "2.9"
-    assert measurement.reference == Reference(shape=(4, 4, 4), turns_ns=((1, 100), (2, 100), (3, 100)))
+    assert measurement.calibration_kernel == CalibrationKernel(
+        shape=(4, 4, 4), bursts_ns=((1, 100), (2, 100), (3, 100))
+    )
 
 
 @given(st.integers(1, 50), st.integers(1, 12))
 def test_turns_are_as_equal_as_can_be_and_hold_every_step(steps, turns):
     loaded = Loaded(parameters=7, software=Software(), process=Process())
     worker = ScriptedWorker(loaded, warm_up_ns=(10**9,) * 8, step_ns=10**9)
-    sampling = Sampling(time_s=0.5, min_samples=steps, turns=turns)
+    sampling = Sampling(time_s=0.5, min_samples=steps, blocks=turns)
     assert len(measure(CASE, worker, sampling, clock_s=lambda: worker.now_s).step_time_ns) == steps
     sizes = [asked[1] for asked in worker.asked if asked[0] == "run"]
     assert len(sizes) == min(steps, turns)
@@ -395,7 +405,7 @@ def test_the_reference_products_cpu_time_is_nobody_elses(monkeypatch):
     monkeypatch.setattr("time.process_time", lambda: 0.0)
     loaded = Loaded(parameters=7, software=Software(), process=Process())
     worker = ScriptedWorker(loaded, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000)
-    measurement = measure(CASE, worker, Sampling(turns=2), clock_s=lambda: worker.now_s)
+    measurement = measure(CASE, worker, Sampling(blocks=2), clock_s=lambda: worker.now_s)
     assert measurement.environment.conditions.other_cpu_share == pytest.approx(5 / 20)
 
 
@@ -404,18 +414,23 @@ def test_a_refused_reference_product_costs_nothing_else(refuses):
     loaded = Loaded(parameters=7, software=Software(), process=Process())
     worker = ScriptedWorker(loaded, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000)
     worker.refuses = refuses
-    sampling = Sampling(time_s=3.0, min_samples=5, turns=2)
+    sampling = Sampling(time_s=3.0, min_samples=5, blocks=2)
     measurement = measure(CASE, worker, sampling, clock_s=lambda: worker.now_s)
-    assert measurement.reference is None
-    assert [asked for asked in worker.asked if asked != "reference"] == ["load", "warm_up", ("run", 7), ("run", 8)]
-    assert worker.asked.count("reference") == refuses, "once refused, it is not asked for again"
+    assert measurement.calibration_kernel is None
+    assert [asked for asked in worker.asked if asked != "calibration_kernel"] == [
+        "load",
+        "warm_up",
+        ("run", 7),
+        ("run", 8),
+    ]
+    assert worker.asked.count("calibration_kernel") == refuses, "once refused, it is not asked for again"
 
 
 def test_a_part_of_a_step_has_a_quarter_of_the_time():
     sampling = Sampling(time_s=4.0, min_samples=7)
     part = CASE.model_copy(update={"workload": Workload(part="optimizer")})
-    assert sampling.of(CASE) == sampling
-    assert sampling.of(part) == Sampling(time_s=1.0, min_samples=7)
+    assert sampling.for_case(CASE) == sampling
+    assert sampling.for_case(part) == Sampling(time_s=1.0, min_samples=7)
 
 
 @pytest.mark.parametrize(

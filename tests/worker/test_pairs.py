@@ -26,8 +26,8 @@ from ntp.worker.pairs import (
     WorkerStarter,
     count,
     measure_pair,
-    turns_of,
-    unlike_turns,
+    rounds_of,
+    unlike_rounds,
 )
 from ntp.worker.protocol import Imported, Loaded, Ran
 from ntp.worker.sources import Source
@@ -115,7 +115,7 @@ STEP_S = st.floats(1e-6, 100)
 
 @given(STEP_S, st.floats(0.1, 60))
 def test_turns_fill_the_time_and_no_more(step_s, steps_s):
-    turns, steps = turns_of(step_s, steps_s)
+    turns, steps = rounds_of(step_s, steps_s)
     assert turns >= MIN_BLOCKS
     assert 2 * turns * steps * step_s >= steps_s * (1 - 1e-9)
     assert turns == MIN_BLOCKS or 2 * (turns - 1) * steps * step_s < steps_s * (1 + 1e-9)
@@ -123,7 +123,7 @@ def test_turns_fill_the_time_and_no_more(step_s, steps_s):
 
 @given(STEP_S)
 def test_a_block_is_as_long_as_whole_steps_allow(step_s):
-    _, steps = turns_of(step_s)
+    _, steps = rounds_of(step_s)
     assert steps >= 1
     assert steps == 1 or abs(steps * step_s - BLOCK_S) <= step_s / 2 * (1 + 1e-9)
 
@@ -141,12 +141,12 @@ def test_a_block_is_as_long_as_whole_steps_allow(step_s):
     ],
 )
 def test_turns_of_some_paces(step_s, turns_and_steps):
-    assert turns_of(step_s, 2.45) == turns_and_steps
+    assert rounds_of(step_s, 2.45) == turns_and_steps
 
 
 @given(STEP_S, STEP_S, st.floats(0.1, 60), st.floats(0.01, 1))
 def test_unlike_sides_have_as_many_turns_each_as_long(base_s, head_s, steps_s, block_s):
-    turns, steps = unlike_turns({"base": base_s, "head": head_s}, steps_s, block_s)
+    turns, steps = unlike_rounds({"base": base_s, "head": head_s}, steps_s, block_s)
     assert turns >= MIN_BLOCKS
     assert turns * (steps["base"] * base_s + steps["head"] * head_s) >= steps_s * (1 - 1e-9)
     for side, step_s in (("base", base_s), ("head", head_s)):
@@ -156,13 +156,13 @@ def test_unlike_sides_have_as_many_turns_each_as_long(base_s, head_s, steps_s, b
 def test_a_pair_of_unlike_sides():
     workers = {side: Worker(side, step_ns=step_ns) for side, step_ns in (("base", 500_000_000), ("head", 10_000_000))}
     pair = measure_pair("simple-b2-s4-t1", workers, 0, block_s=0.5)
-    assert {(len(base), len(head)) for base, head in pair.turns} == {(1, 50)}
+    assert {(len(base), len(head)) for base, head in pair.rounds} == {(1, 50)}
     assert [worker.expected_s for worker in workers.values()] == pytest.approx([0.5, 0.5])
     assert dict(pair.endings) == {side: Ending(loss=worker.steps) for side, worker in workers.items()}
 
 
 def test_sides_take_turns_many_times_while_a_machine_is_in_one_mood():
-    turns, steps = turns_of(0.001)
+    turns, steps = rounds_of(0.001)
     assert turns >= 25
     assert steps * 0.001 <= 0.1
 
@@ -173,7 +173,7 @@ def test_a_pair_asks_for_exactly_this(seed):
     assert sorted(log[:2]) == [("base", "load"), ("head", "load")]
     assert sorted(log[2:4]) == [("base", WARM_UP), ("head", WARM_UP)]
     assert log[4:] == [(side, "run 2") for side in order_of(pair)]
-    assert (pair.case_id, pair.seed, len(pair.blocks)) == ("simple-b2-s4-t1", seed, 2 * turns_of(0.025)[0])
+    assert (pair.case_id, pair.seed, len(pair.blocks)) == ("simple-b2-s4-t1", seed, 2 * rounds_of(0.025)[0])
 
 
 @given(SEEDS, st.integers(1_000_000, 2_000_000_000), st.integers(1_000_000, 2_000_000_000))
@@ -186,7 +186,7 @@ def test_both_sides_run_the_same_steps_once_in_every_pair_of_turns(seed, base_ns
     for side, step_ns in (("base", base_ns), ("head", head_ns)):
         samples = pair.samples(side)
         assert samples == tuple(range(step_ns, step_ns + len(samples)))
-    assert (len(order) // 2, len(pair.blocks[0].step_time_ns)) == turns_of((base_ns + head_ns) / 2e9)
+    assert (len(order) // 2, len(pair.blocks[0].step_time_ns)) == rounds_of((base_ns + head_ns) / 2e9)
 
 
 @given(SEEDS)
@@ -234,7 +234,7 @@ def test_either_side_is_loaded_and_warmed_up_first_as_the_seed_says(monkeypatch)
 def test_the_pace_is_that_of_the_newest_warm_up_steps():
     slow_start = {"first_ns": 30_000_000_000}
     pair, _ = pair_of(0, base=slow_start, head=slow_start)
-    assert len(pair.blocks[0].step_time_ns) == turns_of(0.025)[1] > 1
+    assert len(pair.blocks[0].step_time_ns) == rounds_of(0.025)[1] > 1
 
 
 def test_a_run_is_given_the_time_it_will_take():
