@@ -103,7 +103,7 @@ def _legend(verdict: BaselineVerdict) -> str:
     if verdict.calibrated:
         lines.append(f" (calibrated {', '.join(verdict.calibrated)})")
     lines.append(
-        ". A stored baseline detects only larger slowdowns than ntp guard, which runs both sides in pairs: where the base "
-        "can be run, use ntp guard."
+        ". A stored baseline detects only larger slowdowns than ntp guard, which runs both sides in pairs: where the "
+        "base can be run, use ntp guard."
     )
     return "".join(lines)

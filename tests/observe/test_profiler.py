@@ -181,8 +181,8 @@ def test_the_trace_has_each_phase_once_within_the_step(profile, trace_path):
     events = complete_events(json.loads(trace_path.read_text()))
     spans = {event["name"]: interval_ns(event) for event in events if event["name"].startswith("ntp.")}
     counts = Counter(event["name"] for event in events if event["name"].startswith("ntp."))
-    assert counts == dict.fromkeys(["ntp.core.step", *(f"ntp.{phase}" for phase in PHASES)], 1)
-    step_start, step_end = spans.pop("ntp.core.step")
+    assert counts == dict.fromkeys(["ntp.step", *(f"ntp.{phase}" for phase in PHASES)], 1)
+    step_start, step_end = spans.pop("ntp.step")
     edges = [edge for phase in PHASES for edge in spans[f"ntp.{phase}"]]
     assert [step_start, *edges, step_end] == sorted([step_start, *edges, step_end])
 
@@ -210,13 +210,13 @@ def test_a_trace_may_be_gzipped(training, tmp_path):
     operator_pass(training, 1, path)
     with gzip.open(path, "rt") as file:
         names = {event["name"] for event in complete_events(json.load(file))}
-    assert {"ntp.core.step", "ntp.forward", "aten::addmm"} <= names
+    assert {"ntp.step", "ntp.forward", "aten::addmm"} <= names
 
 
 def test_a_trace_goes_to_a_folder_whose_name_is_not_utf_8(training, tmp_path):
     path = tmp_path / os.fsdecode(b"\xff") / "trace.json"
     operator_pass(training, 1, path)
-    assert "ntp.core.step" in {event["name"] for event in complete_events(json.loads(path.read_text()))}
+    assert "ntp.step" in {event["name"] for event in complete_events(json.loads(path.read_text()))}
 
 
 def trace_processor_shell():
@@ -232,7 +232,7 @@ def test_perfetto_reads_the_trace(profile, trace_path):
     with perfetto.TraceProcessor(trace=str(trace_path), config=config) as processor:
         rows = processor.query(
             "select child.name from slice child join slice parent on child.parent_id = parent.id "
-            "where parent.name = 'ntp.core.step' and child.name glob 'ntp.*' order by child.ts"
+            "where parent.name = 'ntp.step' and child.name glob 'ntp.*' order by child.ts"
         )
         assert [row.name for row in rows] == [f"ntp.{phase}" for phase in PHASES]
         lost = processor.query("select sum(value) as events from stats where severity in ('error', 'data_loss')")

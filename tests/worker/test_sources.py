@@ -158,7 +158,7 @@ class TestWhatWasImported:
 def test_an_ntp_is_one_with_a_worker(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder / "ntp").mkdir(parents=True)
-    (tmp_path / "b/ntp/measure").mkdir()
+    (tmp_path / "b/ntp/worker").mkdir()
     (tmp_path / "b/ntp/worker/worker.py").touch()
     assert own_ntp([tmp_path / "a", tmp_path / "b"]) == tmp_path / "b"
     assert own_ntp([tmp_path / "a"]) is None
