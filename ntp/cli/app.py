@@ -14,13 +14,16 @@ import typer
 from pydantic import ValidationError
 
 import ntp
+from ntp.cli.baseline import baseline
+from ntp.cli.compare import compare
 from ntp.cli.console import drain_streams, hold_streams, tell, tell_more
 from ntp.cli.doctor import doctor
 from ntp.cli.exit_status import BROKEN_PIPE, INTERRUPTED, TOOL_FAILED, USAGE
 from ntp.cli.guard import guard
+from ntp.cli.predict import predict
 from ntp.cli.profile import profile
-from ntp.cli.runs import baseline, compare, report
-from ntp.cli.train import predict, train
+from ntp.cli.report import report
+from ntp.cli.train import train
 from ntp.cli.tune import tune
 from ntp.errors import MachineError, NtpError, OptionError, WorkerFailed
 from ntp.interrupts import Interrupts, in_words, status_of

@@ -1,20 +1,19 @@
-"""``ntp train`` and ``ntp predict``: the training run, and what comes of it."""
+"""``ntp train``: the training run."""
 
-import json
 import math
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ntp.case import MAX_NUMBER, Case, StepConfig, Workload
+from ntp.case import Case, StepConfig, Workload
 from ntp.cli.console import progress_bar, tell, write
 from ntp.cli.options import JsonOption, ThreadsOption, takes_case
-from ntp.cli.text import step_line, summary_text
 
 if TYPE_CHECKING:
-    from ntp.core.train import TrainingRun
+    from ntp.core.train import StepRecord, Summary, TrainingRun
 
 
 @takes_case(Workload, StepConfig)
@@ -69,13 +68,13 @@ def train(
                         finite = False
                         tell(f"the loss of step {record.step} is {record.loss}: nothing is learned from here on")
                     if record.logged:
-                        write(record.model_dump_json(exclude={"logged"}) if as_json else step_line(record))
+                        write(record.model_dump_json(exclude={"logged"}) if as_json else _step_line(record))
         except KeyboardInterrupt as stop:
             stop.add_note(f" after step {run.step} of {steps}; {_where_saved(run, checkpoint)}")
             raise
         _tell_changes(settings)
         summary = run.summary()
-        write(f'{{"summary":{summary.model_dump_json()}}}' if as_json else summary_text(summary))
+        write(f'{{"summary":{summary.model_dump_json()}}}' if as_json else _summary_text(summary))
 
 
 def _tell_changes(before: dict[str, str]) -> dict[str, str]:
@@ -106,50 +105,27 @@ def _tell_resume(run: "TrainingRun", steps: int) -> None:
         tell(f"going on from step {run.resumed_at}")
 
 
-def predict(
-    checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="A directory that ntp train --checkpoint wrote.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="The model's spec, if it is your own: its code is run, which a checkpoint alone cannot have done.",
-            show_default="simple",
-        ),
-    ] = None,
-    prompt_ids: Annotated[str | None, typer.Option(metavar="IDS", help="The prompt as token ids: 1,2,3.")] = None,
-    prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The prompt as text, for a model trained on bytes.")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="How many tokens to predict.")] = 16,
-    temperature: Annotated[
-        float, typer.Option(metavar="X", help="0 takes the most probable token; 1 draws from the model's distribution.")
-    ] = 0.0,
-    top_k: Annotated[
-        int | None,
-        typer.Option(metavar="K", help="Draw from the K most probable tokens alone.", show_default="all"),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_NUMBER, metavar="N", help="Of the draws.")] = 42,
-    as_json: JsonOption = False,
-) -> None:
-    """Predict the tokens that follow a prompt, with a model that ntp train saved.
+def _step_line(record: "StepRecord") -> str:
+    """One logged step."""
+    speed = f"{record.tokens_per_s:8,.0f} tokens/s   {record.step_time_ms:.1f} ms/step"
+    return f"step {record.step:3d}  loss {record.loss:.4f}   {speed}"
 
-    Writes the new tokens alone: as ids, or as text if the prompt was text.
 
-    For example:
+def _summary_text(summary: "Summary") -> str:
+    """The end of a run: time, shapes, and what the model predicts of its first batch."""
+    lines = [
+        f"input {summary.input_shape} {summary.input_dtype}, logits {summary.logits_shape} {summary.logits_dtype}, "
+        f"parameters {summary.parameters:,}",
+        "greedy prediction of the first batch, row 0:",
+        f"  input      {_columns(summary.input_ids)}",
+        f"  target     {_columns(summary.target_ids)}",
+        f"  predicted  {_columns(summary.predicted_ids)}",
+    ]
+    if summary.step_time_ms is not None:
+        speed = f"{summary.tokens_per_s:,.0f} tokens/s, {summary.step_time_ms:.1f} ms/step"
+        lines.insert(0, f"{summary.steps} steps, {summary.total_time_s:.2f} s in all, {speed}")
+    return "\n".join(lines)
 
-      ntp predict --checkpoint runs/first --prompt-ids 1,2,3
 
-      ntp predict --checkpoint runs/book --prompt "Call me " --temperature 0.8
-
-      ntp predict --checkpoint runs/gpt2 --model examples/gpt2.py:tiny --prompt-ids 1
-    """
-    from ntp.core.predict import as_text, generate, load_trained, parse_prompt
-
-    ids = parse_prompt(prompt, prompt_ids)
-    trained, workload = load_trained(checkpoint, model)
-    new_ids = list(generate(trained, workload, ids, max_new_tokens, temperature, top_k, seed))
-    text = None if prompt is None else as_text(new_ids)
-    if as_json:
-        write(json.dumps({"prompt_ids": ids, "new_ids": new_ids, "text": text}))
-    else:
-        write(",".join(map(str, new_ids)) if text is None else text)
+def _columns(ids: Sequence[int]) -> str:
+    return " ".join(f"{i:5d}" for i in ids)

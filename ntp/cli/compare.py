@@ -1,4 +1,4 @@
-"""``ntp report``, ``ntp compare`` and ``ntp baseline``: what can be done with runs that were measured."""
+"""``ntp compare``: runs side by side, judged if --gate is given."""
 
 import sys
 from collections.abc import Sequence
@@ -8,55 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ntp.cli.console import show, write
+from ntp.cli.console import show
 from ntp.cli.exit_status import NOT_COMPARABLE, OF_VERDICT
 from ntp.cli.options import fraction, names, refuse_onto_input
 from ntp.errors import OptionError
 
 if TYPE_CHECKING:
     from ntp.records.run import Run
-
-
-class ReportFormat(StrEnum):
-    """What a run can be made into."""
-
-    MARKDOWN = "markdown"
-    CSV = "csv"
-    JSON = "json"
-    HTML = "html"
-
-
-def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that a sweep wrote.")],
-    format_: Annotated[ReportFormat, typer.Option("--format", help="What to make of it.")] = ReportFormat.MARKDOWN,
-) -> None:
-    """Make a report of a run, the same as was written beside it.
-
-    For example:
-
-      ntp report reports/latest/run.json
-
-      ntp report reports/latest/run.json --format csv > run.csv
-
-      ntp report reports/latest/run.json --format html > run.html
-    """
-    from ntp.records.run import Run
-
-    refuse_onto_input(run)
-    loaded = Run.load(run)
-    if format_ is ReportFormat.HTML:  # here, so that text need not wait for the charts
-        from ntp.records.flame import drawings
-        from ntp.report.html import page
-
-        flames = drawings((each.observations.flame for each in loaded.measurements), run.parent)
-        show(page(loaded, flames))
-        return
-    from ntp.report.text import FORMATS, markdown
-
-    if format_ is ReportFormat.MARKDOWN:
-        show(markdown(loaded, [path.name for path in run.parent.glob("*.svg")]))
-    else:
-        show(FORMATS[format_.value](loaded))
 
 
 class ComparisonFormat(StrEnum):
@@ -165,27 +123,3 @@ def _gate(base: "Run", head: "Run", format_: ComparisonFormat, threshold: float 
     verdict = judged(base, head, threshold or THRESHOLD, allowed)
     show(FORMATS[format_.value](verdict))
     return OF_VERDICT[verdict.verdict]
-
-
-def baseline(
-    run: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that a sweep wrote.")],
-    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the baselines are kept.")] = Path(
-        "reports/baselines"
-    ),
-) -> None:
-    """Make a run the baseline of its machine and software, for pytest --ntp-baseline.
-
-    Takes the place of the baseline that was there. A run with a failure, or
-    one that was interrupted, is refused.
-
-    For example:
-
-      ntp baseline reports/latest/run.json
-    """
-    from ntp.records.baselines import save_baseline
-    from ntp.records.run import Run
-
-    stored = Run.load(run)
-    path = save_baseline(stored, folder)
-    count = len(stored.measurements)
-    write(f"Written: {path}, the baseline of {count} case{'' if count == 1 else 's'} on this machine and software")

@@ -1,0 +1,32 @@
+"""``ntp baseline``: a run as the baseline of its machine and software."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ntp.cli.console import write
+
+
+def baseline(
+    run: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that a sweep wrote.")],
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the baselines are kept.")] = Path(
+        "reports/baselines"
+    ),
+) -> None:
+    """Make a run the baseline of its machine and software, for pytest --ntp-baseline.
+
+    Takes the place of the baseline that was there. A run with a failure, or
+    one that was interrupted, is refused.
+
+    For example:
+
+      ntp baseline reports/latest/run.json
+    """
+    from ntp.records.baselines import save_baseline
+    from ntp.records.run import Run
+
+    stored = Run.load(run)
+    path = save_baseline(stored, folder)
+    count = len(stored.measurements)
+    write(f"Written: {path}, the baseline of {count} case{'' if count == 1 else 's'} on this machine and software")

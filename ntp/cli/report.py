@@ -1,0 +1,52 @@
+"""``ntp report``: a run as text, table or page."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ntp.cli.console import show
+from ntp.cli.options import refuse_onto_input
+
+
+class ReportFormat(StrEnum):
+    """What a run can be made into."""
+
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
+    HTML = "html"
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that a sweep wrote.")],
+    format_: Annotated[ReportFormat, typer.Option("--format", help="What to make of it.")] = ReportFormat.MARKDOWN,
+) -> None:
+    """Make a report of a run, the same as was written beside it.
+
+    For example:
+
+      ntp report reports/latest/run.json
+
+      ntp report reports/latest/run.json --format csv > run.csv
+
+      ntp report reports/latest/run.json --format html > run.html
+    """
+    from ntp.records.run import Run
+
+    refuse_onto_input(run)
+    loaded = Run.load(run)
+    if format_ is ReportFormat.HTML:  # here, so that text need not wait for the charts
+        from ntp.records.flame import drawings
+        from ntp.report.html import page
+
+        flames = drawings((each.observations.flame for each in loaded.measurements), run.parent)
+        show(page(loaded, flames))
+        return
+    from ntp.report.text import FORMATS, markdown
+
+    if format_ is ReportFormat.MARKDOWN:
+        show(markdown(loaded, [path.name for path in run.parent.glob("*.svg")]))
+    else:
+        show(FORMATS[format_.value](loaded))
