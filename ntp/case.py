@@ -28,17 +28,17 @@ _DATA_SPEC = re.compile(r"uniform|zipf(:(?P<exponent>\d+(\.\d+)?))?|file:.+", re
 def _check_name(text: str) -> None:
     """Refuse what can name no file: a null character, and half of a character that is none of a path's bytes."""
     if "\0" in text:
-        raise ValueError("a path holds no null character")
+        raise ValueError("a path cannot contain a null character")
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise ValueError("no path holds half a character") from None
+        raise ValueError("a path cannot contain half of a character") from None
 
 
 def _model_spec(text: str) -> str:
     _check_name(text)
     if not _MODEL_SPEC.fullmatch(text):
-        raise ValueError("a model is 'simple', 'package.module:factory' or 'path/to/file.py:factory'")
+        raise ValueError("expected 'simple', 'package.module:factory' or 'path/to/file.py:factory'")
     return text
 
 
@@ -46,7 +46,7 @@ def _data_spec(text: str) -> str:
     _check_name(text)
     match = _DATA_SPEC.fullmatch(text)
     if not match:
-        raise ValueError("data is 'uniform', 'zipf', 'zipf:EXPONENT' or 'file:PATH'")
+        raise ValueError("expected 'uniform', 'zipf', 'zipf:EXPONENT' or 'file:PATH'")
     if text.startswith("zipf"):
         return f"zipf:{Decimal(match['exponent'] or 1).normalize():f}"
     return text
@@ -113,25 +113,25 @@ class Workload(Options):
     """
 
     model: Annotated[str, AfterValidator(_model_spec)] = BUILT_IN_MODEL
-    """'simple', 'package.module:factory' or 'path/to/file.py:factory'. A factory gets those of vocab_size, embed_dim,
-    hidden_dim and seq_len that it names."""
+    """The model: 'simple', 'package.module:factory' or 'path/to/file.py:factory'. A factory may have the parameters
+    vocab_size, embed_dim, hidden_dim and seq_len, or any of them."""
     vocab_size: Positive = 1000
-    """Token ids are below this."""
+    """Size of the vocabulary: token ids are below it."""
     embed_dim: Positive = 256
     """Width of the embedding."""
     hidden_dim: Positive = 1024
     """Width of the hidden layer."""
     batch_size: Positive = 32
-    """Sequences in a step."""
+    """Sequences per step."""
     seq_len: Positive = 128
-    """Predicted positions of a sequence."""
+    """Predicted positions per sequence."""
     data: Annotated[str, AfterValidator(_data_spec)] = "uniform"
-    """'uniform' random ids, 'zipf' or 'zipf:EXPONENT' (realistic frequencies), or 'file:PATH': a text file as bytes, or
-    a .bin file of uint16 tokens (uint32 if the vocabulary is larger than 65536)."""
+    """The tokens: 'uniform' random ids, 'zipf' or 'zipf:EXPONENT' (realistic frequencies), or 'file:PATH', a text file
+    read as bytes or a .bin file of uint16 tokens (uint32 if the vocabulary is larger than 65536)."""
     seed: Count = 42
-    """Of weights and data."""
+    """Random seed for weights and data."""
     part: Literal["step", "data", "forward", "backward", "optimizer"] = "step"
-    """What of the step is timed."""
+    """The part of the step that is timed."""
 
     @property
     def tokens(self) -> int:
@@ -147,25 +147,28 @@ class StepConfig(Options):
     """
 
     precision: Literal["fp32", "bf16", "bf16-matmul"] = "fp32"
-    """'bf16' is autocast; with 'bf16-matmul' tensors stay fp32 and the factors of products are rounded to bf16."""
+    """'bf16' runs under autocast; 'bf16-matmul' keeps tensors in fp32 and rounds the factors of products to bf16."""
     matmul: Literal["default", "onednn"] = "default"
-    """Who computes fp32 products: 'default' is whom torch chooses (MKL on x86); or 'onednn'."""
+    """Library for fp32 matrix products: torch's own choice ('default', MKL on x86) or 'onednn'."""
     loss: Literal["full", "chunked", "deduplicated"] = "full"
     """'chunked' never holds all logits at once; 'deduplicated' runs a context-free model once for each distinct token
     of a batch."""
     compile: Literal["off", "model", "step"] = "off"
-    """What torch.compile takes: 'off' nothing, 'model' the model with its loss, 'step' the optimizer's update too."""
+    """What torch.compile compiles: nothing ('off'), the model with its loss ('model'), or the optimizer's update, too
+    ('step')."""
     optimizer: Literal["default", "foreach", "fused"] = "default"
-    """AdamW's kernels: 'default', 'foreach' or 'fused'."""
+    """AdamW implementation: 'default', 'foreach' or 'fused'."""
 
     @model_validator(mode="after")
     def _combinable(self) -> Self:
         if self.matmul == "onednn" and self.precision != "fp32":
-            raise ValueError(f"onednn is for fp32 products; precision {self.precision} takes oneDNN as it is")
+            raise ValueError(
+                f"onednn is for fp32 products: leave it out, precision {self.precision} uses oneDNN anyway"
+            )
         if self.loss == "chunked" and self.precision == "bf16":
-            raise ValueError("torch's chunked loss knows no autocast: take precision bf16-matmul, or loss full")
+            raise ValueError("torch's chunked loss does not support autocast: use precision bf16-matmul, or loss full")
         if self.loss == "chunked" and self.compile != "off":
-            raise ValueError("torch's chunked loss is not compiled: leave out compile, or take loss full")
+            raise ValueError("torch's chunked loss cannot be compiled: leave out compile, or use loss full")
         return self
 
     @property
@@ -175,38 +178,40 @@ class StepConfig(Options):
 
 
 BATCH_SIZES, SEQ_LENS = (8, 32), (64, 128)
-"""What a sweep takes unless it is told otherwise, on one thread and on all."""
+"""What a sweep measures unless it is told otherwise, on one thread and on all."""
 
 ONEDNN_ISA = ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
 """The environment variable, and its value, that keep oneDNN from the tiles (AMX) in which it rounds fp32 to bf16."""
 
 EAGER = "eager"
-"""The name of the step without any lever. Others are named by the levers that they pull: ``onednn+deduplicated``."""
+"""The name of the step without any lever. Others are named by their levers: ``onednn+deduplicated``."""
 
 
 class Runtime(Options):
     """How the machine is set up for the process that runs the step. The defaults are the quiet ones."""
 
     threads: Positive = 1
-    """torch's threads."""
+    """Number of torch threads."""
     allocator: Literal["glibc-tuned", "glibc", "jemalloc", "tcmalloc", "mimalloc"] = "glibc-tuned"
-    """'glibc-tuned' keeps large blocks in the heap, so that their pages are not faulted in anew every step; 'glibc' is
-    as it comes; 'jemalloc', 'tcmalloc' and 'mimalloc' are preloaded where they are installed."""
+    """'glibc-tuned' keeps large blocks in the heap, so that their pages are not faulted in again at every step; 'glibc'
+    has its usual settings; 'jemalloc', 'tcmalloc' and 'mimalloc' are preloaded where they are installed."""
     wait_policy: Literal["passive", "active", "unset"] = "passive"
-    """What idle OpenMP threads do: 'passive' sleeps, 'active' spins, 'unset' leaves it to them."""
+    """What idle OpenMP threads do: sleep ('passive'), spin ('active'), or what OpenMP does by default ('unset')."""
     affinity: Literal["pinned", "free"] = "pinned"
-    """'pinned' to a CPU a thread, or 'free'."""
+    """'pinned' ties each thread to a CPU; 'free' lets the kernel move them."""
     interop_threads: Positive = 1
-    """torch's threads between operators, for which a training step has little use."""
+    """Number of torch threads between operators, which a training step hardly uses."""
     huge_pages: Literal["default", "thp"] = "default"
-    """'thp' lets glibc ask for transparent huge pages."""
+    """'thp' makes glibc ask for transparent huge pages."""
     denormals: Literal["kept", "flushed"] = "kept"
-    """Numbers too small to be normal are 'kept', slow on many CPUs, or 'flushed' to zero."""
+    """Denormal numbers are 'kept', which is slow on many CPUs, or 'flushed' to zero."""
 
     @model_validator(mode="after")
     def _combinable(self) -> Self:
         if self.huge_pages == "thp" and not self.allocator.startswith("glibc"):
-            raise ValueError(f"huge pages are asked for through glibc: {self.allocator} has settings of its own")
+            raise ValueError(
+                f"huge pages are requested through glibc: leave them out, {self.allocator} has settings of its own"
+            )
         return self
 
 
@@ -332,7 +337,7 @@ def _named_options(rest: str, what_is_wrong: str) -> Iterator[tuple[str, str, st
                 rest = rest[match.end() :]
                 break
         else:
-            raise OptionError(f"{what_is_wrong}: {shorten(rest, _SHOWN_OF_ID)!r} names no option")
+            raise OptionError(f"{what_is_wrong}: {shorten(rest, _SHOWN_OF_ID)!r} matches no option")
 
 
 def named_step(name: str) -> StepConfig:
@@ -348,7 +353,7 @@ def named_step(name: str) -> StepConfig:
     for part in name.split("+"):
         found = [each for each in _ID_TOKENS if re.fullmatch(f"{each.prefix}(?:{each.pattern})", part)]
         if not found or found[0].group != "step":
-            raise OptionError(f"no step is named {name!r}: write {EAGER!r} or levers joined by '+', of {levers}")
+            raise OptionError(f"no step is named {name!r}: write {EAGER!r}, or levers joined by '+': {levers}")
         if found[0].field in values:
             raise OptionError(f"a step named {name!r} has two values of {found[0].field}: leave out one")
         values[found[0].field] = part.removeprefix(found[0].prefix)
@@ -376,7 +381,7 @@ def check_trusted(model: str, named: str | None, source: str) -> None:
     """
     if model not in (BUILT_IN_MODEL, named):
         raise Untrusted(
-            f"{source} is of model {model!r}, code that would be run: if you trust it, name it with --model"
+            f"{source} names the model {model!r}, whose code would be run: if you trust it, name it with --model"
         )
 
 

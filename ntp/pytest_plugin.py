@@ -103,7 +103,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "ntp_case(largest=False, **fields): measure only the sweep's largest thread count, batch size and sequence "
-        "length; give further fields of the case the values listed, as in part=['forward', 'backward'].",
+        "length; **fields lists values of further fields of the case, as in part=['forward', 'backward'].",
     )
     if _has_benchmarks(config) and _given(config):
         _sweep(config)
@@ -227,7 +227,7 @@ def _show(sweep: "Sweep", terminalreporter: pytest.TerminalReporter) -> None:
 def case(request: pytest.FixtureRequest) -> "Case":
     """The case that this benchmark measures."""
     if not _is_measured(request.node):
-        pytest.fail("ntp gives a test the fixture case only with its fixture measure: ask for both", pytrace=False)
+        pytest.fail("ntp's fixture case works only together with its fixture measure: request both", pytrace=False)
     return request.config.stash[_SWEEP].case(request.node.callspec.params)
 
 

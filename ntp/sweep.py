@@ -179,7 +179,7 @@ class Sweep:
         try:
             return measure_peaks(self.threads, progress=self._tell)
         except WorkerFailed as error:
-            self._tell(f"no roofline: {error}")
+            self._tell(f"the roofline could not be measured: {error}")
             return None
 
     def _tell(self, message: str) -> None:

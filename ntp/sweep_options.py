@@ -60,28 +60,28 @@ class SweepOptions(Options):
     """What a sweep is told apart from the fields that all of its cases share."""
 
     threads: Integers = ()
-    """torch's threads."""
+    """Numbers of torch threads to measure."""
     batch_sizes: Integers = BATCH_SIZES
-    """Sequences in a step."""
+    """Sequences per step."""
     seq_lens: Integers = SEQ_LENS
-    """Predicted positions of a sequence."""
+    """Predicted positions per sequence."""
     precisions: Names = ("fp32",)
-    """As --precision of ntp train."""
+    """Precisions to measure, as ntp train --precision takes them."""
     steps: Names = (EAGER,)
-    """Ways to compute the step: the plain one, or levers joined by +."""
+    """Ways to compute the step: 'eager', or levers joined by '+'."""
     sample_time: Seconds = Sampling().time_s
-    """How long each case is timed, after its warm-up; parts of a step a quarter of it."""
+    """How long each case is timed after its warm-up; parts of a step are timed for a quarter of it."""
     min_samples: int = Field(Sampling().min_samples, ge=1)
-    """How many steps are timed at least, however long they take."""
+    """Minimum number of timed steps, however long they take."""
     no_profile: bool = False
-    """Leave out the pass under torch.profiler that follows the timed one: operators, bytes moved, roofline."""
+    """Skip the pass under torch.profiler after the timed one: no operators, bytes moved or roofline."""
     timeout: Seconds = 300.0
-    """A worker that is silent for longer has failed."""
+    """A worker that is silent for longer than this has failed."""
     report_dir: Folder = Path("reports/latest")
-    """Where run.json and the reports made of it go, seen from the root directory."""
+    """Directory for run.json and its reports, relative to the root directory."""
     baseline: Folder | None = None
-    """Hold the sweep against the baselines that ntp baseline keeps there, seen from the root directory. Exit status: 1
-    regression, 2 wrong usage, 3 inconclusive, 4 not comparable, 5 a worker failed."""
+    """Judge the sweep by the baselines that ntp baseline has stored in this directory, relative to the root directory.
+    Exit status: 1 regression, 2 wrong usage, 3 inconclusive, 4 not comparable, 5 a worker failed."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "SweepOptions":
@@ -105,7 +105,7 @@ def help_of(option: str) -> dict[str, Any]:
     field = next(group.model_fields[option] for group in groups if option in group.model_fields)
     shown = " ".join((field.description or "").split())
     if option == "steps":
-        shown = f"{shown.removesuffix('.')}, of {', '.join(step_levers())}."
+        shown = f"{shown.removesuffix('.')}: {', '.join(step_levers())}."
     if field.annotation is bool:
         return {"help": shown}
     several = isinstance(field.default, tuple)

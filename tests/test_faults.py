@@ -47,7 +47,7 @@ class TestPathsThatAreNotUtf8:
         train = ["train", *SMALL, *options, "--checkpoint", f"saved{NAME}", "--json"]
         assert run(*train, "--steps", "2")[0] == 0
         status, out, err = run(*train, "--steps", "4")
-        assert (status, err) == (0, "ntp: going on from step 2\n")
+        assert (status, err) == (0, "ntp: resuming from step 2\n")
         assert json.loads(out.splitlines()[-1])["summary"]["steps"] == 4
         trusted = options if "--model" in options else ()
         status, out, err = run("predict", "--checkpoint", f"saved{NAME}", "--prompt-ids", "1,2", *trusted)
@@ -138,14 +138,14 @@ class TestStreams:
         ntp(f"{train} {stdout}", tmp_path)
         done = ntp(f"{train} --steps 101", tmp_path)
         assert done.returncode == 0
-        assert "ntp: going on from step " in done.stderr
+        assert "ntp: resuming from step " in done.stderr
 
 
 def test_a_folder_that_is_gone_is_said(tmp_path):
     done = ntp("mkdir gone; cd gone; rmdir ../gone; ntp train", tmp_path)
     assert done.returncode == exit_status.TOOL_FAILED
     assert done.stderr == (
-        "ntp: error: the working directory has been deleted: go to a folder that is there "
+        "ntp: error: the working directory has been deleted: change to one that exists "
         "(docs/reference.md#when-the-machine-refuses)\n"
     )
 

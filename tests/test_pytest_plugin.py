@@ -294,10 +294,10 @@ def test_an_interrupted_sweep_keeps_what_it_has(sweep, pytester, by, status):
         ("--ntp-threads=two", "*: expected positive integers*'two'*"),
         ("--ntp-threads=1,100000", "threads: 100000 asked for, but this process may use*"),
         ("--ntp-batch-sizes=8,-1", "*: expected positive integers*'8,-1'*"),
-        ("--ntp-steps=magic", "no step is named 'magic': write 'eager' or levers*onednn*"),
+        ("--ntp-steps=magic", "no step is named 'magic': write 'eager', or levers*onednn*"),
         ("--ntp-precisions=fp7", "precision: Input should be 'fp32'*'fp7'*"),
-        ("--ntp-model=nonsense", "model: a model is 'simple'*'nonsense'*"),
-        ("--ntp-data=nonsense", "data: data is 'uniform'*'nonsense'*"),
+        ("--ntp-model=nonsense", "model: expected 'simple'*'nonsense'*"),
+        ("--ntp-data=nonsense", "data: expected 'uniform'*'nonsense'*"),
         ("--ntp-vocab-size=0", "vocab-size: Input should be greater than*"),
         ("--ntp-allocator=mine", "allocator: Input should be*'mine'*"),
         ("--ntp-sample-time=0", "sample-time: expected seconds*'0'*"),
@@ -545,7 +545,9 @@ def test_a_folder_of_baselines_that_is_wrong_costs_no_sweep(sweep, pytester):
     result = sweep(*SWEEP, "--ntp-baseline=none", apart=True)
     assert result.ret == 4
     (said,) = (line for line in (*result.outlines, *result.errlines) if "holds no baseline" in line)
-    assert re.search(r"Not comparable: .*none holds no baseline; measure without --ntp-baseline, then ntp base", said)
+    assert re.search(
+        r"Not comparable: .*none holds no baseline; run the sweep without --ntp-baseline, then store", said
+    )
     assert pytester.path.joinpath("asked.txt").read_text() == ""
 
 

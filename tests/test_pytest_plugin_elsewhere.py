@@ -115,5 +115,5 @@ def test_a_case_alone_is_refused_in_one_line(pytester):
     pytester.makepyfile("def test_it(case): pass")
     result = pytester.runpytest_inprocess()
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["ntp gives a test the fixture case only with its fixture measure: ask for both"])
+    result.stdout.fnmatch_lines(["ntp's fixture case works only together with its fixture measure: request both"])
     result.stdout.no_fnmatch_line("*Traceback*")

@@ -76,7 +76,7 @@ def _check_here() -> None:
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise MachineError("the working directory has been deleted: go to a folder that is there") from None
+        raise MachineError("the working directory has been deleted: change to one that exists") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE if isinstance(exc.__context__, BrokenPipeError) else _exit_status(exc)
     except OSError as exc:
         if exc.errno == errno.ENAMETOOLONG:
-            return _fail(OptionError(f"no path is as long as {exc.filename!r}: name another"))
+            return _fail(OptionError(f"the path {exc.filename!r} is too long: choose a shorter one"))
         return _fail(MachineError.of(exc))
     except BaseException:  # noqa: BLE001  (a fault of ntp's own: keep the traceback, but not Python's exit status 1)
         with suppress(OSError):
@@ -123,7 +123,7 @@ def _refuse(exc: Exception) -> int:
     cause = exc.__cause__
     given = f" (got {cause.errors()[0]['input']!r})" if isinstance(cause, ValidationError) else ""
     message = exc.format_message().replace("Value error, ", "").rstrip(".")  # type: ignore[attr-defined]
-    tell(f"error: {shorten(one_line(message + given), MESSAGE_CHARACTERS)}; ntp --help shows what there is")
+    tell(f"error: {shorten(one_line(message + given), MESSAGE_CHARACTERS)}; see ntp --help")
     return USAGE
 
 

@@ -9,14 +9,14 @@ from ntp.cli.console import write
 
 
 def baseline(
-    run: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that a sweep wrote.")],
-    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the baselines are kept.")] = Path(
+    run: Annotated[Path, typer.Argument(metavar="RUN.json", help="Run file written by a sweep.")],
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory for the baselines.")] = Path(
         "reports/baselines"
     ),
 ) -> None:
     """Make a run the baseline of its machine and software, for pytest --ntp-baseline.
 
-    Takes the place of the baseline that was there. A run with a failure, or
+    Replaces the earlier baseline, if there is one. A run with a failure, or
     one that was interrupted, is refused.
 
     For example:

@@ -27,33 +27,45 @@ class ComparisonFormat(StrEnum):
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="The others are held to the first.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN.json...", help="Run files. The first run is the reference.")
+    ],
     by: Annotated[
         str,
-        typer.Option(metavar="FIELD", help="One run within itself: by threads, precision, allocator, loss ...."),
+        typer.Option(
+            metavar="FIELD", help="Compare one run within itself, by threads, precision, allocator, loss, ..."
+        ),
     ] = "",
-    format_: Annotated[ComparisonFormat, typer.Option("--format", help="How to write it.")] = ComparisonFormat.TERMINAL,
-    gate: Annotated[bool, typer.Option("--gate", help="Judge the second of two; the exit status says how.")] = False,
+    format_: Annotated[ComparisonFormat, typer.Option("--format", help="Output format.")] = ComparisonFormat.TERMINAL,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Judge the second of two runs by the first, in the exit status too.")
+    ] = False,
     threshold: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", parser=fraction, help="With --gate: what counts as slower.", show_default="5%"),
+        typer.Option(
+            metavar="SHARE",
+            parser=fraction,
+            help="With --gate: smallest slowdown that counts as a regression.",
+            show_default="5%",
+        ),
     ] = None,
     allow: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="With --gate: counts that may rise, separated by commas, or patterns of them: 'aten::*'.",
+            help="With --gate: counts that may rise, or patterns of them, separated by commas, as in 'aten::*,flops'.",
             show_default="none",
         ),
     ] = None,
 ) -> None:
     """Show runs side by side: machines, configurations, days. Judges only with --gate.
 
-    Cases that differ only in what was varied from run to run, the allocator
-    say, stand in one row. The gate is for those who cannot run the base again
-    (ntp guard can tell far less): operations, operators and bytes of a step
-    exactly, times where both runs are of this machine and software and ntp
-    doctor --calibrate has measured the noise between runs.
+    Cases that differ only in what was varied from run to run, such as the
+    allocator, share a row. The gate is for those who cannot run the base again
+    (ntp guard detects much smaller slowdowns). It compares operations,
+    operators and bytes of a step exactly, and times where both runs are of
+    this machine and software and ntp doctor --calibrate has measured the noise
+    between runs.
 
     Exit status 0, or 4 if the runs have no case in common. With --gate: 0 pass
     or improvement, 1 regression, 2 wrong usage, 3 inconclusive, 4 not
@@ -72,16 +84,16 @@ def compare(
     from ntp.records.run import Run
 
     if not gate and (threshold is not None or allow is not None):
-        raise OptionError("--threshold and --allow are the gate's: give --gate with them")
+        raise OptionError("--threshold and --allow belong to --gate: give it, too, or leave them out")
     if by and (gate or len(runs) > 1):
-        raise OptionError(f"--by compares one run within itself, without --gate: {len(runs)} were given")
+        raise OptionError(f"--by compares one run within itself, without --gate (got {len(runs)} runs)")
     if len(runs) < 2 and not by:
-        raise OptionError("one run alone compares with nothing: name another, or what to compare it --by")
+        raise OptionError("one run alone cannot be compared: name another, or compare it within itself with --by")
     refuse_onto_input(*runs)
     loaded = [Run.load(path) for path in runs]
     if gate:
         if len(loaded) != 2:
-            raise OptionError(f"--gate judges one run by another: {len(loaded)} were given")
+            raise OptionError(f"--gate judges one run by another (got {len(loaded)} runs)")
         raise typer.Exit(_gate(loaded[0], loaded[1], format_, threshold, names(allow, "--allow")))
     raise typer.Exit(_show(runs, loaded, by, format_))
 

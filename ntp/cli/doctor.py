@@ -15,18 +15,18 @@ from ntp.lines import one_line
 
 
 def doctor(
-    refresh: Annotated[bool, typer.Option("--refresh", help="Measure this machine's peaks anew.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Measure this machine's peaks again.")] = False,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure the noise between runs of identical code, and nothing else.")
     ] = False,
     runs: Annotated[
-        int | None, typer.Option(min=2, metavar="N", help="With --calibrate: processes a case.", show_default="5")
+        int | None, typer.Option(min=2, metavar="N", help="With --calibrate: processes per case.", show_default="5")
     ] = None,
     cases: Annotated[
         str | None,
         typer.Option(
             metavar="IDS",
-            help="With --calibrate: ids of cases, separated by commas, or RUN.json for all cases of that run.",
+            help="With --calibrate: case ids, separated by commas, or RUN.json for all cases of that run.",
             show_default="the training steps of a sweep",
         ),
     ] = None,
@@ -34,19 +34,19 @@ def doctor(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="With --cases RUN.json: the model of yours that its cases are of. Its code is run.",
+            help="With --cases RUN.json: your own model that its cases train. Its code is run.",
             show_default="simple",
         ),
     ] = None,
 ) -> None:
     """Say what this machine is, what makes its timings noisy, and what can be done about it.
 
-    Times a small step in ntp's quiet runtime, and in that of a plain process,
+    Times a small step in ntp's quiet runtime and in that of a plain process,
     for a quarter of a minute. The machine's peaks, of matrix products and
     memory, are measured the first time (as long again) and kept in the user's
     cache. With --calibrate, each case is measured in several fresh processes
-    instead (8 s a process, about) and their spread is kept there: what runs
-    are compared by with a baseline.
+    instead (about 8 s per process), and their spread is kept there: it decides
+    what differs when a run is judged by a baseline.
 
     For example:
 
@@ -56,10 +56,10 @@ def doctor(
     """
     if calibrate:
         if refresh:
-            raise OptionError("--refresh measures peaks, --calibrate the noise between runs: give one of the two")
+            raise OptionError("--refresh measures peaks, --calibrate the noise between runs: give only one of the two")
         _calibrate(names(cases, "--cases"), runs, model)
     elif runs is not None or cases is not None or model is not None:
-        raise OptionError("--runs, --cases and --model are for the calibration: give --calibrate with them")
+        raise OptionError("--runs, --cases and --model belong to --calibrate: give it, too, or leave them out")
     else:
         _examine(refresh)
 
@@ -73,7 +73,7 @@ def _examine(refresh: bool) -> None:
     from ntp.runners.disturbance import spreads
     from ntp.runners.roofline import measure_peaks
 
-    tell_if_terminal("looking at the machine for a second, and at torch")
+    tell_if_terminal("examining the machine and torch")
     environment = examine()
     most = available_cpus().max_threads
     try:
@@ -85,7 +85,7 @@ def _examine(refresh: bool) -> None:
     try:
         peaks = measure_peaks(threads, refresh=refresh, software=environment.software, progress=tell_if_terminal)
     except WorkerFailed as exc:
-        tell(f"no peaks: {one_line(str(exc))}")
+        tell(f"the peaks could not be measured: {one_line(str(exc))}")
         peaks = None
     warnings = (*untested_torch(environment.software.torch, tested_with("torch")), *warnings_about(environment))
     show(render(environment, warnings, peaks, varying))
@@ -103,7 +103,7 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
     if not cases:
         raise OptionError(f"--cases: there is no case in {', '.join(wanted)}")
     if model is not None and model not in {case.workload.model for case in named}:
-        raise OptionError(f"--model: no case of {', '.join(wanted) or 'a sweep'} is of {model!r}; leave it out")
+        raise OptionError(f"--model: no case of {', '.join(wanted) or 'a sweep'} uses {model!r}: leave it out")
     for case in cases:
         check_runtime(case.runtime)
     calibration = None

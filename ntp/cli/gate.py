@@ -50,8 +50,8 @@ class Gate:
     def nothing_there(self) -> str:
         """What an empty folder comes to, and what to do about it."""
         return (
-            f"Not comparable: {self._folder} holds no baseline; measure without --ntp-baseline, then "
-            f"ntp baseline RUN.json --out {self._folder} makes the run one."
+            f"Not comparable: {self._folder} holds no baseline; run the sweep without --ntp-baseline, "
+            f"then store its run with ntp baseline RUN.json --out {self._folder}."
         )
 
     def forecast(self) -> Iterator[str]:
@@ -59,9 +59,9 @@ class Gate:
         here = read_machine().fingerprint
         known = {each.environment.machine.fingerprint for run in self._baselines.values() for each in run.measurements}
         if here not in known:
-            yield f"no baseline in {self._folder} is of this machine: counts will be compared, times will not"
+            yield f"no baseline in {self._folder} was measured on this machine: counts will be compared, times will not"
         elif (kept := _calibrations()) is None or not is_calibrated(kept, here):
-            yield "the noise of this machine is not known, and times will not be compared: ntp doctor --calibrate"
+            yield "the noise of this machine is not known, so times will not be compared: run ntp doctor --calibrate"
 
     def judge(self, run: Run) -> tuple[Verdict, str]:
         """The verdict on a run against the baseline nearest to its machine and software; and the text to show."""

@@ -29,66 +29,65 @@ class FailOn(StrEnum):
 
 
 def guard(
-    base: Annotated[str | None, typer.Option(metavar="REF", help="The commit to compare with.")] = None,
+    base: Annotated[str | None, typer.Option(metavar="REF", help="Commit to compare with.")] = None,
     head: Annotated[
         str,
-        typer.Option(metavar="REF", help="What is compared: a commit, or 'worktree', the files as they are."),
+        typer.Option(metavar="REF", help="Commit to judge, or 'worktree' for the files as they are."),
     ] = "worktree",
     cases: Annotated[
         str | None,
         typer.Option(
             metavar="IDS",
-            help="Ids of cases, separated by commas.",
+            help="Case ids, separated by commas.",
             show_default="a small step and a large, on 1 thread and on all",
         ),
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
     threshold: Annotated[
-        float, typer.Option(metavar="SHARE", parser=fraction, help="What counts as slower.", show_default="1%")
+        float,
+        typer.Option(
+            metavar="SHARE", parser=fraction, help="Smallest slowdown that counts as a regression.", show_default="1%"
+        ),
     ] = 0.01,
     budget: Annotated[
-        float, typer.Option(metavar="TIME", parser=seconds, help="When to stop at last.", show_default="300s")
+        float, typer.Option(metavar="TIME", parser=seconds, help="Time budget.", show_default="300s")
     ] = 300.0,
     allow: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Counts that may rise, separated by commas: 'aten::copy_,peak_tensor_bytes'.",
+            help="Counts that may rise, or patterns of them, separated by commas, as in 'aten::*,flops'.",
             show_default="none",
         ),
     ] = None,
     setup: Annotated[
         str,
-        typer.Option(
-            metavar="COMMAND", help="Run this shell command in each side's folder first.", show_default="none"
-        ),
+        typer.Option(metavar="COMMAND", help="Shell command to run first in each side's folder.", show_default="none"),
     ] = "",
     link: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="PATH",
-            help="Share a path of the work tree with the checkouts, which lack what git does not know. Repeatable.",
+            help="Path of the work tree to share with the checkouts, which hold only what git tracks. Repeatable.",
             show_default="none",
         ),
     ] = None,
-    fail_on: Annotated[
-        FailOn | None, typer.Option("--fail-on", help="Fail if the head is faster, too: for teams that pin.")
-    ] = None,
+    fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Also fail on an improvement.")] = None,
     order_seed: OrderSeedOption = 0,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Keep every count and every sample there.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Keep every count and every sample in FILE.")] = Path(
         "reports/latest/guard.json"
     ),
     replay: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Judge again what --out kept, and measure nothing.")
+        Path | None, typer.Option(metavar="FILE", help="Judge again what --out kept, without measuring.")
     ] = None,
 ) -> None:
-    """Say whether the head trains more slowly than the base, with evidence for either.
+    """Tell whether the head trains more slowly than the base, with evidence either way.
 
     First it counts exactly what a step of each does: operations, operators,
-    bytes. Then pairs of fresh processes, one of each side, run in turn on the
-    same CPUs, until the interval of the slowdown lies on one side of the
-    threshold or the budget is spent. The sides are commits of the repository
-    that you are in: of ntp, or of your own, with --model from its files.
+    bytes. Then pairs of fresh processes, one of each side, alternate on the same
+    CPUs until the interval of the slowdown lies on one side of the threshold
+    or the budget is spent. The sides are commits of the repository that you
+    are in: ntp's own, or yours, with --model naming one of its files.
 
     Exit status: 0 pass or improvement, 1 regression, 2 wrong usage,
     3 inconclusive, 4 not comparable, 5 a worker or the tool failed.
@@ -128,9 +127,7 @@ def guard(
     try:
         verdict = verdict_on(record)
     except (ValueError, KeyError) as error:
-        raise RecordError(
-            f"{replay} cannot be judged ({error}): give what ntp guard --out wrote, as it wrote it"
-        ) from error
+        raise RecordError(f"{replay} cannot be judged ({error}): give a file as ntp guard --out wrote it") from error
     if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
         _append(Path(summary_file), markdown(record, verdict))
     show(terminal(record, verdict))
@@ -139,7 +136,7 @@ def guard(
         first_with.setdefault(guarded.stderr_tail.rstrip(), guarded.case_id)
     for tail, case_id in first_with.items():
         if tail:
-            tell_more(f"{case_id}, the last lines of its worker:\n{tail}")
+            tell_more(f"the last lines of the worker of {case_id}:\n{tail}")
     raise typer.Exit(_guard_status(verdict, fail_on))
 
 
@@ -149,12 +146,14 @@ def _guard_plan(ids: Sequence[str], model: str, threshold: float, budget_s: floa
     from ntp.runners.guard import default_cases
 
     if ids and model != DEFAULT_MODEL:
-        raise OptionError(f"--model {model} is for the default cases, --cases names its own: give one of the two")
+        raise OptionError(f"--model {model} is for the default cases, --cases names its own: give only one of the two")
     cases = [Case.parse(each) for each in ids] or default_cases(model, (1, available_cpus().max_threads))
     for case in cases:
         check_runtime(case.runtime)
         if Path(case.workload.model).is_absolute():
-            raise OptionError(f"{case.workload.model} is one file for both sides: give its path inside the repository")
+            raise OptionError(
+                f"{case.workload.model} is the same file for both sides: give its path inside the repository"
+            )
     return plan_of(tuple(dict.fromkeys(case.id for case in cases)), threshold, budget_s)
 
 
@@ -170,7 +169,7 @@ def _kept(records: "Generator[GuardRecord, None, None]", out: Path) -> "GuardRec
                 write_whole(out, record.text(summary(verdict_on(record))))
     except KeyboardInterrupt as stop:
         if record is not None:
-            stop.add_note(f"; what was measured is kept, ntp guard --replay {out} judges it")
+            stop.add_note(f"; what was measured is kept: ntp guard --replay {out} judges it")
         raise
     assert record is not None
     return record
@@ -190,7 +189,7 @@ def _check_out(out: Path) -> None:
     check_writable(out)
     summary_file = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary_file and os.path.realpath(out) == os.path.realpath(summary_file):
-        raise OptionError(f"--out {out} is the file of GITHUB_STEP_SUMMARY, too: name another")
+        raise OptionError(f"--out {out} is also the file of GITHUB_STEP_SUMMARY: choose another")
 
 
 def _append(path: Path, text: str) -> None:
@@ -200,4 +199,4 @@ def _append(path: Path, text: str) -> None:
             file.write(f"{text}\n")
     except OSError as error:
         reason = one_line(f"{path} cannot be written ({error.strerror})")
-        tell(f"the verdict is not in the job's summary: {reason}; mend or unset GITHUB_STEP_SUMMARY")
+        tell(f"the verdict is not in the job's summary: {reason}; fix or unset GITHUB_STEP_SUMMARY")

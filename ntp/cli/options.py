@@ -23,7 +23,7 @@ _METAVARS = {"vocab_size": "V", "embed_dim": "E", "hidden_dim": "H", "batch_size
 _METAVARS |= {"threads": "N", "interop_threads": "N", "model": "SPEC", "data": "SPEC"}
 _PANELS: dict[type[Options], str] = {
     Workload: "What is trained",
-    StepConfig: "How a step computes it",
+    StepConfig: "How a step is computed",
     Runtime: "How the worker is set up",
 }
 _HIDDEN = ("part",)
@@ -40,13 +40,13 @@ ModelOption = Annotated[
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        "--threads", metavar="N", min=1, max=MAX_THREADS, help="torch's threads.", show_default="torch's choice"
+        "--threads", metavar="N", min=1, max=MAX_THREADS, help="Number of torch threads.", show_default="torch's choice"
     ),
 ]
 OrderSeedOption = Annotated[
-    int, typer.Option("--order-seed", min=0, max=MAX_NUMBER, metavar="N", help="Of the order of turns.")
+    int, typer.Option("--order-seed", min=0, max=MAX_NUMBER, metavar="N", help="Random seed of the run order.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def option_of(group: type[Options], field: str) -> inspect.Parameter:
@@ -109,7 +109,7 @@ def refuse_onto_input(*paths: Path) -> None:
         output = os.fstat(sys.stdout.fileno())
         for path in paths:
             if stat.S_ISREG(output.st_mode) and path.exists() and os.path.samestat(path.stat(), output):
-                raise OptionError(f"{path} is read and written at once: let the output go to another file")
+                raise OptionError(f"{path} is read and written at once: redirect the output to another file")
 
 
 def fraction(text: str | float) -> float:

@@ -12,33 +12,34 @@ from ntp.cli.options import JsonOption
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="A directory that ntp train --checkpoint wrote.")],
+    checkpoint: Annotated[Path, typer.Option(metavar="DIR", help="Directory written by ntp train --checkpoint.")],
     model: Annotated[
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="The model's spec, if it is your own: its code is run, which a checkpoint alone cannot have done.",
+            help="Spec of your own model. Its code is run, which a checkpoint alone may not ask for.",
             show_default="simple",
         ),
     ] = None,
-    prompt_ids: Annotated[str | None, typer.Option(metavar="IDS", help="The prompt as token ids: 1,2,3.")] = None,
+    prompt_ids: Annotated[str | None, typer.Option(metavar="IDS", help="Prompt as token ids, as in 1,2,3.")] = None,
     prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The prompt as text, for a model trained on bytes.")
+        str | None, typer.Option(metavar="TEXT", help="Prompt as text, for a model trained on bytes.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="How many tokens to predict.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Number of tokens to predict.")] = 16,
     temperature: Annotated[
-        float, typer.Option(metavar="X", help="0 takes the most probable token; 1 draws from the model's distribution.")
+        float,
+        typer.Option(metavar="X", help="0 takes the most probable token; 1 samples from the model's distribution."),
     ] = 0.0,
     top_k: Annotated[
         int | None,
-        typer.Option(metavar="K", help="Draw from the K most probable tokens alone.", show_default="all"),
+        typer.Option(metavar="K", help="Sample from the K most probable tokens only.", show_default="all"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_NUMBER, metavar="N", help="Of the draws.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_NUMBER, metavar="N", help="Random seed for sampling.")] = 42,
     as_json: JsonOption = False,
 ) -> None:
     """Predict the tokens that follow a prompt, with a model that ntp train saved.
 
-    Writes the new tokens alone: as ids, or as text if the prompt was text.
+    Prints only the new tokens: as ids, or as text if the prompt was text.
 
     For example:
 

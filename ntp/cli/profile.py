@@ -16,13 +16,13 @@ _WRITTEN = ("profile.json", "profile.md", "profile.html")
 @takes_case(Workload, StepConfig, Runtime)
 def profile(
     options: dict[str, Any],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the profile goes.")] = Path("reports/profile"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for the profile.")] = Path("reports/profile"),
 ) -> None:
     """Explain one case: what bounds its step, and what to try.
 
     Writes profile.md and profile.html (the answer first), profile.json,
-    trace.json for ui.perfetto.dev, flame graphs and charts. Every observer
-    looks at steps of its own, so that none is part of another's picture.
+    trace.json for ui.perfetto.dev, flame graphs and charts. Each observer
+    runs on steps of its own, so that none shows up in another's results.
 
     For example:
 
@@ -60,6 +60,6 @@ def profile(
         flames = drawings((each.observations.flame for each in run.measurements), out)
         write_whole(out / "profile.html", page(run, flames))
     write(terminal(run))
-    write(f"Written: profile.md, profile.html and all that they show, in {out}")
+    write(f"Written: profile.md, profile.html and everything they show, in {out}")
     if run.failures:
         raise run.failures[-1].error()

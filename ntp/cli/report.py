@@ -20,10 +20,12 @@ class ReportFormat(StrEnum):
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that a sweep wrote.")],
-    format_: Annotated[ReportFormat, typer.Option("--format", help="What to make of it.")] = ReportFormat.MARKDOWN,
+    run: Annotated[Path, typer.Argument(metavar="RUN.json", help="Run file written by a sweep.")],
+    format_: Annotated[ReportFormat, typer.Option("--format", help="Output format.")] = ReportFormat.MARKDOWN,
 ) -> None:
-    """Make a report of a run, the same as was written beside it.
+    """Write the report of a run again, in any format.
+
+    Markdown, CSV and HTML are what the sweep itself has written.
 
     For example:
 

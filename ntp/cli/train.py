@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 @takes_case(Workload, StepConfig)
 def train(
     options: dict[str, Any],
-    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps in all, those before a resume included.")] = 100,
-    log_every: Annotated[int, typer.Option(min=1, metavar="N", help="Steps between two lines.")] = 10,
+    steps: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Total number of steps, including those before a resume.")
+    ] = 100,
+    log_every: Annotated[int, typer.Option(min=1, metavar="N", help="Print a line every N steps.")] = 10,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Save there, and go on from what is there exactly as if never stopped."),
+        typer.Option(metavar="DIR", help="Save checkpoints in DIR, and resume from there exactly as if never stopped."),
     ] = None,
-    checkpoint_every: Annotated[int, typer.Option(min=1, metavar="N", help="Steps between two checkpoints.")] = 100,
+    checkpoint_every: Annotated[int, typer.Option(min=1, metavar="N", help="Save a checkpoint every N steps.")] = 100,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a next-token model, and watch its loss and its speed.
+    """Train a next-token model, and show its loss and its speed.
 
     The same command prints the same losses. Without options it trains the
-    simple model on random tokens, of which nothing can be learned: the loss
-    stays near log(vocab size).
+    simple model on random tokens, from which nothing can be learned: the
+    loss stays near log(vocab size).
 
     For example:
 
@@ -89,20 +91,20 @@ def _tell_changes(before: dict[str, str]) -> dict[str, str]:
 
 def _where_saved(run: "TrainingRun", checkpoint: Path | None) -> str:
     if checkpoint is None:
-        return "nothing is saved, --checkpoint DIR would do so"
+        return "nothing is saved: give --checkpoint DIR to save it"
     if run.saved_at is None:
         return "nothing is saved yet"
     saved = "saved" if run.saved_at == run.step else f"step {run.saved_at} is saved"
-    return f"{saved} in {checkpoint}, the same command goes on from there"
+    return f"{saved} in {checkpoint}, the same command resumes from there"
 
 
 def _tell_resume(run: "TrainingRun", steps: int) -> None:
     if run.resumed_at is None:
         return
     if run.resumed_at >= steps:
-        tell(f"step {run.resumed_at} is already done: nothing to train, raise --steps {steps} to go on")
+        tell(f"step {run.resumed_at} is already done, nothing is left to train: raise --steps {steps}")
     else:
-        tell(f"going on from step {run.resumed_at}")
+        tell(f"resuming from step {run.resumed_at}")
 
 
 def _step_line(record: "StepRecord") -> str:

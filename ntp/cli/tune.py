@@ -41,31 +41,38 @@ def tune(
     options: dict[str, Any],
     threads: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_THREADS, metavar="N", help="Only so many.", show_default="1 and up to all CPUs"),
+        typer.Option(
+            min=1, max=MAX_THREADS, metavar="N", help="Use exactly N threads.", show_default="1 and up to all CPUs"
+        ),
     ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Only steps that compute what the plain fp32 step does: nothing in bf16.")
+        bool,
+        typer.Option("--exact", help="Try only steps that compute what the plain fp32 step does: nothing in bf16."),
     ] = False,
     budget: Annotated[
-        float, typer.Option(metavar="TIME", parser=seconds, help="When to stop at last.", show_default="180s")
+        float, typer.Option(metavar="TIME", parser=seconds, help="Time budget.", show_default="180s")
     ] = 180.0,
     memory_limit: Annotated[
         int | None,
-        typer.Option(metavar="SIZE", parser=memory_size, help="Of a process: 2GiB.", show_default="none"),
+        typer.Option(
+            metavar="SIZE", parser=memory_size, help="Peak memory allowed per process, as in 2GiB.", show_default="none"
+        ),
     ] = None,
     order_seed: OrderSeedOption = 0,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="Keep every race there. If it is there already, go on from it.")
+        Path, typer.Option(metavar="FILE", help="Keep every race in FILE. If it exists, resume the search in it.")
     ] = Path("reports/latest/tune.json"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever is in the file.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over, even if the file holds an earlier search.")
+    ] = False,
 ) -> None:
     """Find the fastest way to train a model on this machine.
 
     Tries how the step computes (loss, matrix library, precision, optimizer,
     torch.compile) together with how the machine is set up (threads, allocator,
-    affinity, huge pages). Each candidate runs in turn with
-    the best so far, in fresh processes, so that a noisy machine is noisy to
-    both. Shows what each lever is worth, and what to write to have the same.
+    affinity, huge pages). Each candidate alternates with the best so far, in
+    fresh processes, so that a noisy machine is noisy for both. Shows what each
+    lever is worth, and what to write for the same effect elsewhere.
 
     For example:
 
@@ -90,9 +97,9 @@ def tune(
     check_writable(out)
     report = out.with_suffix(".md")
     if os.path.realpath(out) == os.path.realpath(report):
-        raise OptionError(f"--out {out} is where the report goes: name the record otherwise, as in tune.json")
+        raise OptionError(f"--out {out} is the file of the report: choose another name, as in tune.json")
     if report.is_file() and not out.exists():
-        raise OptionError(f"{report} would be replaced by the report of --out {out}: name the record otherwise")
+        raise OptionError(f"{report} would be replaced by the report of --out {out}: choose another name")
     check_writable(report)
     with sole_writer(out), status_line() as progress:
         known = Tuning.load(out) if out.is_file() and not fresh else None
@@ -110,7 +117,7 @@ def tune(
             out,
         )
     if tuning is None:
-        raise OptionError(f"not one race fits into {budget:g} s: raise --budget")
+        raise OptionError(f"no race fits into {budget:g} s: raise --budget")
     found = winner(tuning)
     cpus = cpus_for(found.case.runtime)
     write_whole(report, markdown(tuning, found, cpus))
@@ -130,8 +137,8 @@ def _kept(tunings: "Generator[Tuning, None, None]", out: Path) -> "Tuning | None
                 write_whole(out, tuning.model_dump_json() + "\n")
     except KeyboardInterrupt as stop:
         if tuning is not None and isinstance(stop, Terminated):
-            stop.add_note(f"; what was raced is kept in {out}, the same command goes on from there")
+            stop.add_note(f"; the races so far are kept in {out}, the same command resumes from there")
         if tuning is None or isinstance(stop, Terminated):
             raise
-        tell(f"interrupted: this is the best so far; the same command goes on from {out}")
+        tell(f"interrupted: this is the best so far; the same command resumes from {out}")
     return tuning

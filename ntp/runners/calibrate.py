@@ -72,7 +72,7 @@ def calibrate(
         with start(case) as worker:
             measurement = measure(case, worker, (sampling or Sampling()).for_case(case))
         if surroundings not in (None, fingerprints(measurement)):
-            raise WorkerFailed(f"{case.id}: this machine or its software is another than in the first run: begin anew")
+            raise WorkerFailed(f"{case.id}: the machine or its software has changed since the first run: start over")
         surroundings = fingerprints(measurement)
         new[case] = _with_run(new.get(case), measurement)
         kept = load_calibration(folder, *surroundings)

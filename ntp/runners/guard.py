@@ -90,7 +90,7 @@ class _Guard:
         files = None if counted.imported is None else counted.imported.files
         self._found(side, counted.software, None if files is None else own_files(self._sources[side], files))
         if files and (elsewhere := foreign(self._sources[side], files)):
-            return {"foreign": f"{side}: {elsewhere}, so that both sides may have run the same code: {_FOREIGN_REMEDY}"}
+            return {"foreign": f"{side}: {elsewhere}, so both sides may have run the same code: {_FOREIGN_REMEDY}"}
         return {side: counted.counts}
 
     def _found(self, side: SideName, software: Software, loaded: Sequence[str] | None) -> None:
@@ -135,7 +135,7 @@ class _Guard:
         return self.replace(guarded.model_copy(update={**changes, "wall_time_s": guarded.wall_time_s + pair_s}))
 
 
-_FOREIGN_REMEDY = "let it be found from the model's own file, or through an editable installation"
+_FOREIGN_REMEDY = "make it importable from the model's own file, or through an editable installation"
 
 
 def _words(error: WorkerFailed) -> str:
@@ -210,7 +210,7 @@ def guard(
         )
         run = _Guard(record, {"base": base_source, "head": head_source}, start or starter, clock_s)
         if setup:
-            progress(f"making both sides ready: {setup}")
+            progress(f"preparing both sides: {setup}")
             if not run.prepare(setup):
                 yield run.record
                 return

@@ -74,7 +74,7 @@ def profile(
             progress("starting a worker, warming it up and timing its steps")
             measurement = measure(case, worker, sampling or Sampling())
             yield (run := now(measurements=(measurement,)))
-            progress("looking at phases, memory, operations and operators")
+            progress("observing phases, memory, operations and operators")
             measurement = measurement.model_copy(update={"observations": _observed(worker, observing, out_dir)})
             yield (run := now(measurements=(measurement,)))
             progress("recording a flame graph")

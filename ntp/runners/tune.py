@@ -124,7 +124,10 @@ class _Search:
         limit = self.tuning.memory_limit_bytes
         changes: dict[str, object] = {"pairs": (*race.pairs, pair), "peak_rss_bytes": peak_rss_bytes}
         if limit is not None and peak_rss_bytes > limit and race.purpose == "search":
-            changes |= {"outcome": "too large", "message": f"{peak_rss_bytes:,} bytes of memory, {limit:,} are allowed"}
+            changes |= {
+                "outcome": "too large",
+                "message": f"used {peak_rss_bytes:,} bytes of memory, {limit:,} are allowed",
+            }
         losses = {side: ending.loss for side, ending in pair.endings}
         if _finite(losses.get("base")) and not _finite(losses.get("head")):
             told = f"its loss is {losses['head']}, and that of {against.id} is {losses.get('base')}"
@@ -182,7 +185,7 @@ def tune(
     if known is not None:
         if known.task != tuning.task:
             raise OptionError(
-                "what was kept is of another search (workload, levers, limit or machine): give --fresh or another file"
+                "the file holds a search of another workload, levers, limit or machine: give --fresh or another file"
             )
         tuning = known.model_copy(update={"budget_s": budget_s})
     with WorkerStarter() as starter:

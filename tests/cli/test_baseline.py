@@ -209,8 +209,8 @@ class TestCalibrate:
             (["--cases", "none.json"], "none.json cannot be read"),
             (["--cases", "simple-b8-s64-t100000"], "threads: 100000 asked for"),
             (["--runs", "1"], "--runs"),
-            (["--refresh"], "give one of the two"),
-            (["--model", "mine.py:make"], "no case of a sweep is of 'mine.py:make'"),
+            (["--refresh"], "give only one of the two"),
+            (["--model", "mine.py:make"], "no case of a sweep uses 'mine.py:make'"),
         ],
     )
     def test_wrong_options_are_refused_before_anything_starts(self, calibrate, arguments, words):
@@ -223,7 +223,7 @@ class TestCalibrate:
         run = stored(make_run(make_measurement("simple-b8-s64-t1"), make_measurement("mine.py:make-b4-s64-t1")))
         status, _, err, asked = calibrate([], "--cases", run)
         assert (status, asked) == (exit_status.USAGE, [])
-        assert "is of model 'mine.py:make', code that would be run: if you trust it, name it with --model" in err
+        assert "names the model 'mine.py:make', whose code would be run: if you trust it, name it with --model" in err
         assert err.count("\n") == 1
         status, _, err, asked = calibrate([], "--cases", run, "--model", "other.py:make")
         assert (status, asked) == (exit_status.USAGE, [])
@@ -242,7 +242,7 @@ class TestCalibrate:
     def test_its_options_belong_to_it(self, call, option):
         status, _, err = call("doctor", *option)
         assert status == exit_status.USAGE
-        assert "give --calibrate with them" in err
+        assert "belong to --calibrate: give it, too" in err
 
 
 def test_a_baseline_the_gate_and_the_noise_together(call, cache, measured, stored, tmp_path):

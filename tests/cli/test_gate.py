@@ -69,7 +69,7 @@ def test_what_is_known_before_anything_is_measured(measured, tmp_path, monkeypat
     save_baseline(measured(10_000_000), folder)
     assert not Gate(folder).is_empty
     assert list(Gate(folder).forecast()) == [
-        f"no baseline in {folder} is of this machine: counts will be compared, times will not"
+        f"no baseline in {folder} was measured on this machine: counts will be compared, times will not"
     ]
     here = measured(10_000_000, machine=read_machine())
     save_baseline(here, folder)
@@ -83,7 +83,7 @@ def test_what_is_known_before_anything_is_measured(measured, tmp_path, monkeypat
 def test_a_folder_without_baselines_says_what_makes_one(measured, tmp_path):
     verdict, text = Gate(tmp_path).judge(measured(1))
     assert verdict == "not comparable"
-    remedy = f"measure without --ntp-baseline, then ntp baseline RUN.json --out {tmp_path} makes the run one"
+    remedy = f"run the sweep without --ntp-baseline, then store its run with ntp baseline RUN.json --out {tmp_path}"
     assert text == f"Not comparable: {tmp_path} holds no baseline; {remedy}.\n"
     assert Gate(tmp_path).is_empty
     with pytest.raises(RecordError, match="is no folder of baselines"):

@@ -111,8 +111,8 @@ def test_what_several_workers_said_at_last_is_shown_once(run, kept):
     result = run("--replay", kept(failed.model_copy(update={"cases": cells, "plan": plan_of(ids, 0.01, 60)})))
     assert result.status == 5
     assert result.err.splitlines() == [
-        f"{ids[0]}, the last lines of its worker:", "the same words",
-        f"{ids[1]}, the last lines of its worker:", "other words",
+        f"the last lines of the worker of {ids[0]}:", "the same words",
+        f"the last lines of the worker of {ids[1]}:", "other words",
     ]  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def test_a_job_summary_that_cannot_be_written_is_one_line_and_the_verdict_stands
         (["--base", "HEAD", "--budget", "1e9"], "1e9"),
         (["--base", "HEAD", "--cases", "simple"], "not a case id"),
         (["--base", "HEAD", "--cases", "simple-b2-s4-t900"], "900"),
-        (["--base", "HEAD", "--cases", CASE_ID, "--model", "model.py:make"], "give one of the two"),
+        (["--base", "HEAD", "--cases", CASE_ID, "--model", "model.py:make"], "give only one of the two"),
         (["--base", "HEAD", "--model", "/models/model.py:make"], "inside the repository"),
         (["--base", "no-such-branch"], "no-such-branch"),
         (["--base", "HEAD", "--head", "no-such-branch"], "no-such-branch"),

@@ -75,7 +75,7 @@ def test_the_folder_of_a_run_that_is_refused_later_is_not_made(refused, tmp_path
 @pytest.mark.parametrize("out", ["search.md", "link.json"])
 def test_a_search_is_not_kept_where_its_report_goes(refused, tmp_path, out):
     (tmp_path / "link.json").symlink_to("link.md")
-    assert f"--out {out} is where the report goes" in refused("tune", *SMALL, "--out", out)
+    assert f"--out {out} is the file of the report" in refused("tune", *SMALL, "--out", out)
 
 
 def test_a_search_does_not_replace_a_text_that_is_no_report_of_its_own(refused, tmp_path):
@@ -91,7 +91,7 @@ def test_a_search_whose_report_cannot_be_written(refused, tmp_path):
 
 def test_a_guards_record_is_not_its_summary(refused, tmp_path, monkeypatch):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    assert "is the file of GITHUB_STEP_SUMMARY, too" in refused("guard", "--base", "HEAD", "--out", "summary.md")
+    assert "is also the file of GITHUB_STEP_SUMMARY" in refused("guard", "--base", "HEAD", "--out", "summary.md")
 
 
 @pytest.mark.parametrize("text", [",", "", " , ,"])

@@ -162,7 +162,7 @@ def test_without_the_reference_product_no_run_counts(bench):
 
 def test_another_software_half_way_ends_it(bench):
     bench.software = {2: Software(torch="3.0")}
-    with pytest.raises(WorkerFailed, match="is another than in the first run: begin anew"):
+    with pytest.raises(WorkerFailed, match="has changed since the first run: start over"):
         bench.calibrate([ONE], 2)
     assert bench.kept == {ONE.id: [1]}
 

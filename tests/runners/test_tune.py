@@ -203,7 +203,7 @@ def test_what_needs_too_much_memory_is_dropped_with_its_number(bench):
     tuning = bench.tune(memory_limit_bytes=2000)[-1]
     too_large = [race for race in tuning.races if race.outcome == "too large"]
     assert too_large
-    assert all("3,000 bytes of memory, 2,000 are allowed" in race.message for race in too_large)
+    assert all("used 3,000 bytes of memory, 2,000 are allowed" in race.message for race in too_large)
     assert "onednn" not in winner(tuning).case.id
 
 
@@ -220,7 +220,7 @@ def test_it_goes_on_where_it_stopped(bench):
 
 def test_another_search_is_not_gone_on_with(bench):
     part = bench.tune(budget_s=60.0)[-1]
-    with pytest.raises(OptionError, match="is of another search"):
+    with pytest.raises(OptionError, match="holds a search of another workload"):
         bench.tune(known=part, levers=LEVERS[:2])
 
 
