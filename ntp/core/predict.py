@@ -17,7 +17,7 @@ from ntp.core.model import load_model
 from ntp.errors import ModelError, OptionError
 
 
-def load_trained(directory: Path, named: str | None = None) -> tuple[LanguageModel, Workload]:
+def load_trained(directory: Path | str, named: str | None = None) -> tuple[LanguageModel, Workload]:
     """The model of the checkpoint in ``directory``, and the workload that it was trained on.
 
     Args:
@@ -29,7 +29,7 @@ def load_trained(directory: Path, named: str | None = None) -> tuple[LanguageMod
         Untrusted: it is of a model that was not named.
         ModelError: the model cannot be built.
     """
-    saved = checkpoints.load(directory)
+    saved = checkpoints.load(Path(directory))
     spec, source = saved.config.workload.model, f"the checkpoint in {str(directory)!r}"
     if named is not None and named != spec:
         raise OptionError(f"{source} is of model {spec!r}, not {named!r}: name another directory or another --model")

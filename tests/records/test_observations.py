@@ -1,8 +1,5 @@
 """The records: what they derive, what they refuse, and that they survive a file."""
 
-import subprocess
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,14 +80,6 @@ def test_a_record_comes_back_from_json_as_it_went(record):
     again = type(record).model_validate_json(record.model_dump_json())
     assert again == record
     assert hash(again) == hash(record)
-
-
-def test_reading_records_needs_no_torch():
-    code = (
-        "import sys, ntp.records.observations, ntp.observe.phases, ntp.observe.flops\n"
-        "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def example_phase_times(**changes):

@@ -1,6 +1,4 @@
 import math
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given
@@ -288,9 +286,3 @@ class TestRecords:
         peaks = machine_peaks(thread_peaks(threads=1), thread_peaks(threads=2))
         assert peaks.at(2) == thread_peaks(threads=2)
         assert peaks.at(3) is None
-
-    def test_loads_without_torch(self):
-        code = (
-            "import sys, ntp.records.peaks, ntp.runners.roofline, ntp.observe.py_spy; sys.exit('torch' in sys.modules)"
-        )
-        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
