@@ -63,7 +63,7 @@ class ModelError(NtpError):
 class StepError(NtpError):
     """A way to compute the step that this model, this machine or this torch does not bear."""
 
-    section = "your-own-model.md#what-a-model-must-bear-for-each-lever"
+    section = "your-own-model.md#what-each-lever-needs-from-the-model"
 
 
 class TorchError(NtpError):
