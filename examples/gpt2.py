@@ -1,4 +1,4 @@
-"""A model that is not ours: GPT-2's architecture, small, built from its config with random weights.
+"""A model from another library: a small GPT-2, built from its config with random weights.
 
     ntp train --model examples/gpt2.py:tiny --steps 20
 
@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 
 def tiny(vocab_size: int, seq_len: int) -> GPT2LMHeadModel:
-    """Two layers of four heads, 128 wide. Returns an object with ``.logits``, which is all that ntp asks for."""
+    """Two layers with four heads, 128 wide. Returns an object with ``.logits``, which is all that ntp needs."""
     config = GPT2Config(
         vocab_size=vocab_size,
         n_positions=seq_len,
