@@ -1,4 +1,4 @@
-"""What can go wrong, as types. Each message is one line: what was wrong, the value, and the remedy."""
+"""The errors, as types. Each message is one line that says what is wrong, the value, and the remedy."""
 
 import errno
 import reprlib
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def refusal(error: "ValidationError") -> str:
-    """What pydantic refuses first, in one line: the field, what is wrong with it, and the value, cut short."""
+    """Describe the first error that pydantic found in one line: the field, what is wrong, and the value, shortened."""
     first = error.errors()[0]
     given = first["input"]
-    # Of what is no single value, the field's name says enough.
+    # If the input is not a single value, the field's name says enough.
     value = f" (got {reprlib.repr(given)})" if isinstance(given, str | int | float | None) else ""
     where = ".".join(map(str, first["loc"])) or "the file"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}{value}"
@@ -24,27 +24,27 @@ _RUN_OUT = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM
 
 
 class NtpError(Exception):
-    """Something the user can mend. The message is one line that names the value and the remedy."""
+    """An error that the user can fix. The message is one line that names the value and the remedy."""
 
     section: ClassVar[str] = "reference.md"
-    """Of the documentation, which says more: a page in docs/, and its anchor."""
+    """Where the documentation says more: a page in docs/, and its anchor."""
 
     def __init__(self, message: str) -> None:
-        # What a model says, or a path, may be a megabyte; what to do about it stands at the end.
+        # A model's message, or a path, may be a megabyte long; the remedy is at the end.
         super().__init__(shorten(as_utf8(message), MESSAGE_CHARACTERS))
 
     @property
     def cause(self) -> "type[NtpError]":
-        """What kind of error it is at bottom."""
+        """The kind of the underlying error."""
         return type(self)
 
     @property
     def is_machines(self) -> bool:
-        """Whether it is the machine that has run out of something, and nothing is wrong with what was asked for."""
+        """Whether the machine has run out of something, while nothing is wrong with the request."""
         return isinstance(self.__cause__, OSError) and self.__cause__.errno in _RUN_OUT
 
     def explained(self) -> str:
-        """The message on one line, with where the documentation says more."""
+        """Return the message on one line, with the section of the documentation that says more."""
         return f"{one_line(str(self))} (docs/{self.cause.section})"
 
 
@@ -61,19 +61,19 @@ class ModelError(NtpError):
 
 
 class StepError(NtpError):
-    """A way to compute the step that this model, this machine or this torch does not bear."""
+    """A step config that this model, this machine or this torch does not support."""
 
     section = "your-own-model.md#what-each-lever-needs-from-the-model"
 
 
 class TorchError(NtpError):
-    """A torch that lacks what is needed: older or newer than those that ntp is tested with."""
+    """A torch that lacks a function that ntp needs: it is older or newer than the tested versions."""
 
     section = "reference.md#which-torch"
 
 
 class Untrusted(NtpError):
-    """A file that names code to be run, which the user has not named."""
+    """A file that names code to run, which the user has not named."""
 
     section = "reference.md#what-ntp-trusts"
 
@@ -85,36 +85,36 @@ class DataError(NtpError):
 
 
 class CheckpointError(NtpError):
-    """A checkpoint that is missing, damaged, or of another run."""
+    """A checkpoint that is missing, damaged, or belongs to another run."""
 
     section = "reference.md#files"
 
 
 class RecordError(NtpError):
-    """A run file that cannot be read: corrupt, truncated, foreign, or of a newer version."""
+    """A run file that cannot be read: corrupt, truncated, written by another tool, or of a newer version."""
 
     section = "reference.md#files"
 
 
 _REMEDIES = {
-    errno.ENOSPC: "free the disk",
-    errno.EDQUOT: "free the disk",
-    errno.EMFILE: "raise the limit of open files, ulimit -n",
-    errno.ENFILE: "raise the limit of open files",
-    errno.EROFS: "name a folder that can be written",
-    errno.EACCES: "name a folder that can be written",
-    errno.EBADF: "leave it open, or send it to a file",
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free disk space",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "raise the limit on open files",
+    errno.EROFS: "choose a writable folder",
+    errno.EACCES: "choose a writable folder",
+    errno.EBADF: "keep it open, or redirect it to a file",
     errno.EISDIR: "name a file",
 }
 
 
 def not_written(path: object, error: OSError) -> "RecordError":
-    """The error of a file that cannot be written, with what helps."""
+    """Return the error for a file that cannot be written, with the remedy."""
     return RecordError(f"{path} cannot be written ({error.strerror}): {remedy_of(error) or 'choose another path'}")
 
 
 def remedy_of(error: OSError) -> str:
-    """What helps against an error of the operating system; empty where nobody knows."""
+    """Return the remedy for an error of the operating system; empty if none is known."""
     return _REMEDIES.get(error.errno or 0, "")
 
 
@@ -122,27 +122,27 @@ _NO_TEMPORARY_FOLDER = "No usable temporary directory"
 
 
 class MachineError(NtpError):
-    """What the machine refuses: room on a disk or in a stream, more open files, a folder that is gone."""
+    """A refusal by the machine: no space on a disk, a closed stream, too many open files, a folder that is gone."""
 
     section = "reference.md#when-the-machine-refuses"
     is_machines = True
 
     @classmethod
     def of(cls, error: OSError, what: str = "") -> Self:
-        """The error of the operating system, with what it was about and what helps."""
+        """Wrap an error of the operating system, with its subject and the remedy."""
         reason = error.strerror or str(error) or type(error).__name__
-        if reason.startswith(_NO_TEMPORARY_FOLDER):  # and a list of those that were tried
-            return cls(f"{what or 'a temporary file'}: {_NO_TEMPORARY_FOLDER.lower()}: set TMPDIR to one")
+        if reason.startswith(_NO_TEMPORARY_FOLDER):  # followed by a list of those that were tried
+            return cls(f"{what or 'a temporary file'}: {_NO_TEMPORARY_FOLDER.lower()}: set TMPDIR to a writable folder")
         subject = what or (repr(error.filename) if error.filename is not None else "")
         remedy = remedy_of(error)
         return cls(f"{': '.join(filter(None, (subject, reason)))}{'; ' * bool(remedy)}{remedy}")
 
 
 class WorkerFailed(NtpError):
-    """A worker that died, hung, answered rubbish or refused its case.
+    """A worker that died, hung, sent a malformed answer or refused its case.
 
-    ``stderr_tail`` holds the last lines the worker wrote to its standard error, for the detail below the message, and
-    ``kind`` the name of the error that it refused the case with, if that is one of these.
+    ``stderr_tail`` holds the last lines that the worker wrote to its standard error, which are shown below the message.
+    ``kind`` is the name of the :class:`NtpError` with which the worker refused the case, if it did.
     """
 
     section = "reference.md#when-a-worker-fails"
@@ -154,6 +154,6 @@ class WorkerFailed(NtpError):
 
     @property
     def cause(self) -> type[NtpError]:
-        """What the worker refused its case with; this class where it did not refuse it, but failed."""
+        """The error with which the worker refused its case, or this class if the worker failed."""
         kinds = {kind.__name__: kind for kind in NtpError.__subclasses__()}
         return kinds.get(self.kind, WorkerFailed)

@@ -1,4 +1,4 @@
-"""Files that are written as a whole, and places that are tried before there is anything to write."""
+"""Write files atomically, and check that they can be written before there is anything to write."""
 
 import errno
 import os
@@ -12,34 +12,34 @@ from typing import BinaryIO, NamedTuple
 
 
 class _Regular(NamedTuple):
-    """A file that can be replaced, where its links lead."""
+    """A file that can be replaced, with its links followed."""
 
     path: Path
     mode: int | None
-    """Its permissions. None of a file that is not there yet: a new one has what the umask leaves."""
+    """Its permissions; ``None`` for a new file, whose permissions the umask determines."""
 
 
 def _regular(path: Path) -> _Regular | None:
-    """The file, there or not; None of a device, a pipe and their like, which are written in place.
+    """Return the file, which may not exist yet; ``None`` for a device or a pipe, which are written in place.
 
     Raises:
         OSError: it is a folder, or no file can be there.
     """
     try:
-        found = path.stat().st_mode
+        mode = path.stat().st_mode
     except FileNotFoundError:
         return _Regular(Path(os.path.realpath(path)), None)
-    if stat.S_ISDIR(found):
+    if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    return _Regular(Path(os.path.realpath(path)), stat.S_IMODE(found)) if stat.S_ISREG(found) else None
+    return _Regular(Path(os.path.realpath(path)), stat.S_IMODE(mode)) if stat.S_ISREG(mode) else None
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into, which takes the place of another when the block has ended. If it fails, it is gone.
+    """Open a file that replaces ``path`` when the block ends, or is removed if the block fails.
 
-    A reader meets the old content or the new one, never a part, also when this process is killed. A link stays, and
-    what it leads to is replaced. The folder is made if need be.
+    A reader sees the old content or the new content, never a part, even if this process is killed. A link stays, and
+    its target is replaced. The folder is created if necessary.
 
     Raises:
         OSError: the file cannot be written.
@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         return
     regular.path.parent.mkdir(parents=True, exist_ok=True)
     temporary = regular.path.with_name(f".ntp-{secrets.token_hex(8)}")
-    file = temporary.open("xb")  # never what another has put there, nor through a link
+    file = temporary.open("xb")  # never overwrites another process's file, nor follows a link
     try:
         with file:
             if regular.mode is not None:
@@ -64,10 +64,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def try_to_write(path: Path) -> None:
-    """Find out whether a file can be written there. Leaves it as it is, and nothing behind.
+    """Check that a file can be written. An existing file is not changed, and a new one is not left behind.
 
     Raises:
-        OSError: it cannot.
+        OSError: it cannot be written.
     """
     regular = _regular(path)
     if regular is None:
@@ -75,12 +75,12 @@ def try_to_write(path: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return
     folder = regular.path.parent
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
             file.write(b"\0")
     finally:
-        for each in missing:
-            with suppress(OSError):  # another has made it, too, and needs it
-                each.rmdir()
+        for parent in missing:
+            with suppress(OSError):  # another process has put a file into it
+                parent.rmdir()

@@ -1,8 +1,8 @@
-"""Ctrl-C, ``kill`` and a terminal that closes: SIGINT, SIGTERM and SIGHUP all ask for an end, and get an orderly one.
+"""Shut down cleanly on Ctrl-C, ``kill`` and a closed terminal: SIGINT, SIGTERM and SIGHUP.
 
-The first of them unwinds the stack: what was made for the time being is removed, what was measured is kept. Those that
-follow at once, as Ctrl-C often comes, would only break that, and are not heard. A signal that is ignored when the
-process starts (by nohup, or in the background of a shell) stays ignored; one that somebody else handles is theirs.
+The first signal unwinds the stack: temporary files are removed, measurements are kept. Signals that follow at once, as
+when Ctrl-C is pressed repeatedly, would only break that, and are ignored. A signal that is ignored when the process
+starts (by nohup, or in the background of a shell) stays ignored; one that has another handler keeps it.
 """
 
 import errno
@@ -16,13 +16,13 @@ from types import FrameType
 from typing import Self
 
 PATIENCE_S = 3.0
-"""How long after a signal others are not heard. One that comes later no longer waits for what takes so long."""
+"""How long further signals are ignored after the first. A later one no longer waits for a long operation."""
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(KeyboardInterrupt):
-    """An end as by Ctrl-C, that SIGTERM or SIGHUP has asked for."""
+    """Like Ctrl-C, but caused by SIGTERM or SIGHUP."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"ended by {signal.Signals(number).name}")
@@ -30,23 +30,23 @@ class Terminated(KeyboardInterrupt):
 
 
 def in_words(stop: KeyboardInterrupt) -> str:
-    """What has happened, and how far things were, as whoever was at work has noted on the exception."""
+    """Say what happened, and how far the work had come, from the notes on the exception."""
     return "".join([str(stop) or "interrupted", *getattr(stop, "__notes__", ())])
 
 
 def status_of(stop: KeyboardInterrupt) -> int:
-    """The exit status, as a shell has it."""
+    """Return the exit status by the convention of shells."""
     return stop.exit_status if isinstance(stop, Terminated) else 128 + signal.SIGINT
 
 
 class Interrupts:
-    """While this is entered, a signal that asks for an end raises KeyboardInterrupt, or :class:`Terminated`, once.
+    """Context manager in which the first signal raises KeyboardInterrupt or :class:`Terminated`.
 
-    If one did, the process is about to end: its last moments are not to be disturbed either, so that the signals are
-    ignored from then on. Outside of the main thread, which alone gets signals, this does nothing.
+    After that the process is about to end, and its last moments must not be disturbed either, so the signals stay
+    ignored on exit. Outside the main thread, which alone receives signals, this does nothing.
 
     Attributes:
-        terminated: what SIGTERM or SIGHUP has raised; ``None`` if neither came.
+        terminated: the exception that SIGTERM or SIGHUP raised; ``None`` if neither came.
     """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
@@ -67,7 +67,7 @@ class Interrupts:
             signal.signal(number, before if self._heard_s is None else signal.SIG_IGN)  # type: ignore[arg-type]
 
     def forget(self) -> None:
-        """Hear the next signal like the first one: what was interrupted has gone on all the same."""
+        """Treat the next signal as the first, because the interrupted work continued."""
         self._heard_s = self.terminated = None
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
@@ -84,13 +84,13 @@ class Interrupts:
 
 
 class HeldBack:
-    """While this is entered, a signal waits: what is under way comes to its end, and the signal has its effect then.
+    """Context manager that delays a signal until the block ends, so that the work in it is finished.
 
-    Another that comes later than :data:`PATIENCE_S` does not wait, so that nobody has to sit through a long step.
-    Outside of the main thread this does nothing.
+    A second signal, more than :data:`PATIENCE_S` later, is not delayed, so that nobody has to wait for a long step.
+    Outside the main thread this does nothing.
 
     Attributes:
-        unbreakable: while this is set, later ones wait, too.
+        unbreakable: while this is set, later signals are delayed, too.
     """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
@@ -132,12 +132,12 @@ class HeldBack:
 
 
 def _let_go_of_terminal() -> None:
-    """Write nowhere from now on where a terminal was written to that is gone: to that, writing is an error."""
+    """Redirect descriptors of a terminal that is gone to /dev/null, because writing to it is an error."""
     for descriptor in range(256):
         try:
             termios.tcgetattr(descriptor)
         except termios.error as error:
             if error.args[0] == errno.EIO:
-                nowhere = os.open(os.devnull, os.O_RDWR)
-                os.dup2(nowhere, descriptor, inheritable=descriptor < 3)
-                os.close(nowhere)
+                null = os.open(os.devnull, os.O_RDWR)
+                os.dup2(null, descriptor, inheritable=descriptor < 3)
+                os.close(null)

@@ -171,8 +171,11 @@ class TestWithoutAHome:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (OSError(errno.EMFILE, "Too many open files"), "Too many open files; raise the limit of open files, ulimit -n"),
-        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), "set TMPDIR to one"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files; raise the limit on open files"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+            "set TMPDIR to a writable folder",
+        ),
     ],
 )
 def test_a_worker_that_cannot_be_started_has_failed(monkeypatch, error, message):
@@ -190,7 +193,7 @@ def test_an_error_of_the_system_is_one_line_and_status_5(monkeypatch, capsys):
     monkeypatch.setattr("ntp.core.train.TrainingRun", refuse)
     assert cli.main(["train"]) == exit_status.TOOL_FAILED
     assert capsys.readouterr().err == (
-        "ntp: error: '/somewhere': No space left on device; free the disk "
+        "ntp: error: '/somewhere': No space left on device; free disk space "
         "(docs/reference.md#when-the-machine-refuses)\n"
     )
 
