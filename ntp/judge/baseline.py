@@ -1,4 +1,4 @@
-"""A run against a stored baseline: what is counted of a step exactly, and its times as far as two days can be compared.
+"""A run against a stored baseline: it compares counts exactly, and times as far as those of two days can be compared.
 
 **Normalised time** is the median step time over that of the calibration kernel in the same process
 (:class:`ntp.records.run.CalibrationKernel`): what slows the whole machine down for a while slows both.
@@ -10,7 +10,7 @@ Student's distribution of n - 1 degrees of freedom. The verdict is read off that
 
 **What that can't do.** Runs of one calibration lie minutes apart, a baseline and its head days: what changes from day
 to day is in no interval here. And the noise between two processes is several times that of a pair that runs in turn:
-``ntp guard`` sees far less. Each interval holds for its own case, whatever the number of cases.
+``ntp guard`` detects much smaller slowdowns. Each interval holds for its own case, whatever the number of cases.
 
 Source of the formula: G. J. Hahn and W. Q. Meeker, Statistical Intervals (1991), chapter 4: the prediction interval of
 the mean of m further observations of a normal distribution, mean ± t s sqrt(1/m + 1/n); here both m and the n of the
@@ -18,28 +18,28 @@ mean are 1, and s is of further runs, so that the degrees of freedom are theirs.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import NamedTuple
 
 from ntp.case import Case
-from ntp.judge.counts import Change, changes, not_counted, regressions, seen_counts
+from ntp.judge.counts import Change, changes, counts_of, not_counted, regressions
+from ntp.judge.differences import differences
 from ntp.judge.sequential import Estimate, t_quantile
 from ntp.judge.statistics import Interval
 from ntp.judge.verdict import Verdict, gravest, verdict_of
 from ntp.records.calibration import CalibratedCase, Calibration, fingerprints
-from ntp.records.environment import Machine, Software
 from ntp.records.guard import Metric
 from ntp.records.run import Measurement, Run
 
 THRESHOLD = 0.05
-"""By how much a step may get slower, unless told otherwise: less than most machines can tell from one run."""
+"""By default a step may get slower by this fraction: less than most machines can tell from one run."""
 
 CONFIDENCE = 0.95
-"""Of each interval, two-sided."""
+"""The two-sided confidence of each interval."""
 
 MIN_SHARE_OF_TIME = 0.5
-"""Of the time that the calibrated runs were timed for. A median of much less is noisier than what was calibrated."""
+"""A run must be timed for this share of the calibrated runs' time: a median of much less is noisier than those were."""
 
 
 class Noise(NamedTuple):
@@ -48,15 +48,15 @@ class Noise(NamedTuple):
     case: Case
     runs: int
     step_ns: float
-    """Median over the runs of their median step times."""
+    """The median over the runs of their median step times."""
     raw: float | None
-    """The spread of the step times as they are. None of a single run."""
+    """The spread of the step times as they are. None for a single run."""
     normalised: float | None
     """The spread of the normalised times."""
 
     @property
     def half_width(self) -> float | None:
-        """Of the interval of log(head / base), from one run of each."""
+        """The half-width of the interval of log(head / base), from one run of each."""
         if self.normalised is None:
             return None
         return t_quantile(self.runs, (1 + CONFIDENCE) / 2) * self.normalised * math.sqrt(1 / 1 + 1 / 1)
@@ -68,21 +68,21 @@ class Noise(NamedTuple):
 
 
 class TimeFinding(NamedTuple):
-    """What the times of one case say."""
+    """The verdict on the times of one case."""
 
     verdict: Verdict
     slowdown: Interval | None = None
     """Head over base, of the normalised times: above 1, the head is slower. None where they are not comparable."""
     reasons: tuple[str, ...] = ()
-    """Why they are not comparable, in words."""
+    """Why the times are not comparable, in words."""
 
 
 class CaseJudgement(NamedTuple):
-    """One case of the baseline."""
+    """What times and counts say about a case of the baseline."""
 
     case: Case
     base_ns: float
-    """The median step time, as it is."""
+    """The median step time, not normalised."""
     head_ns: float | None
     """None where the head lacks the case."""
     times: TimeFinding
@@ -100,19 +100,19 @@ class CaseJudgement(NamedTuple):
 
 
 class BaselineVerdict(NamedTuple):
-    """All cases of a baseline."""
+    """The verdict on all cases of a baseline."""
 
     verdict: Verdict
     cases: tuple[CaseJudgement, ...]
     only_head: tuple[str, ...]
-    """Ids of cases that the baseline lacks: they are not judged."""
+    """Ids of the cases that the baseline lacks: they are not judged."""
     threshold: float
     calibrated: tuple[str, ...]
-    """When the noise was measured: the day of each case's calibration, without repeats. Empty where none was used."""
+    """The days on which the noise was measured, without repeats. Empty where no calibration was used."""
 
 
 def noise_of(calibrated: CalibratedCase) -> Noise:
-    """How far the runs of a case lie from each other."""
+    """Compute how far the runs of a case lie from each other."""
     raw = [max(1.0, median(run.step_time_ns)) for run in calibrated.runs]
     normalised = [step_ns / run.calibration_kernel.time_ns for step_ns, run in zip(raw, calibrated.runs, strict=True)]
     return Noise(
@@ -125,8 +125,8 @@ def noise_of(calibrated: CalibratedCase) -> Noise:
 
 
 def _log_spread(values: Sequence[float]) -> float | None:
-    """The standard deviation of the values' logarithms; None of fewer than two."""
-    estimate = Estimate.of([math.log(each) for each in values])
+    """Compute the standard deviation of the values' logarithms; None of fewer than two."""
+    estimate = Estimate.of([math.log(value) for value in values])
     return estimate.std_error * math.sqrt(estimate.n) if estimate.n > 1 else None
 
 
@@ -146,28 +146,28 @@ def judge_run(
 
     Args:
         base: the stored run.
-        head: the run that is judged. A case that it lacks is not comparable, and so is the whole then, at best.
-        calibration: of the machine and the software that the head ran on.
-        threshold: what counts as slower, as a fraction.
+        head: the run that is judged. A case that it lacks is not comparable, and then the whole is not comparable
+            either, at best.
+        calibration: that of the machine and the software that the head ran on.
+        threshold: the slowdown allowed, as a fraction.
         allowed: names of counts that may rise, or patterns of them.
     """
-    bases, heads = ({each.case: each for each in run.measurements} for run in (base, head))
+    bases, heads = ({measurement.case: measurement for measurement in run.measurements} for run in (base, head))
     metric = Metric(name="median", threshold=threshold)
-    failures = {each.case_id: each.message.removeprefix(f"{each.case_id}: ") for each in head.failures}
+    failures = {failure.case_id: failure.message.removeprefix(f"{failure.case_id}: ") for failure in head.failures}
     cases = tuple(
         _judgement(measurement, heads[case], calibration, metric, allowed)
         if case in heads
         else _missing(measurement, failures.get(case.id))
         for case, measurement in bases.items()
     )
-    used = [case for case in cases if case.times.slowdown]
-    known = (calibration.at(each.case) for each in used) if calibration else ()
+    used = (calibration.at(case.case) for case in cases if case.times.slowdown) if calibration else ()
     return BaselineVerdict(
         verdict=gravest([case.verdict for case in cases]),
         cases=cases,
         only_head=tuple(case.id for case in heads if case not in bases),
         threshold=threshold,
-        calibrated=tuple(dict.fromkeys(each.started[:10] for each in known if each)),
+        calibrated=tuple(dict.fromkeys(case.started[:10] for case in used if case)),
     )
 
 
@@ -183,15 +183,15 @@ def _judgement(
     metric: Metric,
     allowed: Sequence[str],
 ) -> CaseJudgement:
-    base_counts, head_counts = seen_counts(base), seen_counts(head)
-    found = changes(base_counts, head_counts)
+    base_counts, head_counts = counts_of(base), counts_of(head)
+    differing = changes(base_counts, head_counts)
     return CaseJudgement(
         case=head.case,
         base_ns=median(base.samples_ns),
         head_ns=median(head.samples_ns),
         times=_times(base, head, calibration, metric),
-        changes=found,
-        regressions=regressions(found, allowed),
+        changes=differing,
+        regressions=regressions(differing, allowed),
         not_counted=not_counted(base_counts, head_counts),
     )
 
@@ -215,7 +215,7 @@ def _normalised_time(measurement: Measurement) -> float:
 
 
 def _obstacles(base: Measurement, head: Measurement, calibrated: CalibratedCase | None) -> Iterator[str]:
-    """Why two times cannot be compared. The machine and the software first: with other ones, nothing else matters."""
+    """Say why two times cannot be compared. On another machine or with other software, nothing else matters."""
     here, there = head.environment, base.environment
     if here.machine.fingerprint != there.machine.fingerprint:
         yield f"another machine: {', '.join(differences(there.machine, here.machine))}"
@@ -235,7 +235,7 @@ def _obstacles(base: Measurement, head: Measurement, calibrated: CalibratedCase 
     ):
         yield "the noise of this case on this machine is not known: ntp doctor --calibrate --cases RUN.json measures it"
     elif len(calibrated.runs) < 2:
-        yield "a single calibrated run tells no noise: ntp doctor --calibrate --cases RUN.json measures it"
+        yield "a single calibrated run does not show the noise: ntp doctor --calibrate --cases RUN.json measures it"
     else:
         yield from _too_short(base, head, calibrated)
 
@@ -248,36 +248,10 @@ def _too_short(base: Measurement, head: Measurement, calibrated: CalibratedCase)
             yield f"the {name}'s steps were timed for {timed_s:.2g} s in all, the calibrated ones for {usual_s:.2g} s"
 
 
-def differences(base: Machine | Software, head: Machine | Software) -> tuple[str, ...]:
-    """In what the fingerprints of two machines, or of two software, differ: some words for each field."""
-    fields = _flat(base.identity), _flat(head.identity)
-    names = dict.fromkeys((*fields[0], *fields[1]))
-    found = ((name, fields[0].get(name), fields[1].get(name)) for name in names)
-    return tuple(_words(name, before, after) for name, before, after in found if before != after)
-
-
-def _flat(identity: Mapping[str, object]) -> dict[str, object]:
-    """The fields, with those of a field that has some (``torch_build``) in its place."""
-    flat: dict[str, object] = {}
-    for field, value in identity.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{field}.{inner}": each for inner, each in value.items()}
-        else:
-            flat[field] = value
-    return flat
-
-
-def _words(name: str, base: object, head: object) -> str:
-    if isinstance(base, list) and isinstance(head, list):
-        return f"other {name}"  # a list of caches or libraries would say it at length
-    values = ("unknown" if each is None else "known" if isinstance(each, list) else each for each in (base, head))
-    return f"{name} {' against '.join(map(str, values))}"
-
-
 def nearest(baselines: Sequence[Run], head: Run) -> Run | None:
-    """The baseline of the machine and software that the head ran on; else one that differs in the fewest fields.
+    """Find the baseline of the machine and software that the head ran on; else one that differs in the fewest fields.
 
-    Those of the software count first, for counts can be compared across machines. None without any measurement.
+    The fields of the software come first, for counts can be compared across machines. None without any measurement.
     """
     if not head.measurements:
         return next(iter(baselines), None)

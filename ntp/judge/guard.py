@@ -1,4 +1,4 @@
-"""From what a guard recorded to its verdict: counts and times of every case, and what to measure next."""
+"""The verdict on what a guard recorded: counts and times of every case, and which case to measure next."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from ntp.records.guard import GuardedCase, GuardRecord, Metric, Pair, Plan
 
 
 def _of_sides(summary: Callable[[Sequence[float]], float]) -> Callable[[Pair], float]:
-    """Sum up all step times of each process, and take the log-ratio of the two."""
+    """Make a metric that sums up all step times of each process, and takes the log-ratio of the two."""
     return lambda pair: math.log(summary(pair.samples("head")) / summary(pair.samples("base")))
 
 
 def _of_rounds(pair: Pair) -> float:
-    """The median of the log-ratios of rounds: what disturbs the machine for longer than a round disturbs both sides."""
+    """Take the median of the log-ratios of rounds: what lasts longer than a round disturbs both sides."""
     return float(np.median([math.log(np.median(head) / np.median(base)) for base, head in pair.rounds]))
 
 
@@ -32,21 +32,21 @@ METRICS: dict[str, Callable[[Pair], float]] = {
     "mean": _of_sides(lambda samples: float(np.mean(samples))),
     "p95": _of_sides(lambda samples: quantile(samples, 0.95)),
 }
-"""What a pair can be summed up by: log(head / base). The trimmed mean leaves out the slowest fifth."""
+"""The ways to sum up a pair as log(head / base). The trimmed mean leaves out the slowest fifth of the steps."""
 
 TYPICAL, TAIL = "rounds", "mean"
 """The metrics of a guard. The first is the least noisy, and blind to what slows less than half of the steps;
-the mean sees that, and every disturbance, too."""
+the mean detects that, and every disturbance, too."""
 
 TAIL_THRESHOLD = 5.0
-"""The tail's threshold, in thresholds of the typical step."""
+"""The tail's threshold is this many times that of the typical step."""
 
 _PAIR_S = 5.0
-"""About what a pair costs, where steps are much shorter than that."""
+"""A pair takes about this long, where steps are much shorter than that."""
 
 
 class CaseJudgement(NamedTuple):
-    """One case: its times, and its counts."""
+    """What times and counts say about a case."""
 
     times: CaseVerdict
     changes: tuple[Change, ...]
@@ -59,7 +59,6 @@ class CaseJudgement(NamedTuple):
 
     @property
     def case_id(self) -> str:
-        """The case."""
         return self.times.case_id
 
     @property
@@ -69,26 +68,26 @@ class CaseJudgement(NamedTuple):
 
     @property
     def typical(self) -> Finding | None:
-        """What was found of the typical step. None where the sides are not comparable."""
+        """The finding on the typical step. None where the sides are not comparable."""
         return self.times.findings[0] if self.times.findings else None
 
 
 class GuardVerdict(NamedTuple):
-    """All cases of a guard."""
+    """The verdict on all cases of a guard."""
 
     verdict: Verdict
     cases: tuple[CaseJudgement, ...]
     next_case: str | None
-    """The case that needs another pair; None when nothing that the plan allows is left to be found out."""
+    """The case that needs another pair. None when the plan allows no pair that could change anything."""
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What the head, or a pair, failed of."""
-        return tuple(judged.failure for judged in self.cases if judged.failure)
+        """Why the head, or a pair, failed."""
+        return tuple(case.failure for case in self.cases if case.failure)
 
 
 def plan_of(case_ids: Sequence[str], threshold: float, budget_s: float) -> Plan:
-    """The plan of a guard that may take so many seconds.
+    """Make the plan of a guard with this budget.
 
     The last look is at nearly twice the pairs that the budget holds for each case, since those that are decided early
     leave theirs to the others.
@@ -106,23 +105,23 @@ def plan_of(case_ids: Sequence[str], threshold: float, budget_s: float) -> Plan:
 
 
 def log_ratios(pair: Pair, metrics: Sequence[Metric]) -> tuple[float, ...]:
-    """log(head / base) of each metric of a pair."""
-    return tuple(METRICS[each.name](pair) for each in metrics)
+    """Return log(head / base) of each metric of a pair."""
+    return tuple(METRICS[metric.name](pair) for metric in metrics)
 
 
 def verdict_on(record: GuardRecord) -> GuardVerdict:
-    """The verdict on what a guard has recorded so far. A function of the record alone, so a file gives it again."""
+    """Judge what a guard has recorded so far. The record alone decides, so a file gives the same verdict again."""
     differing = _differing_software(record)
-    suite = judge(record.plan, [_known(guarded, record.plan, differing) for guarded in record.cases])
-    times = {each.case_id: each for each in suite.cases}
-    cases = tuple(_judgement(guarded, times[guarded.case_id], record.allowed) for guarded in record.cases)
-    return GuardVerdict(gravest([judged.verdict for judged in cases]), cases, _next_case(record, suite))
+    suite = judge(record.plan, [_pairs_of(case, record.plan, differing) for case in record.cases])
+    times = {case.case_id: case for case in suite.cases}
+    cases = tuple(_judgement(case, times[case.case_id], record.allowed) for case in record.cases)
+    return GuardVerdict(gravest([case.verdict for case in cases]), cases, _next_case(record, suite))
 
 
-def _known(guarded: GuardedCase, plan: Plan, differing: str) -> CasePairs:
-    reason = differing or guarded.foreign or guarded.base_failure or guarded.failure
-    pairs = tuple(log_ratios(pair, plan.metrics) for pair in guarded.pairs)
-    return CasePairs(case_id=guarded.case_id, pairs=pairs, not_comparable=reason)
+def _pairs_of(case: GuardedCase, plan: Plan, differing: str) -> CasePairs:
+    reason = differing or case.foreign or case.base_failure or case.failure
+    pairs = tuple(log_ratios(pair, plan.metrics) for pair in case.pairs)
+    return CasePairs(case_id=case.case_id, pairs=pairs, not_comparable=reason)
 
 
 def _differing_software(record: GuardRecord) -> str:
@@ -135,20 +134,18 @@ def _differing_software(record: GuardRecord) -> str:
     return f"the sides run on different software: {base.fingerprint} against {head.fingerprint}"
 
 
-def _judgement(guarded: GuardedCase, times: CaseVerdict, allowed: Sequence[str]) -> CaseJudgement:
-    found = changes(guarded.base, guarded.head) if guarded.base and guarded.head else ()
-    return CaseJudgement(times, found, regressions(found, allowed), guarded.failure, guarded.wall_time_s)
+def _judgement(case: GuardedCase, times: CaseVerdict, allowed: Sequence[str]) -> CaseJudgement:
+    differing = changes(case.base, case.head) if case.base and case.head else ()
+    return CaseJudgement(times, differing, regressions(differing, allowed), case.failure, case.wall_time_s)
 
 
 def _next_case(record: GuardRecord, suite: SuiteVerdict) -> str | None:
-    """Nothing more once a case has failed: no pair of the others could make the guard succeed."""
-    if any(guarded.failure for guarded in record.cases):
-        return None
-    return suite.next_case
+    # Once a case has failed, no pair of the others could make the guard succeed.
+    return None if any(case.failure for case in record.cases) else suite.next_case
 
 
 def changed_but_not_loaded(record: GuardRecord) -> tuple[str, ...]:
-    """The Python files in which the sides differ, if neither has imported any of them: the verdict is not on them."""
+    """Return the Python files in which the sides differ, if neither imported any: then none of them was judged."""
     loaded = (record.base.loaded, record.head.loaded)
     if None in loaded or {*record.changed} & {file for files in loaded for file in files or ()}:
         return ()
@@ -156,33 +153,33 @@ def changed_but_not_loaded(record: GuardRecord) -> tuple[str, ...]:
 
 
 def summary(verdict: GuardVerdict) -> dict[str, object]:
-    """The verdict as plain values, for machines to read. Ratios are head over base."""
+    """Return the verdict as plain values, for machines to read. Ratios are head over base."""
     return {
         "verdict": verdict.verdict,
         "failures": list(verdict.failures),
         "cases": [
             {
-                "case": judged.case_id,
-                "verdict": judged.verdict,
-                "pairs": judged.times.pairs,
-                "changes": [str(change) for change in judged.changes],
-                "regressions": [change.name for change in judged.regressions],
-                "not_comparable": judged.times.not_comparable,
-                "metrics": [_finding(found) for found in judged.times.findings],
+                "case": case.case_id,
+                "verdict": case.verdict,
+                "pairs": case.times.pairs,
+                "changes": [str(change) for change in case.changes],
+                "regressions": [change.name for change in case.regressions],
+                "not_comparable": case.times.not_comparable,
+                "metrics": [_plain(finding) for finding in case.times.findings],
             }
-            for judged in verdict.cases
+            for case in verdict.cases
         ],
     }
 
 
-def _finding(found: Finding) -> dict[str, object]:
+def _plain(finding: Finding) -> dict[str, object]:
     return {
-        "metric": found.metric.name,
-        "threshold": found.metric.threshold,
-        "verdict": found.verdict,
-        "ratio": found.ratio and found.ratio.value,
-        "interval": found.deciding and [found.deciding.low, found.deciding.high],
-        "confidence": found.confidence,
-        "smallest_detectable_ratio": found.smallest_detectable,
-        "more_pairs": found.more_pairs,
+        "metric": finding.metric.name,
+        "threshold": finding.metric.threshold,
+        "verdict": finding.verdict,
+        "ratio": finding.ratio and finding.ratio.value,
+        "interval": finding.deciding and [finding.deciding.low, finding.deciding.high],
+        "confidence": finding.confidence,
+        "smallest_detectable_ratio": finding.smallest_detectable,
+        "more_pairs": finding.more_pairs,
     }

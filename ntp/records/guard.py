@@ -1,4 +1,4 @@
-"""What a guard saw, as one JSON file: every count and every sample, so that its verdict can be reached again."""
+"""What a guard recorded, as one JSON file: every count and every sample, so that its verdict can be reached again."""
 
 import json
 import math
@@ -19,11 +19,11 @@ SCHEMA_VERSION = 2
 SideName = Literal["base", "head"]
 
 WORK_TREE = "worktree"
-"""Stands in place of a ref for the work tree as it is, uncommitted changes and all."""
+"""This name in place of a ref means the work tree as it is, with its uncommitted changes."""
 
 
 class Preparation(Frozen):
-    """What the user's own command made of a side's tree before any worker was started."""
+    """How the user's own command ended that was run in a side's tree before any worker was started."""
 
     command: str
     status: Annotated[int, Field(ge=-255, le=255)]
@@ -37,33 +37,38 @@ class Side(Frozen):
     """One side of a comparison."""
 
     ref: str
-    """As it was asked for."""
+    """The side as the user named it."""
     commit: str
     """The full hash."""
     dirty: bool = False
     """Whether tracked files differ from the commit. Only the work tree can be dirty."""
     brings_ntp: bool = False
-    """Whether its tree has an ntp of its own. Else its workers import the one that is installed."""
+    """Whether its tree has an ntp of its own. If not, its workers import the one that is installed."""
     software: Software | None = None
-    """What its workers found. One interpreter runs both sides, but a side may bring libraries of its own."""
+    """The software of its workers. One interpreter runs both sides, but a side may bring libraries of its own."""
     loaded: tuple[str, ...] | None = None
-    """The repository's files that its workers imported, seen from its top. Null: none of them could say."""
+    """The repository's files that its workers imported, seen from its top. Null if none of them could say."""
     preparation: Preparation | None = None
 
 
 class Counts(Frozen):
-    """What one step does, counted. The same code gives the same counts."""
+    """What one step does, counted: the same code gives the same counts. None where nobody counted."""
 
     parameters: Count
-    flops: Count
-    operators: tuple[tuple[str, Amount], ...]
+    flops: Count | None
+    operators: tuple[tuple[str, Amount], ...] | None
     """Calls a step by name, sorted by it."""
-    allocated_bytes: Amount
-    peak_tensor_bytes: Count
+    allocated_bytes: Amount | None
+    peak_tensor_bytes: Count | None
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The names of the counts that nobody counted."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) is None)
 
 
 MAX_RATIO = math.exp(20)
-"""Between the step times of a pair. Nothing that ran on both sides is slower on one by such a factor."""
+"""The largest ratio of step times in a pair. Nothing that ran on both sides is slower on one by such a factor."""
 
 
 class Block(Frozen):
@@ -82,7 +87,7 @@ class Pair(Frozen):
     blocks: tuple[Block, ...] = Field(min_length=2)
     """In the order in which they were run."""
     endings: tuple[tuple[SideName, Ending], ...] = ()
-    """How its last block left each side. None in records of an older ntp."""
+    """How its last block left each side. Empty in records of an older ntp."""
 
     @model_validator(mode="after")
     def _in_rounds(self) -> Self:
@@ -96,7 +101,7 @@ class Pair(Frozen):
 
     @property
     def rounds(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
-        """The step times of base and head in each round, in order."""
+        """The step times of base and head in each round."""
         base, head = ([block.step_time_ns for block in self.blocks if block.side == side] for side in ("base", "head"))
         return tuple(zip(base, head, strict=True))
 
@@ -113,19 +118,26 @@ class GuardedCase(Frozen):
     head: Counts | None = None
     pairs: tuple[Pair, ...] = ()
     base_failure: str = ""
-    """Why the base could not run it: then there is nothing to compare with."""
+    """Why the base could not run the case: then there is nothing to compare with."""
     failure: str = ""
-    """Why the head could not: a failure, and no verdict."""
+    """Why the head could not run it: this is a failure, and no verdict."""
     foreign: str = ""
-    """What a side imported that is not of its own tree: then it is no side, and there is nothing to compare."""
+    """What a side imported from outside its own tree: then it is no side, and there is nothing to compare."""
     stderr_tail: str = ""
     """The last lines of the worker that failed."""
     wall_time_s: Amount = 0.0
-    """Spent on this case, counting and pairs."""
+    """The time spent on this case, for counting and pairs."""
+
+    @model_validator(mode="after")
+    def _counted_whole(self) -> Self:
+        for side in (self.base, self.head):
+            if side is not None and side.missing:
+                raise ValueError(f"a guard counts all of a step, and {', '.join(side.missing)} is missing")
+        return self
 
 
 class Metric(Frozen):
-    """A statistic of a pair that is guarded, by its name. The threshold is a fraction: 0.01 lets it grow by 1%."""
+    """What is guarded of a pair, by its name. The threshold is a fraction: 0.01 lets it grow by 1%."""
 
     name: str
     threshold: float = Field(0.01, gt=0, lt=1)
@@ -137,25 +149,25 @@ class Metric(Frozen):
 
 
 class Plan(Frozen):
-    """What was settled before the first pair: no pair may change it, or the errors promised no longer hold."""
+    """What was settled before the first pair. No pair may change it, or the promised errors no longer hold."""
 
     cases: tuple[str, ...] = Field(min_length=1)
-    """Ids of all cases that are guarded."""
+    """The ids of all guarded cases."""
     metrics: tuple[Metric, ...] = Field((Metric(name="rounds"),), min_length=1)
     alpha: float = Field(0.05, ge=1e-6, lt=0.5)
-    """The error allowed: the probability of a false pass or a false regression anywhere in the suite."""
+    """The probability allowed of a false pass or a false regression anywhere in the suite."""
     power: float = Field(0.8, ge=0.5, lt=1)
-    """With what probability the smallest detectable effect would have been detected."""
+    """The probability with which the smallest detectable effect would have been detected."""
     min_pairs: int = Field(5, ge=2, le=1000)
-    """The first look at a case. From fewer, the spread is hardly known."""
+    """The first look at a case comes after this many pairs. From fewer, the spread is hardly known."""
     max_pairs: int = Field(20, ge=2, le=1000)
-    """The last look. The fewer, the less each look costs, and the less a noisy case can get."""
+    """The last look comes after this many pairs. With fewer, each look costs less, and a noisy case can get less."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         if self.max_pairs < self.min_pairs:
             raise ValueError(f"at most {self.max_pairs} pairs are fewer than the {self.min_pairs} of the first look")
-        for names in (self.cases, [each.name for each in self.metrics]):
+        for names in (self.cases, [metric.name for metric in self.metrics]):
             name, times = Counter(names).most_common(1)[0]
             if times > 1:
                 raise ValueError(f"{name!r} is named {times} times")
@@ -163,7 +175,7 @@ class Plan(Frozen):
 
 
 class GuardRecord(Frozen):
-    """A guard's run: what it was asked, and what it saw."""
+    """A guard's run: what it was asked to do, and what it measured."""
 
     schema_version: Count = SCHEMA_VERSION
     started: str
@@ -176,7 +188,7 @@ class GuardRecord(Frozen):
     budget_s: Amount = Field(gt=0)
     seed: Count
     allowed: tuple[str, ...] = ()
-    """Names of counts that may rise, or patterns of them."""
+    """The names of the counts that may rise, or patterns of them."""
     changed: tuple[str, ...] = ()
     """The Python files in which the sides differ, seen from the top of the repository."""
     machine: Machine | None = None
@@ -184,12 +196,12 @@ class GuardRecord(Frozen):
 
     @model_validator(mode="after")
     def _as_planned(self) -> Self:
-        if tuple(cell.case_id for cell in self.cases) != self.plan.cases:
+        if tuple(case.case_id for case in self.cases) != self.plan.cases:
             raise ValueError(f"the plan is for {', '.join(self.plan.cases)}, the cases are others")
         return self
 
     def text(self, verdict: Mapping[str, object]) -> str:
-        """The record as the text of its file, with its verdict for others to read: :meth:`load` passes over that."""
+        """Write the record as the text of its file, with its verdict for others to read: :meth:`load` ignores that."""
         return json.dumps({"verdict": verdict, **self.model_dump(mode="json")}) + "\n"
 
     @classmethod

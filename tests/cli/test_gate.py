@@ -60,7 +60,7 @@ def test_the_baseline_of_this_machine_is_chosen_and_named(measured, tmp_path):
     path.unlink()
     verdict, text = Gate(folder).judge(measured(10_100_000))
     assert verdict == "not comparable"
-    assert "another machine: logical_cpus 96 against 2" in text
+    assert "another machine: logical_cpus 96 -> 2" in text
 
 
 def test_what_is_known_before_anything_is_measured(measured, tmp_path, monkeypatch):

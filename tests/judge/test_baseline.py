@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.case import Case
-from ntp.judge.baseline import Noise, differences, judge_run, nearest, noise_of
+from ntp.judge.baseline import Noise, judge_run, nearest, noise_of
+from ntp.judge.differences import differences
 from ntp.judge.sequential import t_quantile
 from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
 from ntp.records.environment import CoreKind, Machine, Software, TorchBuild
@@ -187,9 +188,9 @@ class TestNotComparable:
         [
             (
                 {"head": {"machine": OTHER_MACHINE}},
-                "another machine: cpu_model Example CPU @ 2.50GHz against",
+                "another machine: cpu_model Example CPU @ 2.50GHz -> ",
             ),
-            ({"head": {"software": Software(torch="3.0")}}, r"other software: .*torch 2.9.0\+cpu against 3.0"),
+            ({"head": {"software": Software(torch="3.0")}}, r"other software: .*torch 2.9.0\+cpu -> 3.0"),
             ({"base": {"calibration_kernel": None}}, "the base was measured without the calibration kernel"),
             ({"head": {"calibration_kernel": None}}, "the head was measured without the calibration kernel"),
             (
@@ -199,7 +200,7 @@ class TestNotComparable:
             ({"known": None}, "the noise of this case on this machine is not known: ntp doctor --calibrate"),
             ({"known": calibrated([1, 2], case_id="simple-b8-s64-t2")}, "the noise of this case on this machine"),
             ({"known": calibrated([10**7] * 5, side=1024)}, "the noise of this case on this machine is not known"),
-            ({"known": calibrated([10**7])}, "a single calibrated run tells no noise"),
+            ({"known": calibrated([10**7])}, "a single calibrated run does not show the noise"),
             ({"known": calibrated([10**7] * 5, samples=41)}, r"the base's steps were timed for 0.2 s .* for 0.41 s"),
         ],
     )
@@ -296,11 +297,11 @@ class TestDifferences:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"cpu_model": "B"}, "cpu_model Example CPU @ 2.50GHz against B"),
-            ({"numa_nodes": 2}, "numa_nodes unknown against 2"),
+            ({"cpu_model": "B"}, "cpu_model Example CPU @ 2.50GHz -> B"),
+            ({"numa_nodes": 2}, "numa_nodes unknown -> 2"),
             ({"isa_flags": ("avx2",)}, "other isa_flags"),
-            ({"isa_flags": None}, "isa_flags known against unknown"),
-            ({"core_kinds": (CoreKind(cpus=2),)}, "cpus_by_kind unknown against known"),
+            ({"isa_flags": None}, "isa_flags known -> unknown"),
+            ({"core_kinds": (CoreKind(cpus=2),)}, "cpus_by_kind unknown -> known"),
         ],
     )
     def test_a_machine_in_words(self, make_measurement, change, words):
@@ -311,7 +312,7 @@ class TestDifferences:
         software = make_measurement().environment.software
         build = TorchBuild(blas="mkl", mkl="2025.0", onednn="3.7.1")
         found = differences(software, software.model_copy(update={"torch_build": build, "libraries": ()}))
-        assert set(found) == {"torch_build.mkl 2024.2 against 2025.0", "other libraries"}
+        assert set(found) == {"torch_build.mkl 2024.2 -> 2025.0", "other libraries"}
 
 
 class TestNearest:
