@@ -6,18 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ntp.judge.compare import ComparedRow, Comparison
-from ntp.judge.warnings import warnings_of
+from ntp.judge.statistics import Interval
 from ntp.records.run import Measurement, Run
 from ntp.report import charts, sweep_charts
+from ntp.report.columns import PARTS, STEPS, WHY, Column, shown
 from ntp.report.comparison import BEST, headers, notes, ratio_cells
 from ntp.report.comparison import answer as answer_of_comparison
 from ntp.report.comparison import csv as comparison_csv
 from ntp.report.facts import Fact, hardware_facts, process_facts, software_facts
 from ntp.report.markdown import PICTURES
-from ntp.report.sentences import WHY_PHASES, answer, failure_message, grouped, machine_lines, time_line, why_shares
-from ntp.report.tables import StepRow, Tables, WhyRow, surroundings, tables_of
+from ntp.report.sentences import answer, failure_message, grouped, machine_lines, time_line
+from ntp.report.tables import CaseRow, Tables, surroundings, tables_of
 from ntp.report.text import csv
-from ntp.report.units import UNKNOWN, duration, durations, ratio, share, significant, size
+from ntp.report.units import duration
 from ntp.report.web import Cell, Figure, figure, render
 
 
@@ -33,13 +34,6 @@ class CaseView(NamedTuple):
     warnings: tuple[str, ...]
 
 
-STEP_HEADERS = (
-    *("step time", "95% interval", "p95", "tokens/s", "speed-up", "efficiency", "peak RSS", "steps"),
-    *("GFLOP/s", "of peak", *WHY_PHASES, "rest", "peak tensors", "faults"),
-)
-PART_HEADERS = ("time", "95% interval", "p95", "of the step", "steps")
-
-
 def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
     """The whole page. The same run gives the same page.
 
@@ -48,9 +42,8 @@ def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
         flames: flame graphs as SVG, by the names that the run has for them. Those it does not name are left out.
     """
     tables = tables_of(run)
-    whole = [each for each in run.measurements if each.case.workload.part == "step"]
-    parts = [each for each in run.measurements if each.case.workload.part != "step"]
-    why = {row.case: row for row in tables.why}
+    step_columns = shown((*STEPS, *WHY), tables.steps, "html")
+    part_columns = shown(PARTS, tables.parts, "html")
     return render(
         "sweep.html",
         title=f"Training step times, {run.started}",
@@ -58,13 +51,10 @@ def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
         warnings=grouped(tables),
         machine_lines=list(machine_lines(run.peaks)),
         figures=list(_figures(run, tables)),
-        step_headers=STEP_HEADERS,
-        steps=[
-            _step_view(row, why.get(row.case), each, flames or {})
-            for row, each in zip(tables.steps, whole, strict=True)
-        ],
-        part_headers=PART_HEADERS,
-        parts=[_part_view(tables, index, each) for index, each in enumerate(parts)],
+        step_headers=[column.title for column in step_columns],
+        steps=_views(step_columns, tables.steps, flames or {}),
+        part_headers=[column.title for column in part_columns],
+        parts=_views(part_columns, tables.parts, {}),
         failures=[(failure.case_id, failure_message(failure), failure.stderr_tail) for failure in run.failures],
         time=time_line(tables.time) if run.measurements else "",
         # Commits differ where the work tree changed during the sweep: the machine is described once all the same.
@@ -84,59 +74,28 @@ def _figures(run: Run, tables: Tables) -> Iterator[Figure]:
         yield figure(f"sweep-{name}", PICTURES[name], chart)
 
 
-def _step_view(row: StepRow, why: WhyRow | None, measurement: Measurement, flames: Mapping[str, str]) -> CaseView:
-    cells = (
-        Cell(duration(row.step_time_ns.value), row.step_time_ns.value),
-        Cell(durations(row.step_time_ns.low, row.step_time_ns.high), row.step_time_ns.high - row.step_time_ns.low),
-        Cell(duration(row.step_time_p95_ns), row.step_time_p95_ns),
-        Cell(significant(row.tokens_per_s.value), row.tokens_per_s.value),
-        Cell(ratio(row.speed_up), _or_nothing(row.speed_up)),
-        Cell(share(row.efficiency), _or_nothing(row.efficiency)),
-        Cell(size(row.peak_rss_bytes), row.peak_rss_bytes),
-        Cell(f"{row.samples:,}", row.samples),
-        *_why_cells(row, why),
-    )
-    flame = measurement.observations.flame
-    return _view(measurement, cells, flames.get(flame.svg or "", "") if flame else "")
+def _views(columns: Sequence[Column[CaseRow]], rows: Sequence[CaseRow], flames: Mapping[str, str]) -> list[CaseView]:
+    return [_view(row, [_cell(column, row) for column in columns], flames) for row in rows]
 
 
-def _why_cells(row: StepRow, why: WhyRow | None) -> Iterator[Cell]:
-    """GFLOP/s, share of the peak, phases, memory, faults."""
-    rate = why.achieved_flops_per_s if why else None
-    yield Cell(UNKNOWN if rate is None else significant(rate / 1e9), _or_nothing(rate))
-    yield Cell(share(why.share_of_peak if why else None), _or_nothing(why.share_of_peak if why else None))
-    for part in why_shares(why) if why else [None] * (len(WHY_PHASES) + 1):
-        yield Cell(share(part), _or_nothing(part))
-    peak = why.peak_tensor_bytes if why else None
-    yield Cell(UNKNOWN if peak is None else size(peak), _or_nothing(peak))
-    yield Cell(significant(row.minor_page_faults_per_step), row.minor_page_faults_per_step)
+def _cell(column: Column[CaseRow], row: CaseRow) -> Cell:
+    value = column.value(row)
+    if isinstance(value, Interval):
+        value = value.high - value.low
+    return Cell(column.cell(row), "" if value is None else value)
 
 
-def _part_view(tables: Tables, index: int, measurement: Measurement) -> CaseView:
-    row = tables.parts[index]
-    cells = (
-        Cell(duration(row.part_time_ns.value), row.part_time_ns.value),
-        Cell(durations(row.part_time_ns.low, row.part_time_ns.high), row.part_time_ns.high - row.part_time_ns.low),
-        Cell(duration(row.part_time_p95_ns), row.part_time_p95_ns),
-        Cell(share(row.share_of_step), _or_nothing(row.share_of_step)),
-        Cell(f"{row.samples:,}", row.samples),
-    )
-    return _view(measurement, cells)
-
-
-def _or_nothing(value: float | None) -> float | str:
-    return "" if value is None else value
-
-
-def _view(measurement: Measurement, cells: tuple[Cell, ...], flame: str = "") -> CaseView:
+def _view(row: CaseRow, cells: Sequence[Cell], flames: Mapping[str, str]) -> CaseView:
+    flame = row.observations.flame
+    svg = flames.get(flame.svg or "", "") if flame else ""
     return CaseView(
-        case_id=measurement.case.id,
-        cells=cells,
-        figures=tuple(_case_figures(measurement)),
+        case_id=row.case.id,
+        cells=tuple(cells),
+        figures=tuple(_case_figures(row.measurement)),
         # In a frame of its own, where its script finds the document that it was written for.
-        flame=f"data:image/svg+xml;base64,{b64encode(flame.encode()).decode()}" if flame else "",
-        facts=_known(_case_facts(measurement)),
-        warnings=tuple(f"{each.kind}: {each.message}. {each.advice}" for each in warnings_of(measurement)),
+        flame=f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}" if svg else "",
+        facts=_known(_case_facts(row.measurement)),
+        warnings=tuple(f"{warning.kind}: {warning.message}. {warning.advice}" for warning in row.warnings),
     )
 
 

@@ -5,22 +5,11 @@ from collections.abc import Collection, Sequence
 
 from ntp.records.environment import Git, Machine, Software
 from ntp.records.run import Failure, Run
+from ntp.report.columns import GROWTHS, PARTS, STEPS, WHY, Column, Row, grid
 from ntp.report.facts import hardware_facts, software_facts
 from ntp.report.markup import code, fenced, prose, table
-from ntp.report.sentences import (
-    GROWTH_HEADERS,
-    GROWTH_NOTE,
-    WHY_PHASES,
-    answer,
-    failure_message,
-    grouped,
-    growth_rows,
-    machine_lines,
-    time_line,
-    why_shares,
-)
+from ntp.report.sentences import answer, failure_message, grouped, machine_lines, time_line
 from ntp.report.tables import Tables, surroundings, tables_of
-from ntp.report.units import UNKNOWN, duration, durations, ratio, share, significant, size
 
 _HOW_TO_READ = """\
 - **Step time** is the median over the timed steps of one process, after a warm-up. Its **95% interval** is made of
@@ -40,6 +29,9 @@ _HOW_TO_READ = """\
   defaults.
 """
 
+_GROWTH_NOTE = """\
+Grows as: the exponent of the power law that fits best, in its 95% interval, which is wide where there is no power law.
+At the end: the exponent between the two largest sizes."""
 
 PICTURES = {
     "throughput": "Tokens a second",
@@ -65,11 +57,11 @@ def markdown(run: Run, pictures: Collection[str] = ()) -> str:
     sections = [
         f"# Training step times, {prose(run.started)}",
         "\n\n".join(f"**{line}**" for line in answer(run, tables, code)),
-        _steps(tables),
-        _why(tables),
+        _table("Whole steps", STEPS, tables.steps),
+        _table("Why", WHY, tables.why),
         "\n\n".join(("## In pictures", *shown)) if shown else "",
-        _growths(tables),
-        _parts(tables),
+        _table("Growth", GROWTHS, tables.growths, _GROWTH_NOTE),
+        _table("Parts of a step", PARTS, tables.parts),
         _failures(run.failures),
         _warnings(tables),
         _roofline(run),
@@ -81,71 +73,10 @@ def markdown(run: Run, pictures: Collection[str] = ()) -> str:
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _steps(tables: Tables) -> str:
-    headers = (
-        *("case", "step time", "95% interval", "p95", "tokens/s", "95% interval"),
-        *("speed-up", "efficiency", "peak RSS", "steps"),
-    )
-    rows = [
-        (
-            code(row.case.id),
-            duration(row.step_time_ns.value),
-            durations(row.step_time_ns.low, row.step_time_ns.high),
-            duration(row.step_time_p95_ns),
-            significant(row.tokens_per_s.value),
-            f"{significant(row.tokens_per_s.low)} to {significant(row.tokens_per_s.high)}",
-            ratio(row.speed_up),
-            share(row.efficiency),
-            size(row.peak_rss_bytes),
-            f"{row.samples:,}",
-        )
-        for row in tables.steps
-    ]
-    return f"## Whole steps\n\n{table(headers, rows)}" if rows else ""
-
-
-def _why(tables: Tables) -> str:
-    if not tables.why:
-        return ""
-    profiled = any(row.intensity_flops_per_byte is not None for row in tables.why)
-    of_the_roof = ("FLOP/byte", "bound by") if profiled else ()
-    headers = ("case", "GFLOP/s", "of peak", *of_the_roof, *WHY_PHASES, "rest", "peak tensors", "faults")
-    rows = [
-        (
-            code(row.case.id),
-            UNKNOWN if row.achieved_flops_per_s is None else significant(row.achieved_flops_per_s / 1e9),
-            share(row.share_of_peak),
-            *((ratio(row.intensity_flops_per_byte), row.bound or UNKNOWN) if profiled else ()),
-            *map(share, why_shares(row)),
-            UNKNOWN if row.peak_tensor_bytes is None else size(row.peak_tensor_bytes),
-            significant(row.minor_page_faults_per_step),
-        )
-        for row in tables.why
-    ]
-    return f"## Why\n\n{table(headers, rows)}"
-
-
-def _growths(tables: Tables) -> str:
-    rows = [(code(case_id), *cells) for case_id, *cells in growth_rows(tables)]
-    if not rows:
-        return ""
-    return f"## Growth\n\n{table(GROWTH_HEADERS, rows)}\n\n{GROWTH_NOTE}"
-
-
-def _parts(tables: Tables) -> str:
-    headers = ("case", "time", "95% interval", "p95", "of the step", "steps")
-    rows = [
-        (
-            code(row.case.id),
-            duration(row.part_time_ns.value),
-            durations(row.part_time_ns.low, row.part_time_ns.high),
-            duration(row.part_time_p95_ns),
-            share(row.share_of_step),
-            f"{row.samples:,}",
-        )
-        for row in tables.parts
-    ]
-    return f"## Parts of a step\n\n{table(headers, rows)}" if rows else ""
+def _table(title: str, columns: Sequence[Column[Row]], rows: Sequence[Row], note: str = "") -> str:
+    headers, cells = grid(columns, rows, "markdown")
+    parts = [f"## {title}", table(headers, [[code(case_id), *others] for case_id, *others in cells]), note]
+    return "\n\n".join(filter(None, parts)) if rows else ""
 
 
 def _failures(failures: Sequence[Failure]) -> str:

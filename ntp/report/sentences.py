@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ntp.judge.warnings import Kind, MeasurementWarning
 from ntp.records.peaks import MachinePeaks, matmul_advice
 from ntp.records.run import Failure, Run
-from ntp.report.tables import Fastest, HarnessTime, Tables, WhyRow
+from ntp.report.tables import Fastest, HarnessTime, Tables
 from ntp.report.units import duration, ratio, share, significant
 
 NAMED = 3
@@ -33,7 +33,7 @@ def answer(run: Run, tables: Tables, name: Callable[[str], str]) -> Iterator[str
 
 def _fastest_line(fastest: Fastest, doubts: list[Kind], name: Callable[[str], str]) -> str:
     row = fastest.row
-    rate, time_ns = row.tokens_per_s, row.step_time_ns
+    rate, time_ns = row.tokens_per_s, row.time_ns
     line = (
         f"Fastest: {name(row.case.id)} with {significant(rate.value)} tokens/s "
         f"({significant(rate.low)} to {significant(rate.high)}), {duration(time_ns.value)} a step"
@@ -51,39 +51,6 @@ def _some(names: Iterable[str]) -> str:
     listed = list(dict.fromkeys(names))
     more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
     return ", ".join(listed[:NAMED]) + more
-
-
-GROWTH_HEADERS = ("from case", "size", "from", "to", "time", "grows as", "at the end")
-GROWTH_NOTE = """\
-Grows as: the exponent of the power law that fits best, in its 95% interval, which is wide where there is no power law.
-At the end: the exponent between the two largest sizes."""
-
-
-def growth_rows(tables: Tables) -> Iterator[tuple[str, ...]]:
-    """A row for each series of cases that differ in one size alone."""
-    for each in tables.growths:
-        value, low, high = each.exponent
-        yield (
-            each.smallest.id,
-            each.what,
-            f"{each.sizes[0]:,}",
-            f"{each.sizes[-1]:,}",
-            f"{duration(each.times_ns[0])} to {duration(each.times_ns[-1])}",
-            f"size^{value:.2f} ({low:.2f} to {high:.2f})",
-            f"size^{each.last_exponent:.2f}",
-        )
-
-
-WHY_PHASES = ("forward", "loss", "backward", "optimizer")
-"""The phases that have a column of their own; the rest are short."""
-
-
-def why_shares(row: WhyRow) -> Iterator[float | None]:
-    """The shares of :data:`WHY_PHASES`, and of all that is left of the step."""
-    known = row.phase_shares
-    for phase in WHY_PHASES:
-        yield known.get(phase)
-    yield max(0.0, 1 - sum(known.get(phase, 0.0) for phase in WHY_PHASES)) if known else None
 
 
 def machine_lines(peaks: MachinePeaks | None) -> Iterator[str]:

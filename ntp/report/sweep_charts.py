@@ -20,7 +20,7 @@ from ntp.records.run import Measurement, Run
 from ntp.report.charts import peak_compositions, phase_shares, roofline
 from ntp.report.drawing import BLUE, GREY, INK, LOOK, PALETTE, VERMILLION, chart_of, svg
 from ntp.report.placing import WIDTH, printable, shortened
-from ntp.report.tables import StepRow, Tables, tables_of
+from ntp.report.tables import CaseRow, Tables, tables_of
 from ntp.report.units import duration, ratio, share, significant
 
 _CELL_PX = (110, 40)
@@ -42,7 +42,7 @@ def _threads(case: Case) -> str:
     return f"{case.runtime.threads} thread{'s' if case.runtime.threads > 1 else ''}"
 
 
-def throughput(rows: Sequence[StepRow]) -> ChartType:
+def throughput(rows: Sequence[CaseRow]) -> ChartType:
     """A heat map of tokens/s over batch size and sequence length, one for each thread count."""
     rates = [row.tokens_per_s.value for row in rows]
     low, high = min(rates), max(rates)
@@ -70,7 +70,7 @@ def throughput(rows: Sequence[StepRow]) -> ChartType:
     )
 
 
-def _cell(row: StepRow, *, kind: bool) -> dict[str, Any]:
+def _cell(row: CaseRow, *, kind: bool) -> dict[str, Any]:
     rate, workload = row.tokens_per_s, row.case.workload
     return {
         "length": workload.seq_len,
@@ -81,11 +81,11 @@ def _cell(row: StepRow, *, kind: bool) -> dict[str, Any]:
         "case": row.case.id,
         "tokens/s": significant(rate.value),
         "interval": f"{significant(rate.low)} to {significant(rate.high)}",
-        "step time": duration(row.step_time_ns.value),
+        "step time": duration(row.time_ns.value),
     }
 
 
-def scaling(rows: Sequence[StepRow]) -> ChartType:
+def scaling(rows: Sequence[CaseRow]) -> ChartType:
     """Speed-up over one thread against the number of threads, with the line of perfect scaling."""
     known = [row for row in rows if row.speed_up is not None]
     most = max(row.case.runtime.threads for row in known)
@@ -115,7 +115,7 @@ def scaling(rows: Sequence[StepRow]) -> ChartType:
     )
 
 
-def _speed_up(row: StepRow) -> dict[str, Any]:
+def _speed_up(row: CaseRow) -> dict[str, Any]:
     workload = row.case.workload
     return {
         "threads": row.case.runtime.threads,
@@ -157,15 +157,15 @@ def _samples(measurement: Measurement) -> ChartType:
     )
 
 
-def page_faults(rows: Sequence[StepRow]) -> ChartType:
+def page_faults(rows: Sequence[CaseRow]) -> ChartType:
     """Minor page faults a step: memory that the allocator hands back and the kernel maps anew."""
-    most = max(row.minor_page_faults_per_step for row in rows)
+    most = max(row.measurement.minor_page_faults_per_step for row in rows)
     bars = chart_of(
         *(
             {
                 "case": row.case.id,
-                "faults": row.minor_page_faults_per_step,
-                "text": significant(row.minor_page_faults_per_step),
+                "faults": row.measurement.minor_page_faults_per_step,
+                "text": significant(row.measurement.minor_page_faults_per_step),
             }
             for row in rows
         )
@@ -238,7 +238,7 @@ def charts_of(run: Run, tables: Tables) -> dict[str, ChartType]:
         if any(row.case.runtime.threads > 1 and row.speed_up is not None for row in rows):
             drawn["scaling"] = scaling(rows)
         drawn["samples"] = samples(whole)
-        if any(row.minor_page_faults_per_step for row in rows):
+        if any(row.measurement.minor_page_faults_per_step for row in rows):
             drawn["faults"] = page_faults(rows)
     if phases := [(each.case.id, times) for each in whole if (times := each.observations.phases)]:
         drawn["phases"] = phase_shares(phases)

@@ -5,23 +5,11 @@ from collections.abc import Sequence
 
 from tabulate import SEPARATING_LINE, tabulate
 
-from ntp.judge.statistics import Interval
 from ntp.lines import one_line, shorten
 from ntp.records.run import Run
-from ntp.report.sentences import (
-    GROWTH_HEADERS,
-    NAMED,
-    WHY_PHASES,
-    answer,
-    failure_message,
-    grouped,
-    growth_rows,
-    machine_lines,
-    time_line,
-    why_shares,
-)
+from ntp.report.columns import GROWTHS, PARTS, STEPS, WHY, Column, Row, grid
+from ntp.report.sentences import NAMED, answer, failure_message, grouped, machine_lines, time_line
 from ntp.report.tables import Tables, tables_of
-from ntp.report.units import UNKNOWN, duration, ratio, share, significant, size
 
 WIDTH = 100
 """Columns of the terminal that a report uses at most."""
@@ -29,16 +17,21 @@ WIDTH = 100
 _ID_WIDTH = 60
 """Of a case id in a sentence."""
 
+_STEPS_NOTE = "Step time: median over the steps of one process, with its 95% interval. Runs differ by more."
+_WHY_NOTE = """\
+Of peak: of the fastest fp32 product measured here with as many threads. Phases: of the step's time.
+Tensors: their peak. Faults: minor page faults a step."""
+
 
 def terminal(run: Run) -> str:
     """The answer, the tables, what failed, what casts doubt. Long case ids are shortened in the middle."""
     tables = tables_of(run)
     sections = [
         "\n".join(wrapped(line) for line in answer(run, tables, lambda case_id: shorten(case_id, _ID_WIDTH))),
-        _steps(tables),
-        _why(tables),
-        _growths(tables),
-        _parts(tables),
+        _table(STEPS, tables.steps, _STEPS_NOTE),
+        _table(WHY, tables.why, _WHY_NOTE),
+        _table(GROWTHS, tables.growths),
+        _table(PARTS, tables.parts),
         _failures(run),
         _warnings(tables),
         "\n".join(wrapped(line) for line in machine_lines(run.peaks)),
@@ -65,76 +58,11 @@ def _alignment(headers: Sequence[str]) -> list[str]:
     return ["left"] + ["right"] * (len(headers) - 1)
 
 
-def _growths(tables: Tables) -> str:
-    rows = list(growth_rows(tables))
-    return id_table(GROWTH_HEADERS, rows) if rows else ""
-
-
-def _plus_minus(interval: Interval) -> str:
-    farther = max(interval.high - interval.value, interval.value - interval.low)
-    return f"±{share(farther / interval.value)}"
-
-
-def _steps(tables: Tables) -> str:
-    if not tables.steps:
+def _table(columns: Sequence[Column[Row]], rows: Sequence[Row], note: str = "") -> str:
+    if not rows:
         return ""
-    headers = ("case", "step time", "±95%", "p95", "tokens/s", "speed-up", "effic.", "peak RSS", "steps")
-    rows = [
-        (
-            row.case.id,
-            duration(row.step_time_ns.value),
-            _plus_minus(row.step_time_ns),
-            duration(row.step_time_p95_ns),
-            significant(row.tokens_per_s.value),
-            ratio(row.speed_up),
-            share(row.efficiency),
-            size(row.peak_rss_bytes),
-            f"{row.samples:,}",
-        )
-        for row in tables.steps
-    ]
-    note = "Step time: median over the steps of one process, with its 95% interval. Runs differ by more."
-    return f"{id_table(headers, rows)}\n{wrapped(note)}"
-
-
-def _why(tables: Tables) -> str:
-    if not tables.why:
-        return ""
-    headers = ("why", "GFLOP/s", "of peak", *WHY_PHASES, "rest", "tensors", "faults")
-    rows = [
-        (
-            row.case.id,
-            UNKNOWN if row.achieved_flops_per_s is None else significant(row.achieved_flops_per_s / 1e9),
-            share(row.share_of_peak),
-            *map(share, why_shares(row)),
-            UNKNOWN if row.peak_tensor_bytes is None else size(row.peak_tensor_bytes),
-            significant(row.minor_page_faults_per_step),
-        )
-        for row in tables.why
-    ]
-    note = (
-        "Of peak: of the fastest fp32 product measured here with as many threads. Phases: of the step's time. "
-        "Tensors: their peak. Faults: minor page faults a step."
-    )
-    return f"{id_table(headers, rows)}\n{wrapped(note)}"
-
-
-def _parts(tables: Tables) -> str:
-    if not tables.parts:
-        return ""
-    headers = ("part of a step", "time", "±95%", "p95", "of the step", "steps")
-    rows = [
-        (
-            row.case.id,
-            duration(row.part_time_ns.value),
-            _plus_minus(row.part_time_ns),
-            duration(row.part_time_p95_ns),
-            share(row.share_of_step),
-            f"{row.samples:,}",
-        )
-        for row in tables.parts
-    ]
-    return id_table(headers, rows)
+    table = id_table(*grid(columns, rows, "terminal"))
+    return f"{table}\n{wrapped(note)}" if note else table
 
 
 def _failures(run: Run) -> str:

@@ -4,17 +4,18 @@ import json as json_format
 from collections.abc import Callable
 
 from ntp.records.run import Run
+from ntp.report.columns import VALUES, record
 from ntp.report.markdown import PICTURES, markdown
 from ntp.report.spreadsheet import csv_text
-from ntp.report.tables import COLUMNS, records_of, surroundings, tables_of
+from ntp.report.tables import surroundings, tables_of
 from ntp.report.terminal import terminal
 
 __all__ = ["FORMATS", "PICTURES", "csv", "json", "markdown", "terminal"]
 
 
 def csv(run: Run) -> str:
-    """One row a measurement, :data:`ntp.report.tables.COLUMNS` as columns; what is unknown is empty."""
-    return csv_text(COLUMNS, records_of(run, tables_of(run)))
+    """One row a measurement, :data:`ntp.report.columns.VALUES` as columns; what is unknown is empty."""
+    return csv_text(tuple(VALUES), map(record, tables_of(run).rows))
 
 
 def json(run: Run) -> str:
@@ -26,7 +27,7 @@ def json(run: Run) -> str:
         "planned": run.planned,
         "missing": run.missing,
         "fastest": [answer.row.case.id for answer in tables.fastest],
-        "measurements": records_of(run, tables),
+        "measurements": [record(row) for row in tables.rows],
         "failures": [failure.model_dump(mode="json") for failure in run.failures],
         "warnings": [{"case_id": case_id, **warning.model_dump(mode="json")} for case_id, warning in tables.warnings],
         "time": tables.time._asdict(),

@@ -29,7 +29,8 @@ from ntp.records.observations import (
 from ntp.records.peaks import MachinePeaks, Product, Setting, Stream, ThreadPeaks
 from ntp.records.run import Failure, Measurement, Observations, Run
 from ntp.report import text
-from ntp.report.tables import COLUMNS, tables_of
+from ntp.report.columns import VALUES, WHY, shown
+from ntp.report.tables import tables_of
 from ntp.report.terminal import WIDTH
 
 Make = Callable[..., Measurement]
@@ -301,8 +302,7 @@ def test_nothing_that_a_model_says_breaks_the_markdown(
     why = sum(measurement.observations != Observations() for measurement in whole)
     # Each table has a row of headers too.
     step_rows, why_rows, part_rows = (count + (count > 0) for count in (steps, why, parts))
-    # Two of the columns are there only if some case has something in them.
-    why_columns = 12 if any(row.intensity_flops_per_byte is not None for row in tables_of(run).why) else 10
+    why_columns = len(shown(WHY, tables_of(run).why, "markdown"))
     cells = 10 * step_rows + why_columns * why_rows + 6 * part_rows
     machine_cells = 2 * (kinds.count("tr_open") - step_rows - why_rows - part_rows)
     assert kinds.count("td_open") + kinds.count("th_open") == cells + machine_cells
@@ -349,7 +349,7 @@ def test_csv_holds_the_raw_numbers(small_run: Run) -> None:
 
 
 def test_an_empty_run_has_a_csv_of_headers(make_run: MakeRun) -> None:
-    assert text.csv(make_run()) == ",".join(COLUMNS) + "\n"
+    assert text.csv(make_run()) == ",".join(VALUES) + "\n"
 
 
 def test_json_holds_what_the_report_says(small_run: Run) -> None:
