@@ -38,7 +38,7 @@ import signal
 import pytest
 import ntp.sweep as sweep
 from ntp.case import PHASES
-from ntp.worker.driver import Refused
+from ntp.worker.channel import Refused
 from ntp.records.observations import (
     Denormals, LiveBytes, MemoryProfile, OperatorProfile, PhaseSamples, PhaseTimes, TensorBytes
 )

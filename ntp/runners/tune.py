@@ -21,7 +21,7 @@ from ntp.machine.system import read_machine
 from ntp.records.tuning import Lever, Purpose, Race, Tuning
 from ntp.runners.levers import COMPILE
 from ntp.runners.proposals import Proposals, one_by_one
-from ntp.worker.driver import Refused
+from ntp.worker.channel import Refused
 from ntp.worker.pairs import Pruned, SideFailed, StartWorker, WorkerStarter, measure_pair
 from ntp.worker.sources import Source
 

@@ -14,7 +14,8 @@ from ntp.case import Case, Runtime
 from ntp.errors import WorkerFailed
 from ntp.records.environment import Software
 from ntp.records.guard import Block, Counts, Pair, SideName
-from ntp.worker.driver import PipeWorker, Refused
+from ntp.worker.channel import Refused
+from ntp.worker.driver import PipeWorker
 from ntp.worker.launch import ForkServer
 from ntp.worker.protocol import Imported, Worker, stopped_on_error
 from ntp.worker.sources import OWN, Source

@@ -9,7 +9,8 @@ from ntp.records.calibration import CalibratedCase, Calibration, load_calibratio
 from ntp.records.environment import Process, Software
 from ntp.records.run import KernelBurst, WarmUp
 from ntp.runners.calibrate import calibrate, default_cases
-from ntp.worker.driver import Refused, Sampling
+from ntp.worker.channel import Refused
+from ntp.worker.driver import Sampling
 from ntp.worker.protocol import Loaded, Ran
 
 ONE, TWO, PART = map(Case.parse, ("simple-b2-s4-t1", "simple-b4-s4-t1", "simple-b2-s4-t1-forward"))

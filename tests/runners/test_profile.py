@@ -13,7 +13,8 @@ from ntp.records.flame import Flame, FlameWarning
 from ntp.records.run import KernelBurst, WarmUp
 from ntp.runners import profile as runner
 from ntp.runners.profile import FLAME_S, OBSERVING, profile
-from ntp.worker.driver import Observing, Refused, Sampling
+from ntp.worker.channel import Refused
+from ntp.worker.driver import Observing, Sampling
 from ntp.worker.protocol import Loaded, Ran
 
 CASE = Case(workload=Workload(batch_size=2, seq_len=4), runtime=Runtime(threads=2))

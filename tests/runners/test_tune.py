@@ -17,7 +17,7 @@ from ntp.records.tuning import Lever
 from ntp.runners.levers import levers
 from ntp.runners.proposals import Proposals, one_by_one
 from ntp.runners.tune import COMPILING_S, DROP_ABOVE, FINAL_PAIRS, tune
-from ntp.worker.driver import Refused
+from ntp.worker.channel import Refused
 from ntp.worker.protocol import Loaded, Ran
 
 runner = importlib.import_module("ntp.runners.tune")

@@ -18,7 +18,8 @@ import pytest
 from ntp.case import Case, Runtime, Workload
 from ntp.errors import WorkerFailed
 from ntp.worker import fork_server, launch
-from ntp.worker.driver import PipeWorker, Refused
+from ntp.worker.channel import Refused
+from ntp.worker.driver import PipeWorker
 from ntp.worker.launch import ForkedProcess, ForkServer, new_process
 from ntp.worker.sources import Source
 
@@ -162,7 +163,7 @@ class TestAForkWithTorch:
             with pytest.raises(WorkerFailed) as failure:
                 killed.run(2)
             assert str(failure.value).startswith(
-                "simple-b2-s4-t1: was killed (SIGKILL) while running steps: by hand, or by the kernel"
+                "simple-b2-s4-t1: the worker was killed (SIGKILL) while running steps: by hand, or by the kernel"
             )
             assert len(other.run(2).step_time_ns) == 2
         with PipeWorker(CASE, launch=server.launch) as later:
@@ -210,7 +211,7 @@ class TestHowAForkEnds:
 
         forked = failure_of(scripted(body))
         assert forked == failure_of(PipeWorker(CASE, source=Source.of(folder_with(tmp_path, body))))
-        assert forked[0].startswith(f"simple-b2-s4-t1: {how} while being loaded")
+        assert forked[0].startswith(f"simple-b2-s4-t1: the worker {how} while loading the model")
         assert forked[1] == ([last_words] if last_words else [])
 
     def test_one_that_is_already_dead_when_it_is_asked(self, scripted):

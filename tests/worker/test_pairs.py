@@ -15,7 +15,7 @@ from ntp.records.endings import Ending
 from ntp.records.environment import Process, Software
 from ntp.records.run import WarmUp
 from ntp.worker import pairs
-from ntp.worker.driver import Refused
+from ntp.worker.channel import Refused
 from ntp.worker.pairs import (
     BLOCK_S,
     FORKS,
