@@ -34,6 +34,7 @@ from ntp.records.observations import (
     FlopShare,
     LiveBytes,
     MemoryProfile,
+    Observations,
     Operator,
     OperatorProfile,
     PhaseMemory,
@@ -51,7 +52,7 @@ from ntp.records.peaks import (
     gemm_flops,
     gemm_shapes,
 )
-from ntp.records.run import Harness, Measurement, Observations, Run, WarmUp
+from ntp.records.run import Harness, Measurement, Run, WarmUp
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A background job of a shell is started deaf to Ctrl-C, and the processes of the tests would be, too.

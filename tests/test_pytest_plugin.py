@@ -83,25 +83,21 @@ class FakeWorker:
         ASKED.append("calibration_kernel")
         return KernelBurst(shape=(4, 4, 4), time_ns=(1000,), cpu_time_s=0)
 
-    def phases(self, steps):
-        ASKED.append(f"phases={{steps}}")
-        samples = tuple(PhaseSamples(phase=phase, time_ns=(1,) * steps) for phase in PHASES)
-        return PhaseTimes(phases=samples, instrumented_step_ns=(7,) * steps, bare_step_ns=(7,) * steps)
-
-    def memory(self):
-        parts = TensorBytes(parameters=3)
-        point = LiveBytes(time_ns=0, live_bytes=3)
-        return MemoryProfile(baseline=parts, peak=parts, peak_phase="loss", phases=(), timeline=(point,))
-
-    def denormals(self):
+    def ask(self, name, steps=0, trace=None):
+        if name == "flops":
+            raise Refused(f"{{self.case.id}}: RuntimeError: no formula")
+        if name == "phases":
+            ASKED.append(f"phases={{steps}}")
+            samples = tuple(PhaseSamples(phase=phase, time_ns=(1,) * steps) for phase in PHASES)
+            return PhaseTimes(phases=samples, instrumented_step_ns=(7,) * steps, bare_step_ns=(7,) * steps)
+        if name == "memory":
+            parts = TensorBytes(parameters=3)
+            point = LiveBytes(time_ns=0, live_bytes=3)
+            return MemoryProfile(baseline=parts, peak=parts, peak_phase="loss", phases=(), timeline=(point,))
+        if name == "operators":
+            ASKED.append(f"operators={{steps}}")
+            return OperatorProfile(operators=(), largest_by_shape=(), profiled_step_ns=(7,), bare_step_ns=(7,))
         return Denormals(share=0)
-
-    def flops(self):
-        raise Refused(f"{{self.case.id}}: RuntimeError: no formula")
-
-    def operators(self, steps, trace=None):
-        ASKED.append(f"operators={{steps}}")
-        return OperatorProfile(operators=(), largest_by_shape=(), profiled_step_ns=(7,), bare_step_ns=(7,))
 
 @pytest.fixture(autouse=True, scope="session")
 def fake_workers():

@@ -62,8 +62,8 @@ class Racer(PipeWorker):
             peak_rss_bytes=self.peak_rss_bytes,
             minor_page_faults_per_step=self.faults / max(1, self.steps),
             compiling_step_ns=self.warm.compiling_step_ns,
-            peak_tensor_bytes=self.memory().peak_bytes if observe else None,
-            flops=self.flops().total_flops if observe else None,
+            peak_tensor_bytes=self.ask("memory").peak_bytes if observe else None,
+            flops=self.ask("flops").total_flops if observe else None,
         )
 
 

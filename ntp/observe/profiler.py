@@ -42,7 +42,7 @@ def phase_span(phase: str) -> record_function:
 def operator_pass(
     training: Training,
     steps: int,
-    trace_path: Path | None = None,
+    trace: Path | str | None = None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> OperatorProfile:
     """Profile ``steps`` steps, each right after a bare one that tells what the profiler costs.
@@ -53,7 +53,7 @@ def operator_pass(
     Args:
         training: warmed up.
         steps: how many steps are averaged.
-        trace_path: where to write the last step's trace, in Chrome's JSON format; gzipped if the name ends in ``.gz``.
+        trace: the file for the last step's trace, in Chrome's JSON format; gzipped if the name ends in ``.gz``.
         clock_ns: times whole steps.
 
     Raises:
@@ -62,6 +62,7 @@ def operator_pass(
     """
     if steps < 1:
         raise ValueError(f"at least 1 step is profiled, not {steps}")
+    trace_path = None if trace is None else Path(trace)
     if trace_path is not None:
         _make_writable(trace_path)
     bare_step_ns, profiled_step_ns = [], []

@@ -11,6 +11,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from ntp.case import Amount, Count, Frozen
+from ntp.records.flame import Flame
 
 BETWEEN_PHASES = "between"
 """Stands for a phase where something happened within a step but in none of its phases."""
@@ -243,3 +244,18 @@ class MemoryProfile(Frozen):
     def peak_bytes(self) -> int:
         """The most that was live at one time."""
         return self.peak.total_bytes
+
+
+class Observations(Frozen):
+    """What the observers saw, each in a pass of its own after the last sample. Null: it did not look."""
+
+    phases: PhaseTimes | None = None
+    memory: MemoryProfile | None = None
+    denormals: Denormals | None = None
+    flops: FlopCount | None = None
+    operators: OperatorProfile | None = None
+    flame: Flame | None = None
+    failures: tuple[str, ...] = ()
+    """A line for each observer that could not handle this model or this machine. The samples are unaffected."""
+    wall_time_s: Amount = 0.0
+    """How long the observers took, flame graphs aside."""

@@ -20,8 +20,7 @@ from ntp.files import replacing, try_to_write
 from ntp.lines import as_utf8
 from ntp.records.endings import Ending
 from ntp.records.environment import Environment
-from ntp.records.flame import Flame
-from ntp.records.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
+from ntp.records.observations import Observations
 from ntp.records.peaks import MachinePeaks, Shape
 
 SCHEMA_VERSION = 2
@@ -58,21 +57,6 @@ class Harness(Frozen):
     """All timed steps, with what lies between them, the calibration kernel too."""
     parent_cpu_s: Amount
     """CPU time that this process, the worker's parent, used while steps were timed."""
-
-
-class Observations(Frozen):
-    """What the observers saw, each in a pass of its own after the last sample. Null: it did not look."""
-
-    phases: PhaseTimes | None = None
-    memory: MemoryProfile | None = None
-    denormals: Denormals | None = None
-    flops: FlopCount | None = None
-    operators: OperatorProfile | None = None
-    flame: Flame | None = None
-    failures: tuple[str, ...] = ()
-    """Of observers that did not bear this model or this machine, a line each. The samples are none the worse for it."""
-    wall_time_s: Amount = 0.0
-    """What the looking took, flame graphs aside."""
 
 
 class CalibrationKernel(Frozen):

@@ -9,8 +9,9 @@ from ntp.judge.growth import Growth, growths
 from ntp.judge.statistics import Interval, median_interval, quantile
 from ntp.judge.warnings import MeasurementWarning, warnings_of
 from ntp.records.environment import Conditions, Git, Machine, Software
+from ntp.records.observations import Observations
 from ntp.records.peaks import MachinePeaks, RooflinePoint
-from ntp.records.run import Measurement, Observations, Run
+from ntp.records.run import Measurement, Run
 
 
 class CaseRow(NamedTuple):

@@ -14,8 +14,9 @@ from ntp.case import Case
 from ntp.errors import RecordError, WorkerFailed
 from ntp.observe.py_spy import FLAME_FILES, record_flame
 from ntp.records.flame import Flame
+from ntp.records.observations import Observations
 from ntp.records.peaks import MachinePeaks, gemm_shapes
-from ntp.records.run import Failure, Measurement, Observations, Run, check_writable
+from ntp.records.run import Failure, Measurement, Run, check_writable
 from ntp.runners.roofline import measure_peaks
 from ntp.worker.driver import Observing, PipeWorker, Sampling, measure, observe
 from ntp.worker.protocol import Worker, stopped_on_error

@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -13,9 +13,10 @@ from ntp.errors import WorkerFailed
 from ntp.machine.cpus import available_cpus, choose_cpus, read_topology
 from ntp.machine.software import read_git
 from ntp.machine.system import read_counters, read_machine
+from ntp.observe.passes import PASSES
 from ntp.records.environment import Environment, conditions
-from ntp.records.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
-from ntp.records.run import CalibrationKernel, Harness, KernelBurst, Measurement, Observations, WarmUp
+from ntp.records.observations import Observations
+from ntp.records.run import CalibrationKernel, Harness, KernelBurst, Measurement, WarmUp
 from ntp.worker.channel import Channel, Refused
 from ntp.worker.launch import Launch, new_process
 from ntp.worker.protocol import Imported, Loaded, Ran, Worker
@@ -67,20 +68,9 @@ class PipeWorker(Channel):
     def imported(self, folders: Sequence[str], packages: Sequence[str]) -> Imported:
         return self.request("imported", Imported, "listing its modules", folders=list(folders), packages=list(packages))
 
-    def phases(self, steps: int) -> PhaseTimes:
-        return self.request("phases", PhaseTimes, "timing phases", steps=steps)
-
-    def memory(self) -> MemoryProfile:
-        return self.request("memory", MemoryProfile, "following its memory")
-
-    def denormals(self) -> Denormals:
-        return self.request("denormals", Denormals, "counting denormal numbers")
-
-    def flops(self) -> FlopCount:
-        return self.request("flops", FlopCount, "counting operations")
-
-    def operators(self, steps: int, trace: str | None = None) -> OperatorProfile:
-        return self.request("operators", OperatorProfile, "profiling operators", steps=steps, trace=trace)
+    def ask(self, name: str, **arguments: Any) -> Any:
+        asked = PASSES[name]
+        return self.request("observe", asked.record, asked.activity, name=name, **arguments)
 
 
 class Sampling(Frozen):
@@ -206,27 +196,24 @@ class Observing(Frozen):
 def observe(worker: Worker, observing: Observing, trace: str | None = None) -> Observations:
     """Let the observers look at a worker that was measured, one after the other, each at steps of its own.
 
-    Nothing raises: an observer that does not bear the model costs what it would have seen, a worker that is lost costs
-    what the observers after it would have.
+    Nothing raises: an observer that cannot handle the model costs its own record, a worker that is lost costs those of
+    the observers after it, too.
     """
-    passes: dict[str, Callable[[], Frozen]] = {
-        "phases": lambda: worker.phases(observing.phase_pairs),
-        "memory": worker.memory,
-        "denormals": worker.denormals,
-        "flops": worker.flops,
+    arguments: dict[str, dict[str, Any]] = {
+        "phases": {"steps": observing.phase_pairs},
+        "operators": {"steps": observing.operator_steps, "trace": trace},
     }
-    if observing.operator_steps:
-        # The last: its events leave holes in the heap.
-        passes["operators"] = lambda: worker.operators(observing.operator_steps, trace)
     started_s = time.perf_counter()
-    seen: dict[str, Frozen] = {}
+    observations: dict[str, Frozen] = {}
     failures = []
-    for name, look in passes.items():
+    for name in PASSES:
+        if name == "operators" and not observing.operator_steps:
+            continue
         try:
-            seen[name] = look()
+            observations[name] = worker.ask(name, **arguments.get(name, {}))
         except WorkerFailed as error:
             failures.append(f"{name}: {error}")
             if not isinstance(error, Refused):
                 break
     wall_time_s = time.perf_counter() - started_s
-    return Observations.model_validate({**seen, "failures": tuple(failures), "wall_time_s": wall_time_s})
+    return Observations.model_validate({**observations, "failures": tuple(failures), "wall_time_s": wall_time_s})

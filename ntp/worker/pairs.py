@@ -104,7 +104,7 @@ def count(worker: Worker, source: Source) -> Counted:
     """
     loaded = worker.load()
     worker.run(2)
-    memory, flops, profile = worker.memory(), worker.flops(), worker.operators(1)
+    memory, flops, profile = worker.ask("memory"), worker.ask("flops"), worker.ask("operators", steps=1)
     counts = Counts(
         parameters=loaded.parameters,
         flops=flops.total_flops,

@@ -6,14 +6,13 @@ Requests are ``{"do": NAME, ...}``; answers are ``{"ok": {...}}`` or ``{"error":
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import Field
 
 from ntp.case import Amount, Count, Frozen
 from ntp.records.endings import Ending
 from ntp.records.environment import Process, Software
-from ntp.records.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.records.run import KernelBurst, WarmUp
 from ntp.worker.warmup import MIN_WINDOW
 
@@ -52,7 +51,7 @@ class Worker(Protocol):
         """Build the model and the data. The first request."""
 
     def warm_up(self, min_window: int = MIN_WINDOW) -> WarmUp:
-        """Run steps until their time is steady: the median of at least so many, and of as many before them."""
+        """Run steps until their time is steady: the median of at least ``min_window``, and of as many before them."""
 
     def run(self, steps: int, expected_s: float = 0.0) -> Ran:
         """Run and time exactly ``steps`` steps, which should take about ``expected_s`` seconds."""
@@ -63,20 +62,8 @@ class Worker(Protocol):
     def imported(self, folders: Sequence[str], packages: Sequence[str]) -> Imported:
         """List the modules whose files lie in one of the folders, and those of the packages, wherever they lie."""
 
-    def phases(self, steps: int) -> PhaseTimes:
-        """Time the phases of so many steps, beside as many bare ones."""
-
-    def memory(self) -> MemoryProfile:
-        """Follow the tensor memory of a step."""
-
-    def denormals(self) -> Denormals:
-        """Count the denormal numbers among what the training holds."""
-
-    def flops(self) -> FlopCount:
-        """Count the floating-point operations of a step."""
-
-    def operators(self, steps: int, trace: str | None = None) -> OperatorProfile:
-        """Profile the operators of so many steps, and write a trace of them to that file."""
+    def ask(self, name: str, **arguments: Any) -> Any:
+        """Run one of :data:`ntp.observe.passes.PASSES`, and return its record."""
 
     def stop(self) -> None:
         """End the process, whatever it is doing. May be called at any time, also twice."""

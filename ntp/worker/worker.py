@@ -13,7 +13,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from time import perf_counter_ns, process_time  # themselves: a model may put others in their places
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,10 +20,10 @@ from ntp.case import Case, Frozen
 from ntp.errors import ModelError, NtpError, OptionError
 from ntp.lines import MESSAGE_CHARACTERS, first_line, shorten
 from ntp.machine.memory import anonymous_bytes, page_faults, peak_rss_bytes, reset_peak_rss
-from ntp.observe.phases import PhaseClock, phase_pass
+from ntp.observe.passes import PASSES
+from ntp.observe.phases import PhaseClock
 from ntp.observe.py_spy import allow_tracing
 from ntp.records.endings import Ending, SettingChange
-from ntp.records.observations import Denormals, FlopCount, MemoryProfile, OperatorProfile, PhaseTimes
 from ntp.records.run import KernelBurst, WarmUp
 from ntp.worker import bootstrap
 from ntp.worker.protocol import Imported, Loaded, Ran
@@ -105,8 +104,10 @@ class CaseHolder:
         from ntp.machine.software import read_process, read_software
 
         # They take their clock when they are imported, and a model may put another in its place.
-        from ntp.observe import calibration_kernel, profiler  # noqa: F401
+        from ntp.observe import calibration_kernel  # noqa: F401
 
+        for observer in PASSES.values():
+            observer.load()
         # After the import, which two workers that share a CPU would otherwise share it for, too.
         take_cpus(cpus)
         self._threads, self._compiles = wanted.runtime.threads, wanted.step.compile != "off"
@@ -197,33 +198,9 @@ class CaseHolder:
         known = [(name, file) for name, file in files if isinstance(file, str) and os.path.isabs(file)]
         return Imported(files=tuple((name, file) for name, file in known if wanted(name, file)))
 
-    def phases(self, steps: int) -> PhaseTimes:
-        """Time the phases of so many steps, beside as many bare ones."""
-        return phase_pass(self._training, steps)
-
-    def memory(self) -> MemoryProfile:
-        """Follow the tensor memory of a step."""
-        from ntp.observe.tensors import tensor_pass
-
-        return tensor_pass(self._training)
-
-    def denormals(self) -> Denormals:
-        """Count the denormal numbers among what the training holds."""
-        from ntp.observe.tensors import denormals
-
-        return denormals(self._training)
-
-    def flops(self) -> FlopCount:
-        """Count the floating-point operations of a step."""
-        from ntp.observe.flops import flop_pass
-
-        return flop_pass(self._training)
-
-    def operators(self, steps: int, trace: str | None) -> OperatorProfile:
-        """Profile the operators of so many steps, and write a trace of them to that file."""
-        from ntp.observe.profiler import operator_pass
-
-        return operator_pass(self._training, steps, None if trace is None else Path(trace))
+    def observe(self, name: str, **arguments: Any) -> Frozen:
+        """Run one of :data:`ntp.observe.passes.PASSES` over steps of this training."""
+        return PASSES[name].load()(self._training, **arguments)
 
 
 def serve(holder: CaseHolder, requests: TextIO, answers: TextIO) -> None:

@@ -16,8 +16,7 @@ from ntp.judge.bottleneck import (
     work_of,
     work_shares,
 )
-from ntp.records.observations import BETWEEN_OPERATORS, BETWEEN_PHASES, FlopCount, FlopShare
-from ntp.records.run import Observations
+from ntp.records.observations import BETWEEN_OPERATORS, BETWEEN_PHASES, FlopCount, FlopShare, Observations
 
 MS = 1_000_000
 CASE = "simple-b32-s128-t2"

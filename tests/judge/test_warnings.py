@@ -19,8 +19,8 @@ from ntp.judge.warnings import (
 )
 from ntp.records.endings import PRODUCTS, Ending, SettingChange
 from ntp.records.environment import Conditions, Environment, Machine, Process, Software
-from ntp.records.observations import Denormals
-from ntp.records.run import Measurement, Observations, WarmUp
+from ntp.records.observations import Denormals, Observations
+from ntp.records.run import Measurement, WarmUp
 
 Make = Callable[..., Measurement]
 

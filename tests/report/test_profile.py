@@ -13,9 +13,9 @@ from markdown_it import MarkdownIt
 from ntp.case import Case, Runtime, Workload
 from ntp.records.environment import Conditions
 from ntp.records.flame import Flame, FlameWarning
-from ntp.records.observations import FlopCount, LiveBytes, MemoryProfile, TensorBytes
+from ntp.records.observations import FlopCount, LiveBytes, MemoryProfile, Observations, TensorBytes
 from ntp.records.peaks import Skipped
-from ntp.records.run import Failure, Measurement, Observations, Run
+from ntp.records.run import Failure, Measurement, Run
 from ntp.report.profile import markdown, pictures, terminal
 from ntp.report.terminal import WIDTH
 

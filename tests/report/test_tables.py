@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from ntp.case import PHASES, Runtime, StepConfig, Workload
 from ntp.records.environment import Machine
+from ntp.records.observations import Observations
 from ntp.records.peaks import MachinePeaks
-from ntp.records.run import Failure, Harness, Measurement, Observations, Run
+from ntp.records.run import Failure, Harness, Measurement, Run
 from ntp.report.columns import record
 from ntp.report.tables import surroundings, tables_of
 

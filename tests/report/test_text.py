@@ -20,6 +20,7 @@ from ntp.records.observations import (
     FlopShare,
     LiveBytes,
     MemoryProfile,
+    Observations,
     Operator,
     OperatorProfile,
     PhaseSamples,
@@ -27,7 +28,7 @@ from ntp.records.observations import (
     TensorBytes,
 )
 from ntp.records.peaks import MachinePeaks, Product, Setting, Stream, ThreadPeaks
-from ntp.records.run import Failure, Measurement, Observations, Run
+from ntp.records.run import Failure, Measurement, Run
 from ntp.report import text
 from ntp.report.columns import VALUES, WHY, shown
 from ntp.report.tables import tables_of

@@ -86,14 +86,8 @@ class Worker:
     def imported(self, folders, packages):
         return self.said("imported", Imported(files=tuple(self.bench.imported.get(self.side, {}).items())))
 
-    def memory(self):
-        return self.said("memory", self.bench.shows.memory)
-
-    def flops(self):
-        return self.said("flops", self.bench.shows.flops)
-
-    def operators(self, steps, trace=None):
-        return self.said("operators", self.bench.shows.operators)
+    def ask(self, name, **_):
+        return self.said(name, getattr(self.bench.shows, name))
 
 
 class Bench:

@@ -69,23 +69,12 @@ class Bench:
     def calibration_kernel(self):
         return self.said("calibration_kernel", KernelBurst(shape=(4, 4, 4), time_ns=(1,), cpu_time_s=0))
 
-    def phases(self, steps):
-        return self.said(f"phases {steps}", self.shows.phases)
-
-    def memory(self):
-        return self.said("memory", self.shows.memory)
-
-    def denormals(self):
-        return self.said("denormals", self.shows.denormals)
-
-    def flops(self):
-        return self.said("flops", self.shows.flops)
-
-    def operators(self, steps, trace=None):
-        self.trace = Path(trace)
-        answer = self.said(f"operators {steps}", self.shows.operators)
-        if self.written is not None:
-            self.trace.write_text(self.written)
+    def ask(self, name, steps="", trace=None):
+        answer = self.said(f"{name} {steps}".strip(), getattr(self.shows, name))
+        if trace is not None:
+            self.trace = Path(trace)
+            if self.written is not None:
+                self.trace.write_text(self.written)
         return answer
 
     # The profile

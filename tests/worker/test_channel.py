@@ -325,10 +325,10 @@ def test_a_worker_ended_by_a_signal_from_outside():
 def test_a_refusal_leaves_the_worker_for_the_next_request():
     body = """
     for line in sys.stdin:
-        answer = {"ok": {"share": 0.5}} if json.loads(line)["do"] == "denormals" else {"error": "no"}
+        answer = {"ok": {"share": 0.5}} if json.loads(line).get("name") == "denormals" else {"error": "no"}
         print(json.dumps(answer), flush=True)
     """
     with scripted(body) as worker:
         with pytest.raises(Refused, match=r": no$"):
-            worker.memory()
-        assert worker.denormals() == Denormals(share=0.5)
+            worker.ask("memory")
+        assert worker.ask("denormals") == Denormals(share=0.5)

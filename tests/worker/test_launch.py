@@ -98,9 +98,9 @@ class TestAForkWithTorch:
             with PipeWorker(CASE, launch=launch) as worker:
                 loaded = worker.load()
                 worker.run(2)
-                operators = worker.operators(1)
-                counts = worker.memory().peak_bytes, worker.flops(), operators.calls_per_step
-                return loaded, worker.denormals(), operators.allocated_bytes_per_step, counts
+                operators = worker.ask("operators", steps=1)
+                counts = worker.ask("memory").peak_bytes, worker.ask("flops"), operators.calls_per_step
+                return loaded, worker.ask("denormals"), operators.allocated_bytes_per_step, counts
 
         forked = answers_of(server.launch)
         assert forked == answers_of(new_process)
@@ -150,7 +150,7 @@ class TestAForkWithTorch:
         with PipeWorker(case, source=Source(folder=tmp_path), launch=launch) as worker:
             worker.load()
             worker.run(2)
-            worker.operators(1)
+            worker.ask("operators", steps=1)
 
     def test_one_that_is_killed_is_told_of_and_the_others_run_on(self, server):
         with (

@@ -89,14 +89,8 @@ class Worker:
         self.asked_for = (folders, packages)
         return self.said("imported", Imported(files=(("mine", "/tree/mine.py"),)))
 
-    def memory(self):
-        return self.said("memory", self.shows.memory)
-
-    def flops(self):
-        return self.said("flops", self.shows.flops)
-
-    def operators(self, steps, trace=None):
-        return self.said(f"operators {steps}", self.shows.operators)
+    def ask(self, name, **arguments):
+        return self.said(" ".join([name, *map(str, arguments.values())]), getattr(self.shows, name))
 
 
 def pair_of(seed, steps_s=STEPS_S, base=None, head=None):
