@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ntp.judge.compare import ComparedRow, Comparison
-from ntp.judge.statistics import Interval
 from ntp.records.run import Measurement, Run
 from ntp.report import charts, sweep_charts
-from ntp.report.columns import PARTS, STEPS, WHY, Column, shown
+from ntp.report.columns import Table
 from ntp.report.comparison import BEST, headers, notes, ratio_cells
 from ntp.report.comparison import answer as answer_of_comparison
 from ntp.report.comparison import csv as comparison_csv
 from ntp.report.facts import Fact, hardware_facts, process_facts, software_facts
 from ntp.report.markdown import PICTURES
 from ntp.report.sentences import answer, failure_message, grouped, machine_lines, time_line
+from ntp.report.sweep_columns import PARTS, STEPS, WHY
 from ntp.report.tables import CaseRow, Tables, surroundings, tables_of
 from ntp.report.text import csv
 from ntp.report.units import duration
@@ -42,8 +42,8 @@ def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
         flames: flame graphs as SVG, by the names that the run has for them. Those it does not name are left out.
     """
     tables = tables_of(run)
-    step_columns = shown((*STEPS, *WHY), tables.steps, "html")
-    part_columns = shown(PARTS, tables.parts, "html")
+    steps = Table((*STEPS, *WHY), tables.steps).in_format("html")
+    parts = Table(PARTS, tables.parts).in_format("html")
     return render(
         "sweep.html",
         title=f"Training step times, {run.started}",
@@ -51,10 +51,10 @@ def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
         warnings=grouped(tables),
         machine_lines=list(machine_lines(run.peaks)),
         figures=list(_figures(run, tables)),
-        step_headers=[column.title for column in step_columns],
-        steps=_views(step_columns, tables.steps, flames or {}),
-        part_headers=[column.title for column in part_columns],
-        parts=_views(part_columns, tables.parts, {}),
+        step_headers=steps.titles,
+        steps=[_view(row, steps, flames or {}) for row in steps.rows],
+        part_headers=parts.titles,
+        parts=[_view(row, parts, {}) for row in parts.rows],
         failures=[(failure.case_id, failure_message(failure), failure.stderr_tail) for failure in run.failures],
         time=time_line(tables.time) if run.measurements else "",
         # Commits differ where the work tree changed during the sweep: the machine is described once all the same.
@@ -74,23 +74,12 @@ def _figures(run: Run, tables: Tables) -> Iterator[Figure]:
         yield figure(f"sweep-{name}", PICTURES[name], chart)
 
 
-def _views(columns: Sequence[Column[CaseRow]], rows: Sequence[CaseRow], flames: Mapping[str, str]) -> list[CaseView]:
-    return [_view(row, [_cell(column, row) for column in columns], flames) for row in rows]
-
-
-def _cell(column: Column[CaseRow], row: CaseRow) -> Cell:
-    value = column.value(row)
-    if isinstance(value, Interval):
-        value = value.high - value.low
-    return Cell(column.cell(row), "" if value is None else value)
-
-
-def _view(row: CaseRow, cells: Sequence[Cell], flames: Mapping[str, str]) -> CaseView:
+def _view(row: CaseRow, table: Table, flames: Mapping[str, str]) -> CaseView:
     flame = row.observations.flame
     svg = flames.get(flame.svg or "", "") if flame else ""
     return CaseView(
         case_id=row.case.id,
-        cells=tuple(cells),
+        cells=tuple(Cell(column.shown(row), column.sorted_by(row)) for column in table.columns),
         figures=tuple(_case_figures(row.measurement)),
         # In a frame of its own, where its script finds the document that it was written for.
         flame=f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}" if svg else "",

@@ -5,10 +5,11 @@ from collections.abc import Collection, Sequence
 
 from ntp.records.environment import Git, Machine, Software
 from ntp.records.run import Failure, Run
-from ntp.report.columns import GROWTHS, PARTS, STEPS, WHY, Column, Row, grid
+from ntp.report.columns import Table
 from ntp.report.facts import hardware_facts, software_facts
 from ntp.report.markup import code, fenced, prose, table
 from ntp.report.sentences import answer, failure_message, grouped, machine_lines, time_line
+from ntp.report.sweep_columns import GROWTHS, PARTS, STEPS, WHY
 from ntp.report.tables import Tables, surroundings, tables_of
 
 _HOW_TO_READ = """\
@@ -57,11 +58,11 @@ def markdown(run: Run, pictures: Collection[str] = ()) -> str:
     sections = [
         f"# Training step times, {prose(run.started)}",
         "\n\n".join(f"**{line}**" for line in answer(run, tables, code)),
-        _table("Whole steps", STEPS, tables.steps),
-        _table("Why", WHY, tables.why),
+        _table(Table(STEPS, tables.steps, "Whole steps")),
+        _table(Table(WHY, tables.why, "Why")),
         "\n\n".join(("## In pictures", *shown)) if shown else "",
-        _table("Growth", GROWTHS, tables.growths, _GROWTH_NOTE),
-        _table("Parts of a step", PARTS, tables.parts),
+        _table(Table(GROWTHS, tables.growths, "Growth"), _GROWTH_NOTE),
+        _table(Table(PARTS, tables.parts, "Parts of a step")),
         _failures(run.failures),
         _warnings(tables),
         _roofline(run),
@@ -73,10 +74,11 @@ def markdown(run: Run, pictures: Collection[str] = ()) -> str:
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _table(title: str, columns: Sequence[Column[Row]], rows: Sequence[Row], note: str = "") -> str:
-    headers, cells = grid(columns, rows, "markdown")
-    parts = [f"## {title}", table(headers, [[code(case_id), *others] for case_id, *others in cells]), note]
-    return "\n\n".join(filter(None, parts)) if rows else ""
+def _table(section: Table, note: str = "") -> str:
+    section = section.in_format("markdown")
+    cells = [[column.in_markdown(row) for column in section.columns] for row in section.rows]
+    parts = [f"## {section.title}", table(section.titles, cells), note]
+    return "\n\n".join(filter(None, parts)) if section.rows else ""
 
 
 def _failures(failures: Sequence[Failure]) -> str:

@@ -7,8 +7,9 @@ from tabulate import SEPARATING_LINE, tabulate
 
 from ntp.lines import one_line, shorten
 from ntp.records.run import Run
-from ntp.report.columns import GROWTHS, PARTS, STEPS, WHY, Column, Row, grid
+from ntp.report.columns import Table
 from ntp.report.sentences import NAMED, answer, failure_message, grouped, machine_lines, time_line
+from ntp.report.sweep_columns import GROWTHS, PARTS, STEPS, WHY
 from ntp.report.tables import Tables, tables_of
 
 WIDTH = 100
@@ -28,10 +29,10 @@ def terminal(run: Run) -> str:
     tables = tables_of(run)
     sections = [
         "\n".join(wrapped(line) for line in answer(run, tables, lambda case_id: shorten(case_id, _ID_WIDTH))),
-        _table(STEPS, tables.steps, _STEPS_NOTE),
-        _table(WHY, tables.why, _WHY_NOTE),
-        _table(GROWTHS, tables.growths),
-        _table(PARTS, tables.parts),
+        _table(Table(STEPS, tables.steps), _STEPS_NOTE),
+        _table(Table(WHY, tables.why), _WHY_NOTE),
+        _table(Table(GROWTHS, tables.growths)),
+        _table(Table(PARTS, tables.parts)),
         _failures(run),
         _warnings(tables),
         "\n".join(wrapped(line) for line in machine_lines(run.peaks)),
@@ -58,11 +59,12 @@ def _alignment(headers: Sequence[str]) -> list[str]:
     return ["left"] + ["right"] * (len(headers) - 1)
 
 
-def _table(columns: Sequence[Column[Row]], rows: Sequence[Row], note: str = "") -> str:
-    if not rows:
+def _table(table: Table, note: str = "") -> str:
+    if not table.rows:
         return ""
-    table = id_table(*grid(columns, rows, "terminal"))
-    return f"{table}\n{wrapped(note)}" if note else table
+    table = table.in_format("terminal")
+    text = id_table(table.titles, [[column.shown(row) for column in table.columns] for row in table.rows])
+    return f"{text}\n{wrapped(note)}" if note else text
 
 
 def _failures(run: Run) -> str:

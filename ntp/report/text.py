@@ -4,9 +4,9 @@ import json as json_format
 from collections.abc import Callable
 
 from ntp.records.run import Run
-from ntp.report.columns import VALUES, record
 from ntp.report.markdown import PICTURES, markdown
 from ntp.report.spreadsheet import csv_text
+from ntp.report.sweep_columns import VALUES, record
 from ntp.report.tables import surroundings, tables_of
 from ntp.report.terminal import terminal
 
@@ -14,7 +14,7 @@ __all__ = ["FORMATS", "PICTURES", "csv", "json", "markdown", "terminal"]
 
 
 def csv(run: Run) -> str:
-    """One row a measurement, :data:`ntp.report.columns.VALUES` as columns; what is unknown is empty."""
+    """One row a measurement, :data:`ntp.report.sweep_columns.VALUES` as columns; what is unknown is empty."""
     return csv_text(tuple(VALUES), map(record, tables_of(run).rows))
 
 

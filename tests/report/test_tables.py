@@ -10,7 +10,7 @@ from ntp.records.environment import Machine
 from ntp.records.observations import Observations
 from ntp.records.peaks import MachinePeaks
 from ntp.records.run import Failure, Harness, Measurement, Run
-from ntp.report.columns import record
+from ntp.report.sweep_columns import record
 from ntp.report.tables import surroundings, tables_of
 
 Make = Callable[..., Measurement]

@@ -30,7 +30,8 @@ from ntp.records.observations import (
 from ntp.records.peaks import MachinePeaks, Product, Setting, Stream, ThreadPeaks
 from ntp.records.run import Failure, Measurement, Run
 from ntp.report import text
-from ntp.report.columns import VALUES, WHY, shown
+from ntp.report.columns import Table
+from ntp.report.sweep_columns import VALUES, WHY
 from ntp.report.tables import tables_of
 from ntp.report.terminal import WIDTH
 
@@ -303,7 +304,7 @@ def test_nothing_that_a_model_says_breaks_the_markdown(
     why = sum(measurement.observations != Observations() for measurement in whole)
     # Each table has a row of headers too.
     step_rows, why_rows, part_rows = (count + (count > 0) for count in (steps, why, parts))
-    why_columns = len(shown(WHY, tables_of(run).why, "markdown"))
+    why_columns = len(Table(WHY, tables_of(run).why).in_format("markdown").columns)
     cells = 10 * step_rows + why_columns * why_rows + 6 * part_rows
     machine_cells = 2 * (kinds.count("tr_open") - step_rows - why_rows - part_rows)
     assert kinds.count("td_open") + kinds.count("th_open") == cells + machine_cells

@@ -1,0 +1,157 @@
+"""The columns of a sweep's tables. Each is defined here, once, for the terminal, Markdown, web pages and CSV.
+
+To add one, write a :class:`Column`, put it into the tables that show it, and give its value a name in :data:`VALUES`.
+"""
+
+from collections.abc import Callable
+from math import isfinite
+from operator import attrgetter
+from typing import Any
+
+from ntp.case import PHASES, Runtime, StepConfig, Workload
+from ntp.judge.growth import Growth
+from ntp.judge.statistics import Interval
+from ntp.records.environment import Conditions
+from ntp.records.run import Harness
+from ntp.report.columns import Column
+from ntp.report.tables import CaseRow
+from ntp.report.units import duration, durations, ratio, share, significant, size
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
+
+
+def _between(times_ns: Interval) -> str:
+    return durations(times_ns.low, times_ns.high)
+
+
+def _plus_minus(interval: Interval) -> str:
+    farther = max(interval.high - interval.value, interval.value - interval.low)
+    return f"±{share(farther / interval.value)}"
+
+
+def _intensity(row: CaseRow) -> float | None:
+    intensity = row.roofline.intensity_flops_per_byte if row.roofline else None
+    return intensity if intensity is not None and isfinite(intensity) else None
+
+
+# A page's first column is a button that opens the case.
+CASE = Column[CaseRow]("case", lambda row: row.case.id, is_code=True, formats=["terminal", "markdown"])
+TIME = Column[CaseRow]("step time", lambda row: row.time_ns.value, duration)
+PLUS_MINUS = Column[CaseRow]("±95%", lambda row: row.time_ns, _plus_minus, formats=["terminal"])
+BETWEEN = Column[CaseRow]("95% interval", lambda row: row.time_ns, _between, formats=["markdown", "html"])
+P95 = Column[CaseRow]("p95", lambda row: row.p95_ns, duration)
+RATE = Column[CaseRow]("tokens/s", lambda row: row.tokens_per_s.value, significant)
+RATE_BETWEEN = Column[CaseRow](
+    "95% interval",
+    lambda row: row.tokens_per_s,
+    lambda rate: f"{significant(rate.low)} to {significant(rate.high)}",
+    formats=["markdown"],
+)
+SPEED_UP = Column[CaseRow]("speed-up", lambda row: row.speed_up, ratio)
+EFFICIENCY = Column[CaseRow]("efficiency", lambda row: row.efficiency, share, short="effic.")
+SHARE_OF_STEP = Column[CaseRow]("of the step", lambda row: row.share_of_step, share)
+PEAK_RSS = Column[CaseRow]("peak RSS", lambda row: row.measurement.peak_rss_bytes, size)
+SAMPLES = Column[CaseRow]("steps", lambda row: len(row.measurement.step_time_ns), _count)
+FLOPS = Column[CaseRow]("GFLOP/s", lambda row: row.achieved_flops_per_s, lambda flops: significant(flops / 1e9))
+OF_PEAK = Column[CaseRow]("of peak", lambda row: row.roofline and row.roofline.share_of_peak, share)
+INTENSITY = Column[CaseRow]("FLOP/byte", _intensity, ratio, formats=["markdown"], optional=True)
+BOUND = Column[CaseRow](
+    "bound by", lambda row: row.roofline and row.roofline.bound, formats=["markdown"], optional=True
+)
+FAULTS = Column[CaseRow]("faults", lambda row: row.measurement.minor_page_faults_per_step, significant)
+PEAK_TENSORS = Column[CaseRow](
+    "peak tensors", lambda row: row.observations.memory and row.observations.memory.peak_bytes, size, short="tensors"
+)
+
+
+def _phase(phase: str) -> Column[CaseRow]:
+    return Column(phase, lambda row: row.phase_shares.get(phase), share)
+
+
+_LONG_PHASES = ("forward", "loss", "backward", "optimizer")
+"""The phases that have a column of their own; the rest are short."""
+
+
+def _rest(row: CaseRow) -> float | None:
+    shares = row.phase_shares
+    return max(0.0, 1 - sum(shares.get(phase, 0.0) for phase in _LONG_PHASES)) if shares else None
+
+
+STEPS = (CASE, TIME, PLUS_MINUS, BETWEEN, P95, RATE, RATE_BETWEEN, SPEED_UP, EFFICIENCY, PEAK_RSS, SAMPLES)
+WHY = (
+    *(CASE._replace(short="why"), FLOPS, OF_PEAK, INTENSITY, BOUND),
+    *(*map(_phase, _LONG_PHASES), Column("rest", _rest, share), PEAK_TENSORS, FAULTS),
+)
+PARTS = (
+    *(CASE._replace(short="part of a step"), TIME._replace(title="time")),
+    *(PLUS_MINUS, BETWEEN, P95, SHARE_OF_STEP, SAMPLES),
+)
+GROWTHS = (
+    Column[Growth]("from case", lambda growth: growth.smallest.id, is_code=True),
+    Column[Growth]("size", lambda growth: growth.what),
+    Column[Growth]("from", lambda growth: growth.sizes[0], _count),
+    Column[Growth]("to", lambda growth: growth.sizes[-1], _count),
+    Column[Growth](
+        "time", lambda growth: growth.times_ns, lambda times_ns: f"{duration(times_ns[0])} to {duration(times_ns[-1])}"
+    ),
+    Column[Growth](
+        "grows as", lambda growth: growth.exponent, lambda power: "size^{:.2f} ({:.2f} to {:.2f})".format(*power)
+    ),
+    Column[Growth]("at the end", lambda growth: growth.last_exponent, "size^{:.2f}".format),
+)
+
+
+def _of_step(value: Callable[[CaseRow], Any]) -> Callable[[CaseRow], Any]:
+    """The value of a whole step alone."""
+    return lambda row: value(row) if row.is_step else None
+
+
+def _fields(where: str, *groups: Any) -> dict[str, Callable[[CaseRow], Any]]:
+    return {name: attrgetter(f"{where}.{name}") for group in groups for name in group.model_fields}
+
+
+VALUES: dict[str, Callable[[CaseRow], Any]] = {
+    "case_id": CASE.value,
+    **_fields("case.workload", Workload),
+    **_fields("case.step", StepConfig),
+    **_fields("case.runtime", Runtime),
+    "samples": SAMPLES.value,
+    "step_time_median_ns": TIME.value,
+    "step_time_low_ns": lambda row: row.time_ns.low,
+    "step_time_high_ns": lambda row: row.time_ns.high,
+    "step_time_p95_ns": P95.value,
+    "tokens_per_s": _of_step(RATE.value),
+    "tokens_per_s_low": _of_step(lambda row: row.tokens_per_s.low),
+    "tokens_per_s_high": _of_step(lambda row: row.tokens_per_s.high),
+    "speed_up": SPEED_UP.value,
+    "efficiency": EFFICIENCY.value,
+    "share_of_step": SHARE_OF_STEP.value,
+    "peak_rss_bytes": PEAK_RSS.value,
+    "minor_page_faults_per_step": FAULTS.value,
+    "major_page_faults": lambda row: row.measurement.major_page_faults,
+    "parameters": lambda row: row.measurement.parameters,
+    "flops_per_step": lambda row: row.observations.flops and row.observations.flops.total_flops,
+    "achieved_flops_per_s": FLOPS.value,
+    "share_of_peak": OF_PEAK.value,
+    "intensity_flops_per_byte": INTENSITY.value,
+    "bound": BOUND.value,
+    **{f"{phase}_share": _phase(phase).value for phase in PHASES},
+    "phase_cost": lambda row: row.observations.phases and row.observations.phases.cost,
+    "peak_tensor_bytes": PEAK_TENSORS.value,
+    "warm_up_steps": lambda row: len(row.measurement.warm_up.step_time_ns),
+    "warm_up_steady": lambda row: row.measurement.warm_up.steady,
+    **_fields("measurement.harness", Harness),
+    **_fields("conditions", Conditions),
+    "machine_fingerprint": lambda row: row.measurement.environment.machine.fingerprint,
+    "software_fingerprint": lambda row: row.measurement.environment.software.fingerprint,
+    "git_commit": lambda row: row.measurement.environment.git.commit,
+    "git_dirty": lambda row: row.measurement.environment.git.dirty,
+}
+"""What CSV and JSON tell of each measurement, by name. Times are of the step, or of the part that is named."""
+
+
+def record(row: CaseRow) -> dict[str, Any]:
+    """A measurement for other programs; None is what is unknown or means nothing."""
+    return {name: value(row) for name, value in VALUES.items()}
