@@ -8,6 +8,7 @@ changes the id of a case that leaves it alone. :meth:`Case.parse` turns an id ba
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 from urllib.parse import quote, unquote
@@ -385,17 +386,18 @@ def check_trusted(model: str, named: str | None, source: str) -> None:
         )
 
 
-class option_errors:  # noqa: N801  (a context manager reads as a verb phrase)
-    """Context manager: what pydantic refuses inside it leaves as one line, an :class:`~ntp.errors.OptionError`."""
+@contextmanager
+def option_errors() -> Iterator[None]:
+    """Turn what pydantic refuses inside the block into one line: the option, what is wrong with it, and the value.
 
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
-        """Turn a refusal into one line: the option, what it wants, and the value given."""
-        if isinstance(exc, ValidationError):
-            first = exc.errors()[0]
-            option = str(first["loc"][-1]).replace("_", "-") if first["loc"] else "the case"
-            # What refuses a combination is given all fields: it names those that matter itself.
-            given = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
-            raise OptionError(f"{option}: {first['msg'].removeprefix('Value error, ')}{given}") from exc
+    Raises:
+        OptionError: in place of pydantic's ValidationError.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][-1]).replace("_", "-") if first["loc"] else "the case"
+        # What refuses a combination is given all fields: it names those that matter itself.
+        given = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        raise OptionError(f"{option}: {first['msg'].removeprefix('Value error, ')}{given}") from error

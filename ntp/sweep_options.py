@@ -7,36 +7,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from ntp.case import BATCH_SIZES, EAGER, GROUPS, SEQ_LENS, Options, option_errors, step_levers
+from ntp.parsing import integers, names, seconds
 from ntp.worker.driver import Sampling
-
-MAX_SECONDS = 86_400
-"""What an option may ask for: a day."""
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    """A comma-separated list of positive integers, without repeats, in the order given."""
-    try:
-        values = tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        values = ()
-    if not values or min(values) < 1:
-        raise ValueError("expected positive integers separated by commas, as in 8,32")
-    return values
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-
-
-def _seconds(text: str) -> float:
-    """A duration that is worth waiting for and has an end."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= MAX_SECONDS:
-        raise ValueError(f"expected seconds, more than 0 and at most {MAX_SECONDS:,}")
-    return seconds
 
 
 def _folder(text: str) -> Path:
@@ -50,9 +22,9 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
-Integers = Annotated[tuple[int, ...], BeforeValidator(_integers)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Integers = Annotated[tuple[int, ...], BeforeValidator(integers)]
+Names = Annotated[tuple[str, ...], BeforeValidator(names)]
+Seconds = Annotated[float, BeforeValidator(seconds)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 
 
@@ -94,8 +66,6 @@ class SweepOptions(Options):
             return cls.model_validate({name: given[name] for name in cls.model_fields if name in given})
 
 
-_METAVARS = {"seed": "N", "min_samples": "N", "sample_time": "SECONDS", "timeout": "SECONDS"}
-_METAVARS |= {"report_dir": "DIR", "baseline": "DIR"}
 _DEFAULTS = {"threads": "1 and all CPUs available", "baseline": "none"}
 
 
@@ -106,10 +76,16 @@ def help_of(option: str) -> dict[str, Any]:
     shown = " ".join((field.description or "").split())
     if option == "steps":
         shown = f"{shown.removesuffix('.')}: {', '.join(step_levers())}."
-    if field.annotation is bool:
-        return {"help": shown}
-    several = isinstance(field.default, tuple)
-    default = ",".join(map(str, field.default)) if several else field.default
-    metavar = "LIST" if several else "N" if field.annotation is int else "NAME"
+    match field.default:
+        case bool():
+            return {"help": shown}
+        case tuple() as values:
+            metavar, default = "LIST", ",".join(map(str, values))
+        case float() as duration_s:
+            metavar, default = "TIME", f"{duration_s:g}s"
+        case int() as number:
+            metavar, default = "N", str(number)
+        case text:
+            metavar, default = "DIR" if option in {"report_dir", "baseline"} else "NAME", str(text)
     shown = f"{shown} Default: {_DEFAULTS.get(option, default)}"
-    return {"metavar": _METAVARS.get(option, metavar), "help": shown.replace("%", "%%")}
+    return {"metavar": metavar, "help": shown.replace("%", "%%")}

@@ -10,8 +10,9 @@ import typer
 
 from ntp.cli.console import show
 from ntp.cli.exit_status import NOT_COMPARABLE, OF_VERDICT
-from ntp.cli.options import fraction, names, refuse_onto_input
+from ntp.cli.options import reading, refuse_onto_input
 from ntp.errors import OptionError
+from ntp.parsing import names, share
 
 if TYPE_CHECKING:
     from ntp.records.run import Run
@@ -44,15 +45,16 @@ def compare(
         float | None,
         typer.Option(
             metavar="SHARE",
-            parser=fraction,
+            parser=reading(share),
             help="With --gate: smallest slowdown that counts as a regression.",
             show_default="5%",
         ),
     ] = None,
     allow: Annotated[
-        str | None,
+        Sequence[str] | None,
         typer.Option(
             metavar="NAMES",
+            parser=reading(names),
             help="With --gate: counts that may rise, or patterns of them, separated by commas, as in 'aten::*,flops'.",
             show_default="none",
         ),
@@ -94,7 +96,7 @@ def compare(
     if gate:
         if len(loaded) != 2:
             raise OptionError(f"--gate judges one run by another (got {len(loaded)} runs)")
-        raise typer.Exit(_gate(loaded[0], loaded[1], format_, threshold, names(allow, "--allow")))
+        raise typer.Exit(_gate(loaded[0], loaded[1], format_, threshold, allow or ()))
     raise typer.Exit(_show(runs, loaded, by, format_))
 
 

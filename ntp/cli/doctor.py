@@ -9,9 +9,10 @@ import typer
 
 from ntp.case import Case, check_trusted
 from ntp.cli.console import show, status_line, tell, tell_if_terminal
-from ntp.cli.options import names
+from ntp.cli.options import reading
 from ntp.errors import OptionError, WorkerFailed
 from ntp.lines import one_line
+from ntp.parsing import names
 
 
 def doctor(
@@ -23,9 +24,10 @@ def doctor(
         int | None, typer.Option(min=2, metavar="N", help="With --calibrate: processes per case.", show_default="5")
     ] = None,
     cases: Annotated[
-        str | None,
+        Sequence[str] | None,
         typer.Option(
             metavar="IDS",
+            parser=reading(names),
             help="With --calibrate: case ids, separated by commas, or RUN.json for all cases of that run.",
             show_default="the training steps of a sweep",
         ),
@@ -57,7 +59,7 @@ def doctor(
     if calibrate:
         if refresh:
             raise OptionError("--refresh measures peaks, --calibrate the noise between runs: give only one of the two")
-        _calibrate(names(cases, "--cases"), runs, model)
+        _calibrate(cases or (), runs, model)
     elif runs is not None or cases is not None or model is not None:
         raise OptionError("--runs, --cases and --model belong to --calibrate: give it, too, or leave them out")
     else:

@@ -13,9 +13,10 @@ import typer
 from ntp.case import Case
 from ntp.cli.console import show, status_line, tell, tell_more
 from ntp.cli.exit_status import OF_VERDICT, REGRESSION, TOOL_FAILED
-from ntp.cli.options import DEFAULT_MODEL, ModelOption, OrderSeedOption, fraction, names, refuse_onto_input, seconds
+from ntp.cli.options import DEFAULT_MODEL, ModelOption, OrderSeedOption, reading, refuse_onto_input
 from ntp.errors import OptionError, RecordError
 from ntp.lines import one_line
+from ntp.parsing import names, seconds, share
 
 if TYPE_CHECKING:
     from ntp.judge.guard import GuardVerdict
@@ -35,9 +36,10 @@ def guard(
         typer.Option(metavar="REF", help="Commit to judge, or 'worktree' for the files as they are."),
     ] = "worktree",
     cases: Annotated[
-        str | None,
+        Sequence[str] | None,
         typer.Option(
             metavar="IDS",
+            parser=reading(names),
             help="Case ids, separated by commas.",
             show_default="a small step and a large, on 1 thread and on all",
         ),
@@ -46,16 +48,20 @@ def guard(
     threshold: Annotated[
         float,
         typer.Option(
-            metavar="SHARE", parser=fraction, help="Smallest slowdown that counts as a regression.", show_default="1%"
+            metavar="SHARE",
+            parser=reading(share),
+            help="Smallest slowdown that counts as a regression.",
+            show_default="1%",
         ),
     ] = 0.01,
     budget: Annotated[
-        float, typer.Option(metavar="TIME", parser=seconds, help="Time budget.", show_default="300s")
+        float, typer.Option(metavar="TIME", parser=reading(seconds), help="Time budget.", show_default="300s")
     ] = 300.0,
     allow: Annotated[
-        str | None,
+        Sequence[str] | None,
         typer.Option(
             metavar="NAMES",
+            parser=reading(names),
             help="Counts that may rise, or patterns of them, separated by commas, as in 'aten::*,flops'.",
             show_default="none",
         ),
@@ -111,12 +117,12 @@ def guard(
         record = GuardRecord.load(replay)
     elif base is not None and replay is None:
         _check_out(out)
-        plan = _guard_plan(names(cases, "--cases"), model, threshold, budget)
+        plan = _guard_plan(cases or (), model, threshold, budget)
         with sole_writer(out), status_line() as progress:
             settings = {
                 "budget_s": budget,
                 "seed": order_seed,
-                "allowed": names(allow, "--allow"),
+                "allowed": allow or (),
                 "setup": setup,
                 "links": link or (),
                 "command": ("ntp", *sys.argv[1:]),

@@ -3,18 +3,19 @@
 import functools
 import inspect
 import os
-import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from ntp.case import MAX_NUMBER, Options, Runtime, StepConfig, Workload
 from ntp.errors import OptionError
+
+Value = TypeVar("Value")
 
 ALL_CPUS = "all CPUs"
 """What is shown as the default of a number of threads that nobody gave."""
@@ -87,18 +88,6 @@ def _options(groups: tuple[type[Options], ...]) -> Iterator[inspect.Parameter]:
         yield from (option_of(group, field) for field in group.model_fields if field not in _HIDDEN)
 
 
-def names(text: str | None, option: str) -> tuple[str, ...]:
-    """A comma-separated list, without repeats, in the order given. Nothing of an option that was not given.
-
-    Raises:
-        OptionError: it was given, and names nothing.
-    """
-    found = tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
-    if text is not None and not found:
-        raise OptionError(f"{option} {text!r} names nothing: give names separated by commas, or leave out {option}")
-    return found
-
-
 def refuse_onto_input(*paths: Path) -> None:
     """Refuse to write standard output onto a file that is read.
 
@@ -112,31 +101,17 @@ def refuse_onto_input(*paths: Path) -> None:
                 raise OptionError(f"{path} is read and written at once: redirect the output to another file")
 
 
-def fraction(text: str | float) -> float:
-    """A share between 0 and 1, as ``1%`` or ``0.01``.
+def reading(read: Callable[[str], Value]) -> Callable[[object], Value]:
+    """What typer calls with the text of an option that one of :mod:`ntp.parsing` reads, or with its default.
 
     Raises:
-        typer.BadParameter: it is none.
+        typer.BadParameter: the text is refused.
     """
-    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)(%?)", str(text).strip())
-    value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
-    if not 0 < value < 1:
-        raise typer.BadParameter(f"a share is more than 0% and less than 100%, as in 1% or 0.01 (got {text!r})")
-    return value
 
+    def parser(text: object) -> Value:
+        try:
+            return read(str(text))
+        except ValueError as error:
+            raise typer.BadParameter(f"{error} (got {text!r})") from None
 
-_UNITS_S = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600}
-_MAX_S = 7 * 86_400
-
-
-def seconds(text: str | float) -> float:
-    """A duration in seconds, as ``300``, ``300s``, ``5min`` or ``1h``; a week at most.
-
-    Raises:
-        typer.BadParameter: it is none.
-    """
-    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*(s|min|m|h|)", str(text).strip())
-    value = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
-    if not 0 < value <= _MAX_S:
-        raise typer.BadParameter(f"a time is more than 0 and at most a week, as in 300s, 5min or 1h (got {text!r})")
-    return value
+    return parser

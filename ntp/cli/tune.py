@@ -1,7 +1,6 @@
 """``ntp tune``: the fastest case of a workload on this machine."""
 
 import os
-import re
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -11,29 +10,15 @@ import typer
 
 from ntp.case import Case, Workload
 from ntp.cli.console import status_line, tell, write
-from ntp.cli.options import MAX_THREADS, OrderSeedOption, seconds, takes_case
+from ntp.cli.options import MAX_THREADS, OrderSeedOption, reading, takes_case
 from ntp.errors import OptionError
 from ntp.interrupts import Terminated
+from ntp.parsing import seconds, size_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from ntp.records.tuning import Tuning
-
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def memory_size(text: str | int) -> int:
-    """Bytes, as ``2GiB``, ``500MiB`` or ``2G``.
-
-    Raises:
-        typer.BadParameter: it is none.
-    """
-    match = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([KMGT]?)(i?B)?", str(text).strip())
-    value = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if value <= 0:
-        raise typer.BadParameter(f"a size is a number of bytes, as in 2GiB or 500MiB (got {text!r})")
-    return value
 
 
 @takes_case(Workload)
@@ -50,12 +35,15 @@ def tune(
         typer.Option("--exact", help="Try only steps that compute what the plain fp32 step does: nothing in bf16."),
     ] = False,
     budget: Annotated[
-        float, typer.Option(metavar="TIME", parser=seconds, help="Time budget.", show_default="180s")
+        float, typer.Option(metavar="TIME", parser=reading(seconds), help="Time budget.", show_default="180s")
     ] = 180.0,
     memory_limit: Annotated[
         int | None,
         typer.Option(
-            metavar="SIZE", parser=memory_size, help="Peak memory allowed per process, as in 2GiB.", show_default="none"
+            metavar="SIZE",
+            parser=reading(size_bytes),
+            help="Peak memory allowed per process, as in 2GiB.",
+            show_default="none",
         ),
     ] = None,
     order_seed: OrderSeedOption = 0,

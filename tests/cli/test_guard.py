@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from ntp.cli import app as cli
-from ntp.cli.options import fraction, seconds
 from ntp.errors import WorkerFailed
 from ntp.interrupts import Terminated
 from ntp.judge.guard import plan_of, summary, verdict_on
@@ -169,16 +168,6 @@ def test_wrong_usage_is_one_line(run, arguments, says):
     assert says in result.err
     assert result.err.count("\n") == 1
     assert result.out == ""
-
-
-@pytest.mark.parametrize(("text", "value"), [("1%", 0.01), ("0.5%", 0.005), ("0.02", 0.02), (" 5%", 0.05)])
-def test_shares(text, value):
-    assert fraction(text) == pytest.approx(value)
-
-
-@pytest.mark.parametrize(("text", "value"), [("300", 300), ("300s", 300), ("5min", 300), ("1.5m", 90), ("1h", 3600)])
-def test_durations(text, value):
-    assert seconds(text) == value
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), Terminated(signal.SIGTERM)])

@@ -106,7 +106,7 @@ def test_a_guards_record_is_not_its_summary(refused, tmp_path, monkeypatch):
 )
 def test_a_list_that_is_given_and_names_nothing_is_refused(refused, run_file, command, text):
     message = refused(*(run_file if part == "RUN" else part for part in command), text)
-    assert f"{command[-1]} {text!r} names nothing" in message
+    assert f"'{command[-1]}': expected names separated by commas (got {text!r})" in message
 
 
 @pytest.fixture
