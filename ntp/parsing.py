@@ -4,6 +4,7 @@ Each function raises ValueError, which says what was expected; whoever asked add
 """
 
 import re
+from collections.abc import Mapping
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 _WEEK_S = 7 * 86_400
@@ -51,7 +52,7 @@ def share(text: str) -> float:
     return value
 
 
-def _scaled(text: str, unit: str, scales: dict[str, float]) -> float:
+def _scaled(text: str, unit: str, scales: Mapping[str, float]) -> float:
     """The number in the text times the scale of its unit; 0 if it is no such text."""
     match = re.fullmatch(rf"{_NUMBER}\s*{unit}", text.strip())
     return float(match[1]) * scales[match[2]] if match else 0.0
