@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from ntp.judge.statistics import median_interval
-from ntp.judge.warnings import MAX_FAULTS_PER_STEP
+from ntp.judge.warnings import MAX_FAULTS_PER_STEP, TUNED_YET_CHURNING
 from ntp.records.observations import BETWEEN_OPERATORS, Operator, OperatorProfile
 from ntp.records.peaks import (
     NOTEWORTHY_RATIO,
@@ -150,7 +150,7 @@ def _answer(
     peaks: ThreadPeaks | None,
 ) -> str:
     if not shares:
-        return "Nobody looked at the operators of this step: profile it to see what bounds it."
+        return "The operators of this step were not observed: profile it to see what bounds it."
     first = shares[0]
     answer = f"{_TAKES[first.work]} {first.share:.0%} of the step"
     if first.work == "matrix products" and peaks is not None:
@@ -198,21 +198,25 @@ def _advice(measurement: Measurement, shares: tuple[WorkShare, ...], peaks: Mach
         yield from _product_advice(measurement, products, at_threads, peaks)
     optimizer = _share(shares, "optimizer")
     if optimizer >= NOTEWORTHY_SHARE and measurement.case.step.optimizer != "fused":
-        yield Advice("use the fused AdamW (--optimizer fused): one pass over the parameters, not many", optimizer)
+        yield Advice(
+            "use the fused AdamW (--optimizer fused): it takes one pass over the parameters instead of many", optimizer
+        )
     loss = _share(shares, "softmax and loss")
     if loss >= NOTEWORTHY_SHARE:
-        yield Advice("make the logits smaller: softmax and loss read and write one number a token and word", loss)
+        yield Advice(
+            "make the logits smaller: softmax and loss read and write one number for each token and word", loss
+        )
     elementwise = _share(shares, "elementwise and copies")
     if elementwise >= NOTEWORTHY_SHARE:
-        yield Advice("fuse what works on one number at a time: try torch.compile", elementwise)
+        yield Advice("fuse elementwise operations: try torch.compile", elementwise)
     between = _share(shares, "between operators")
     if between >= NOTEWORTHY_SHARE:
         yield Advice("give each operator more to do: a larger batch, or torch.compile", between)
     faults = measurement.minor_page_faults_per_step
     if faults > MAX_FAULTS_PER_STEP:
         tuned = measurement.case.runtime.allocator == "glibc-tuned"
-        how = "is the C library glibc, and no other allocator preloaded?" if tuned else "--allocator glibc-tuned"
-        yield Advice(f"keep memory mapped: {faults:,.0f} page faults a step ({how})")
+        how = TUNED_YET_CHURNING if tuned else "use --allocator glibc-tuned"
+        yield Advice(f"keep memory mapped, for there are {faults:,.0f} page faults a step: {how}")
 
 
 def _product_advice(

@@ -1,4 +1,8 @@
-"""What casts doubt on a measurement, as typed values that carry advice. Derived from the record, never stored in it."""
+"""Warnings: typed values that say what casts doubt on a measurement, and carry advice.
+
+They are derived from the record, and never stored in it. A message and an advice are clauses without a full stop, for
+reports join them in their own ways.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -35,6 +39,10 @@ Kind = Literal[
     "untested-torch",
 ]
 
+TUNED_YET_CHURNING = (
+    "the tuned allocator should prevent this, so check that the C library is glibc and no other allocator is preloaded"
+)
+
 MAX_STEAL_SHARE = 0.02
 """Stolen time comes in bursts: 2% on average is a great deal of the few steps that it hits."""
 
@@ -42,14 +50,13 @@ MAX_OTHER_CPU_SHARE = 0.10
 """A desktop at rest uses a few percent. At 10% another program competes for cores, caches and memory bandwidth."""
 
 MIN_SAMPLES = 10
-"""Below six samples the median's 95% interval is the whole range; from nine on a single outlier no longer sets it."""
+"""With fewer than six samples the median's 95% interval is the whole range; from nine on one outlier cannot set it."""
 
 MAX_FAULTS_PER_STEP = 1000
-"""4 MiB of 4 KiB pages. To fault one in takes a virtual machine 1 to 4 µs: a thousand are milliseconds of each step."""
+"""4 MiB of 4 KiB pages. A virtual machine takes 1 to 4 µs to fault one in, so a thousand cost milliseconds a step."""
 
 MAX_SPREAD = 0.25
 """How far the 95th percentile may lie above the median. On a quiet machine it is a few percent."""
-
 
 MAX_DENORMAL_SHARE = 0.001
 """A thousandth of the numbers, each a hundred times as slow, lengthens elementwise work by a tenth."""
@@ -57,9 +64,8 @@ MAX_DENORMAL_SHARE = 0.001
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16", "avx10_2"}
 """Instruction sets with products of bf16 numbers."""
 
-
-MIN_TURNS = 5
-"""After the first: fewer may grow one after the other by chance."""
+MIN_BLOCKS = 5
+"""How many blocks after the first must show growth: fewer may grow one after the other by chance."""
 
 MIN_GROWTH_BYTES = 4 << 20
 """By how much a process may grow from its second block to its last. One that has settled grows by some pages."""
@@ -70,13 +76,13 @@ class MeasurementWarning(Frozen):
 
     kind: Kind
     message: str
-    """What was seen, with its value."""
+    """What was measured, with its value."""
     advice: str
-    """What to do about it. The same for all warnings of a kind that have the same cause."""
+    """What to do about it: one text for all warnings of a kind that have the same cause."""
 
 
 def warnings_of(measurement: Measurement) -> tuple[MeasurementWarning, ...]:
-    """All that casts doubt on a measurement. What is not known never warns."""
+    """Return everything that casts doubt on a measurement. What is unknown causes no warning."""
     return (
         *_of_the_conditions(measurement.environment.conditions or Conditions()),
         *_of_the_samples(measurement),
@@ -89,12 +95,12 @@ def warnings_of(measurement: Measurement) -> tuple[MeasurementWarning, ...]:
 
 
 def warnings_of_endings(endings: Sequence[Ending], config: StepConfig) -> tuple[MeasurementWarning, ...]:
-    """What the model did to its loss, and to settings that are everybody's."""
+    """Return what the ends of blocks say against a model: its loss, and the settings of the process that it changed."""
     return (*_of_the_loss(endings), *_of_the_settings(endings, config))
 
 
 def warnings_about(environment: Environment) -> tuple[MeasurementWarning, ...]:
-    """What on this machine will disturb measurements, before there is any."""
+    """Return what will disturb measurements on this machine, before there is any."""
     return (
         *_of_the_conditions(environment.conditions or Conditions()),
         *_of_the_machine(environment.machine),
@@ -103,13 +109,13 @@ def warnings_about(environment: Environment) -> tuple[MeasurementWarning, ...]:
 
 
 def untested_torch(torch: str | None, tested: str) -> Iterator[MeasurementWarning]:
-    """Whether a torch is another one than that which ntp is tested with. What it was built for does not count."""
+    """Warn if this is not the torch that ntp is tested with. What it was built for does not count."""
     if torch is not None and torch.partition("+")[0] != tested:
         yield MeasurementWarning(
             kind="untested-torch",
-            message=f"not tested with this torch: it is {torch}, and ntp is tested with {tested}",
-            advice=f"if something fails, pip install torch=={tested}; ntp train has the golden losses of the README "
-            "where the training is right",
+            message=f"this is torch {torch}, and ntp is tested with {tested}",
+            advice=f"if something fails, try pip install torch=={tested}; if the training is right, ntp train shows "
+            "the losses of the README",
         )
 
 
@@ -117,8 +123,8 @@ def _of_the_machine(machine: Machine) -> Iterator[MeasurementWarning]:
     if machine.hypervisor:
         yield MeasurementWarning(
             kind="virtual-machine",
-            message="this is a virtual machine: its CPUs are shared with others, and no two of them need be alike",
-            advice="believe ratios of runs that were interleaved on the same CPUs, not two numbers from two hours",
+            message="this is a virtual machine: it shares its CPUs with others, and they may differ from each other",
+            advice="trust ratios of runs that alternated on the same CPUs, not two numbers measured hours apart",
         )
     if machine.governor not in {None, "performance"}:
         yield MeasurementWarning(
@@ -129,8 +135,8 @@ def _of_the_machine(machine: Machine) -> Iterator[MeasurementWarning]:
     if machine.smt:
         yield MeasurementWarning(
             kind="smt",
-            message=f"{machine.logical_cpus} CPUs are hardware threads of {machine.physical_cores} cores",
-            advice="use at most one thread a core for matrix arithmetic; workers are pinned so as far as that goes",
+            message=f"the {machine.logical_cpus} CPUs are hardware threads of {machine.physical_cores} cores",
+            advice="use at most one thread per core for matrix products; workers are pinned that way where possible",
         )
 
 
@@ -139,14 +145,14 @@ def _of_the_process(environment: Environment) -> Iterator[MeasurementWarning]:
     if process.quota_cpus is not None and process.affinity and process.quota_cpus < len(process.affinity):
         yield MeasurementWarning(
             kind="quota",
-            message=f"a quota allows {process.quota_cpus:g} of the {len(process.affinity)} CPUs",
+            message=f"the CPU quota allows {process.quota_cpus:g} of the {len(process.affinity)} CPUs",
             advice="use no more threads than that, or raise the container's quota",
         )
     if process.allocator == "glibc" and not process.allocator_tunables:
         yield MeasurementWarning(
             kind="default-allocator",
-            message="glibc's malloc maps every large tensor anew at each step, and the kernel zeroes its pages",
-            advice="ntp's workers are protected from it; for your own training, export MALLOC_MMAP_THRESHOLD_="
+            message="glibc's malloc maps every large tensor again at each step, and the kernel zeroes its pages",
+            advice="ntp's workers avoid this; for your own training, export MALLOC_MMAP_THRESHOLD_="
             "68719476736 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_TOP_PAD_=67108864",
         )
 
@@ -156,24 +162,24 @@ def _of_the_conditions(conditions: Conditions) -> Iterator[MeasurementWarning]:
         yield MeasurementWarning(
             kind="high-steal",
             message=f"the hypervisor gave {conditions.steal_share:.1%} of the CPU time to other guests",
-            advice="measure again at another time, or on a machine that shares its CPUs with nobody",
+            advice="measure again at another time, or on a machine that does not share its CPUs",
         )
     if conditions.throttled_s or conditions.throttled_periods:
-        seen = []
+        extent = []
         if conditions.throttled_s:
-            seen.append(f"for {conditions.throttled_s:.2g} CPU seconds")
+            extent.append(f"for {conditions.throttled_s:.2g} CPU seconds")
         if conditions.throttled_periods:
-            seen.append(f"in {conditions.throttled_periods} periods")
+            extent.append(f"in {conditions.throttled_periods} periods")
         yield MeasurementWarning(
             kind="throttled",
-            message=f"the cgroup's CPU quota held processes back {' '.join(seen)}",
-            advice="raise the container's CPU quota, or use fewer threads than it has CPUs",
+            message=f"the cgroup's CPU quota held processes back {' '.join(extent)}",
+            advice="raise the container's CPU quota, or use no more threads than it allows",
         )
     if conditions.other_cpu_share is not None and conditions.other_cpu_share > MAX_OTHER_CPU_SHARE:
         yield MeasurementWarning(
             kind="other-load",
             message=f"other processes used {conditions.other_cpu_share:.0%} of the CPU time",
-            advice="stop what else is running and measure again",
+            advice="stop other programs and measure again",
         )
 
 
@@ -184,14 +190,14 @@ def _of_the_samples(measurement: Measurement) -> Iterator[MeasurementWarning]:
         yield MeasurementWarning(
             kind="unsteady-warm-up",
             message=f"the step time was still changing after a warm-up of {steps:,} steps in {seconds:.1f} s",
-            advice="look at the samples for a trend before believing their median; measure again on a quieter machine",
+            advice="check the samples for a trend before you trust their median, or measure again on a quieter machine",
         )
     if len(measurement.step_time_ns) < MIN_SAMPLES:
         samples = len(measurement.step_time_ns)
         yield MeasurementWarning(
             kind="too-few-samples",
-            message=f"{samples} sample{'s' if samples > 1 else ''}",
-            advice=f"take {MIN_SAMPLES} at least (--ntp-min-samples, --ntp-sample-time): the interval is too rough",
+            message=f"only {samples} sample{'s' if samples > 1 else ''}",
+            advice=f"take at least {MIN_SAMPLES} (--ntp-min-samples, --ntp-sample-time): the interval is too rough",
         )
     median, p95 = np.quantile(measurement.step_time_ns, [0.5, 0.95])
     if p95 - median > MAX_SPREAD * median:
@@ -199,7 +205,8 @@ def _of_the_samples(measurement: Measurement) -> Iterator[MeasurementWarning]:
             kind="noisy-samples",
             # Less than a nanosecond is what the clock cannot tell, not nothing.
             message=f"the 95th percentile lies {(p95 - median) / max(median, 1):.0%} above the median",
-            advice="something disturbs single steps: close other programs, pin the threads, and trust no mean",
+            advice="something disturbs single steps: close other programs, pin the threads, and do not rely on the "
+            "mean",
         )
 
 
@@ -208,7 +215,7 @@ def _of_the_observers(measurement: Measurement) -> Iterator[MeasurementWarning]:
         yield MeasurementWarning(
             kind="not-observed",
             message=failure,
-            advice="the samples are none the worse for it; what the observer would have seen is missing",
+            advice="the samples are not affected; only what this observer would have measured is missing",
         )
 
 
@@ -218,7 +225,7 @@ def _of_the_numbers(measurement: Measurement) -> Iterator[MeasurementWarning]:
         yield MeasurementWarning(
             kind="denormals",
             message=f"{denormals.share:.1%} of parameters, gradients and optimizer state are denormal numbers",
-            advice="arithmetic on them is slow: --denormals flushed (--ntp-denormals flushed) makes them zero",
+            advice="arithmetic on them is slow; --denormals flushed (--ntp-denormals flushed) treats them as zero",
         )
     flags = measurement.environment.machine.isa_flags
     if "torch.bfloat16" in measurement.parameter_dtypes and flags and not BF16_FLAGS & set(flags):
@@ -230,11 +237,11 @@ def _of_the_numbers(measurement: Measurement) -> Iterator[MeasurementWarning]:
 
 
 def _of_the_memory(measurement: Measurement) -> Iterator[MeasurementWarning]:
-    """One that grows in every block after the first, and does not settle: in the later half at least half as much as in
-    the half before.
+    """Warn of memory that grows in every block after the first and does not settle: in the later half it grows at least
+    half as much as in the half before.
     """
     sizes = [ending.anonymous_bytes for ending in measurement.endings[1:] if ending.anonymous_bytes is not None]
-    if len(sizes) < MIN_TURNS:
+    if len(sizes) < MIN_BLOCKS:
         return
     middle = len(sizes) // 2
     early, late = sizes[middle] - sizes[0], sizes[-1] - sizes[middle]
@@ -245,8 +252,8 @@ def _of_the_memory(measurement: Measurement) -> Iterator[MeasurementWarning]:
             kind="growing-memory",
             message=f"the memory of the process grew by {(early + late) / steps / 2**20:.2g} MiB a step, "
             f"to {sizes[-1] >> 20:,} MiB",
-            advice="something keeps what each step makes, and a long training will run out of memory: look in the "
-            "model's code for tensors that are appended to a list, or kept without detach()",
+            advice="something keeps what each step makes, and a long training run will run out of memory: look in the "
+            "model's code for tensors that are appended to a list or kept without detach()",
         )
 
 
@@ -256,8 +263,8 @@ def _of_the_loss(endings: Sequence[Ending]) -> Iterator[MeasurementWarning]:
         yield MeasurementWarning(
             kind="loss-not-finite",
             message=f"the loss is {losses[-1]}",
-            advice="nothing is learned, and a step may take another time than one of a training that works: look at "
-            "where the model's numbers stop being finite",
+            advice="the model learns nothing, and its steps may take a different time from those of a working run: "
+            "find out where its numbers stop being finite",
         )
 
 
@@ -266,12 +273,12 @@ def _of_the_settings(endings: Sequence[Ending], config: StepConfig) -> Iterator[
     if config.matmul == "onednn" or config.precision == "bf16-matmul":
         changes.pop(PRODUCTS, None)  # the step sets that one itself
     if changes:
-        told = (f"{change.name} from {change.before} to {change.after}" for change in changes.values())
+        descriptions = (f"{change.name} from {change.before} to {change.after}" for change in changes.values())
         yield MeasurementWarning(
             kind="changed-settings",
-            message=f"the model's code has changed {', '.join(told)}",
-            advice="this holds for the whole process, and the case's name does not say it: take it out of the model's "
-            "code, or take the case's own option where there is one",
+            message=f"the model's code has changed {', '.join(descriptions)}",
+            advice="this affects the whole process, and the case's name does not show it: remove it from the model's "
+            "code, or use the case's own option if there is one",
         )
 
 
@@ -288,8 +295,6 @@ def _of_the_runtime(measurement: Measurement) -> Iterator[MeasurementWarning]:
         tuned = runtime.allocator == "glibc-tuned"
         yield MeasurementWarning(
             kind="mmap-churn",
-            message=f"{faults_per_step:,.0f} minor page faults a step: memory is mapped anew every step",
-            advice="the tuned allocator should prevent this: is the C library glibc, and no other allocator preloaded?"
-            if tuned
-            else "keep large blocks in the heap (--ntp-allocator glibc-tuned)",
+            message=f"{faults_per_step:,.0f} minor page faults a step: memory is mapped again at every step",
+            advice=TUNED_YET_CHURNING if tuned else "keep large blocks in the heap (--ntp-allocator glibc-tuned)",
         )

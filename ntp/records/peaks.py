@@ -364,7 +364,7 @@ def _fp32_advice(peaks: ThreadPeaks, default: float, shapes: Sequence[Shape]) ->
         )
     if medium is not None and medium * NOTEWORTHY_RATIO <= default:
         return (
-            "leave torch.set_float32_matmul_precision at 'highest', for 'medium' brings them down to "
+            "leave torch.set_float32_matmul_precision at 'highest', because 'medium' brings them down to "
             f"{_a_thread(medium, peaks)}"
         )
     return None
@@ -375,11 +375,11 @@ def _bf16_advice(peaks: ThreadPeaks, default: float, shapes: Sequence[Shape]) ->
     bf16 = peaks.rate_flops_per_s("bf16", "default", shapes)
     if bf16 is not None and bf16 >= default * NOTEWORTHY_RATIO:
         return (
-            f"bf16 reaches {_a_thread(bf16, peaks)} ({bf16 / default:.1f}x), so where the model bears its 8 "
+            f"bf16 reaches {_a_thread(bf16, peaks)} ({bf16 / default:.1f}x), so where the model tolerates its 8 "
             "significant bits run the forward pass under torch.autocast('cpu', dtype=torch.bfloat16)"
         )
     if bf16 is not None and bf16 * NOTEWORTHY_RATIO <= default:
-        return f"stay with fp32, for bf16 reaches only {_a_thread(bf16, peaks)}"
+        return f"stay with fp32, because bf16 reaches only {_a_thread(bf16, peaks)}"
     return None
 
 

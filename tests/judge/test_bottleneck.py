@@ -166,7 +166,7 @@ class TestAnswer:
     def test_nothing_profiled(self, make_measurement, make_observations, make_peaks):
         measurement = make_measurement(CASE, [100 * MS], observations=make_observations(operators=None))
         found = bottleneck(measurement, make_peaks())
-        assert found.answer == "Nobody looked at the operators of this step: profile it to see what bounds it."
+        assert found.answer == "The operators of this step were not observed: profile it to see what bounds it."
         assert (found.advice, found.shares) == ((), ())
         assert found.point.share_of_peak == pytest.approx(19.176357888 / 0.1 / 300)
 
@@ -237,7 +237,7 @@ class TestAdvice:
 
     def test_elementwise_work(self, judged):
         (only,) = judged({("aten::add_", "forward"): 96, ("aten::mm", "forward"): 4}).advice
-        assert only == ("fuse what works on one number at a time: try torch.compile", 0.96)
+        assert only == ("fuse elementwise operations: try torch.compile", 0.96)
 
     def test_what_takes_less_than_a_twentieth_is_not_worth_a_word(self, judged, make_peaks):
         times_ms = {("aten::mm", "forward"): 80.4, (BETWEEN_OPERATORS, "data"): 4.9, ("aten::add", "forward"): 4.9}
@@ -255,7 +255,7 @@ class TestAdvice:
         times_ms = {("aten::mm", "forward"): 1}
         assert judged(times_ms, faults=faults - 1).advice == ()
         (plain,) = judged(times_ms, faults=faults, case=Case(runtime=Runtime(threads=2, allocator="glibc"))).advice
-        assert plain.text == "keep memory mapped: 1,001 page faults a step (--allocator glibc-tuned)"
+        assert plain.text == "keep memory mapped, for there are 1,001 page faults a step: use --allocator glibc-tuned"
         (tuned,) = judged(times_ms, faults=faults).advice
         assert "1,001 page faults a step" in tuned.text
         assert "glibc-tuned" not in tuned.text

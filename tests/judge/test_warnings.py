@@ -37,7 +37,7 @@ IN_BF16 = SettingChange(name=PRODUCTS, before="fp32", after="bf16")
 
 
 def sizes(*rss_mib):
-    """Turns at whose ends the process is so large."""
+    """Blocks at whose ends the process has these sizes."""
     return tuple(Ending(anonymous_bytes=round(each * 2**20)) for each in rss_mib)
 
 
@@ -123,7 +123,7 @@ def test_neither_the_limit_nor_the_unknown_warns(make_measurement: Make, fields:
         ("throttled", "for 0.01 CPU seconds"),
         ("other-load", "11% of the CPU time"),
         ("unsteady-warm-up", "1,234 steps in 10.2 s"),
-        ("too-few-samples", "9 samples"),
+        ("too-few-samples", "only 9 samples"),
         ("spinning-threads", "2 threads"),
         ("mmap-churn", "1,000 minor page faults a step"),
         ("noisy-samples", "30% above the median"),
@@ -131,7 +131,7 @@ def test_neither_the_limit_nor_the_unknown_warns(make_measurement: Make, fields:
         ("denormals", "0.2% of parameters"),
         ("bf16-without-hardware", "parameters are bf16"),
         ("loss-not-finite", "the loss is inf"),
-        ("growing-memory", "grew by 0.6 MiB a step, to 310 MiB"),  # 8 MiB in 4 of 6 turns of 20 steps
+        ("growing-memory", "grew by 0.6 MiB a step, to 310 MiB"),  # 8 MiB in 4 of 6 blocks of 20 steps
         (
             "changed-settings",
             "default dtype from torch.float32 to torch.float64, anomaly detection from off to on",
@@ -229,5 +229,5 @@ def test_a_torch_that_is_not_the_tested_one_is_told():
     assert list(untested_torch("2.13.0", "2.13.0")) == list(untested_torch("2.13.0+cpu", "2.13.0")) == []
     assert list(untested_torch(None, "2.13.0")) == []
     (warning,) = untested_torch("2.15.0+cpu", "2.13.0")
-    assert warning.message == "not tested with this torch: it is 2.15.0+cpu, and ntp is tested with 2.13.0"
+    assert warning.message == "this is torch 2.15.0+cpu, and ntp is tested with 2.13.0"
     assert "pip install torch==2.13.0" in warning.advice

@@ -236,7 +236,7 @@ class TestAdvice:
     def test_bf16_that_is_slower(self):
         said = advice(product(100), product(20, dtype="bf16"))
         assert said is not None
-        assert said.endswith("stay with fp32, for bf16 reaches only 20 GFLOP/s")
+        assert said.endswith("stay with fp32, because bf16 reaches only 20 GFLOP/s")
 
     def test_two_findings_are_one_sentence(self):
         said = advice(product(100), product(200, "medium"), product(400, dtype="bf16"))
