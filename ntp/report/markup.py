@@ -31,7 +31,7 @@ def code(text: str) -> str:
 def fenced(text: str) -> str:
     """A code block. One that holds fences has longer ones around it."""
     ticks = "`" * max(3, 1 + _longest_run(text))
-    lines = (printable(line.expandtabs()) for line in text.strip("\n").splitlines())
+    lines = (printable(line) for line in text.strip("\n").splitlines())
     return "\n".join([f"{ticks}text", *lines, ticks])
 
 

@@ -272,4 +272,4 @@ def _how_it_ended(status: int) -> str:
 
 def _failed(request: Request, why: str, stderr: bytes) -> WorkerFailed:
     message = f"the peak with {_threads(request.threads)} could not be measured: {why}"
-    return WorkerFailed(message, last_lines(stderr))
+    return WorkerFailed(message, last_lines(stderr.decode(errors="backslashreplace")))

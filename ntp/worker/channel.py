@@ -188,4 +188,4 @@ class Channel:
     def _told(self, what: str) -> tuple[str, str]:
         """A message, and the last lines that the worker wrote."""
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _STDERR_BYTES))
-        return f"{self._name}: {what}", last_lines(self._stderr.read())
+        return f"{self._name}: {what}", last_lines(self._stderr.read().decode(errors="backslashreplace"))

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ntp.errors import WorkerFailed
+from ntp.lines import last_lines
 from ntp.records.guard import Preparation
 from ntp.worker.fork_server import MARK
 from ntp.worker.offspring import kill_marked, new_mark
 
 _KEPT_CHARACTERS = 20_000
-_TOLD_LINES = 12
 
 
 def prepare(folder: Path, command: str, clock_s: Callable[[], float] = time.perf_counter) -> Preparation:
@@ -46,5 +46,5 @@ def prepare(folder: Path, command: str, clock_s: Callable[[], float] = time.perf
 
 def failure_of(preparation: Preparation) -> WorkerFailed:
     """The error of a command that failed, with the last lines that it printed."""
-    tail = preparation.output.strip().splitlines()[-_TOLD_LINES:]
-    return WorkerFailed(f"--setup ended with exit status {preparation.status}: {preparation.command}", "\n".join(tail))
+    message = f"--setup ended with exit status {preparation.status}: {preparation.command}"
+    return WorkerFailed(message, last_lines(preparation.output))
