@@ -17,6 +17,7 @@ from ntp.core.predict import load_trained
 from ntp.core.train import TrainingRun
 from ntp.errors import CheckpointError, RecordError
 from ntp.judge.tuning import winner
+from ntp.machine.runtime import environment_variables
 from ntp.records.environment import Conditions, CoreKind, Process
 from ntp.records.flame import Flame
 from ntp.records.guard import GuardRecord, Preparation
@@ -25,6 +26,7 @@ from ntp.records.run import CalibrationKernel, Run
 from ntp.records.run_file import document_of
 from ntp.records.tuning import Lever, Race, Tuning
 from ntp.report import profile, tuning
+from ntp.report.document import markdown, terminal
 
 NEVER = (
     "1" + "0" * 400,
@@ -195,9 +197,10 @@ def report_guard(bad, _good):
 
 def report_tune(bad, _good):
     search = Tuning.load(bad)
-    found = winner(search)
-    tuning.markdown(search, found, (0, 1))
-    tuning.terminal(search, found, (0, 1))
+    best = winner(search)
+    report = tuning.report(search, best, environment_variables(best.case.runtime), (0, 1))
+    assert markdown(report)
+    assert terminal(report)
 
 
 REPORTS = {"run": report_run, "guard": report_guard, "tune": report_tune}

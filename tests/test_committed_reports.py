@@ -7,9 +7,11 @@ import pytest
 
 from ntp.judge.compare import Column, compare
 from ntp.judge.tuning import winner
+from ntp.machine.runtime import environment_variables
 from ntp.records.run import Run
 from ntp.records.tuning import Tuning
 from ntp.report import comparison, profile, sweep_charts, text, tuning
+from ntp.report.document import markdown
 
 REPORTS = Path(__file__).parent.parent / "reports"
 COMMITTED = [
@@ -47,17 +49,18 @@ def test_a_profile_and_its_pictures(path):
 
 def test_two_sweeps_of_identical_code():
     columns = [Column(name, Run.load(REPORTS / name / "run.json").measurements) for name in ("sweep", "repeatability")]
-    assert (REPORTS / "repeatability/comparison.md").read_text() == comparison.markdown(compare(columns))
+    assert (REPORTS / "repeatability/comparison.md").read_text() == markdown(comparison.report(compare(columns)))
 
 
 @pytest.mark.parametrize("path", sorted(REPORTS.glob("tune-*/tune.json")), ids=lambda path: path.parent.name)
 def test_a_search(path):
     search = Tuning.load(path)
-    found = winner(search)
+    best = winner(search)
     # The CPUs are those of the machine that it was made on, if the winner is pinned to any.
     text = path.with_suffix(".md").read_text()
     cpus = [int(cpu) for cpu in "".join(re.findall(r"taskset -c ([\d,]+)", text)).split(",") if cpu]
-    assert text == tuning.markdown(search, found, cpus)
+    variables = environment_variables(best.case.runtime)
+    assert text == markdown(tuning.report(search, best, variables, cpus))
 
 
 INDEX = re.findall(

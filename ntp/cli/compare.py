@@ -113,9 +113,10 @@ def _show(paths: Sequence[Path], runs: Sequence["Run"], by: str, format_: Compar
 
         show(comparison_page(comparison, ("ntp", *sys.argv[1:])))
     else:
-        from ntp.report.comparison import FORMATS
+        from ntp.report.comparison import csv, report
+        from ntp.report.document import FORMATS
 
-        show(FORMATS[format_.value](comparison))
+        show(csv(comparison) if format_ is ComparisonFormat.CSV else FORMATS[format_](report(comparison)))
     return 0 if comparison.rows else NOT_COMPARABLE
 
 
@@ -130,10 +131,15 @@ def column_names(paths: Sequence[Path]) -> list[str]:
 def _gate(base: "Run", head: "Run", format_: ComparisonFormat, threshold: float | None, allowed: Sequence[str]) -> int:
     from ntp.cli.gate import judged
     from ntp.judge.baseline import THRESHOLD
-    from ntp.report.baseline import FORMATS
+    from ntp.report.baseline import report
+    from ntp.report.document import FORMATS, html
 
-    if format_.value not in FORMATS:
-        raise OptionError(f"--gate writes {' or '.join(FORMATS)} (got {format_.value!r})")
+    if format_ is ComparisonFormat.CSV:
+        raise OptionError(f"--gate writes {', '.join(FORMATS)} or html (got {format_.value!r})")
     verdict = judged(base, head, threshold or THRESHOLD, allowed)
-    show(FORMATS[format_.value](verdict))
+    text = report(verdict)
+    if format_ is ComparisonFormat.HTML:
+        show(html(text, "The head against the baseline", ("ntp", *sys.argv[1:])))
+    else:
+        show(FORMATS[format_](text))
     return OF_VERDICT[verdict.verdict]

@@ -96,7 +96,8 @@ def _examine(refresh: bool) -> None:
 def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> None:
     from ntp.judge.baseline import noise_of
     from ntp.machine.cpus import available_cpus, check_runtime
-    from ntp.report.calibration import terminal
+    from ntp.report.calibration import report
+    from ntp.report.document import terminal
     from ntp.runners.calibrate import RUNS, default_cases
     from ntp.runners.calibrate import calibrate as run_calibration
 
@@ -122,7 +123,7 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
         raise
     finally:
         if calibration is not None:
-            show(terminal([noise_of(case) for case in calibration.cases]))
+            show(terminal(report([noise_of(case) for case in calibration.cases])))
 
 
 def _cases_named(text: str, model: str | None) -> list[Case]:

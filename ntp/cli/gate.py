@@ -65,14 +65,15 @@ class Gate:
 
     def judge(self, run: Run) -> tuple[Verdict, str]:
         """The verdict on a run against the baseline nearest to its machine and software; and the text to show."""
-        from ntp.report.baseline import terminal
+        from ntp.report.baseline import report
+        from ntp.report.document import terminal
 
         base = nearest(list(self._baselines.values()), run)
         if base is None:
             return "not comparable", f"{self.nothing_there}\n"
         verdict = judged(base, run)
         name = next(path.name for path, each in self._baselines.items() if each is base)
-        return verdict.verdict, f"Baseline: {name}\n{terminal(verdict)}"
+        return verdict.verdict, f"Baseline: {name}\n{terminal(report(verdict))}"
 
 
 def status_of(verdict: Verdict, pytest_status: int, *, workers_alone_failed: bool) -> int:

@@ -109,7 +109,8 @@ def guard(
     from ntp.judge.guard import verdict_on
     from ntp.records.guard import GuardRecord
     from ntp.records.sole_writer import sole_writer
-    from ntp.report.guard import markdown, terminal
+    from ntp.report.document import markdown, terminal
+    from ntp.report.guard import report
     from ntp.runners.guard import guard as run_guard
 
     if replay is not None and base is None:
@@ -134,9 +135,10 @@ def guard(
         verdict = verdict_on(record)
     except (ValueError, KeyError) as error:
         raise RecordError(f"{replay} cannot be judged ({error}): give a file as ntp guard --out wrote it") from error
+    text = report(record, verdict)
     if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
-        _append(Path(summary_file), markdown(record, verdict))
-    show(terminal(record, verdict))
+        _append(Path(summary_file), markdown(text))
+    show(terminal(text))
     first_with: dict[str, str] = {}  # most often all cases fail of the same: that is said once
     for guarded in record.cases:
         first_with.setdefault(guarded.stderr_tail.rstrip(), guarded.case_id)

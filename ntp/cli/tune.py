@@ -72,10 +72,12 @@ def tune(
     """
     from ntp.judge.tuning import winner
     from ntp.machine.cpus import available_cpus, check_runtime
+    from ntp.machine.runtime import environment_variables
     from ntp.records.run import check_writable, write_whole
     from ntp.records.sole_writer import sole_writer
     from ntp.records.tuning import Tuning
-    from ntp.report.tuning import markdown, terminal
+    from ntp.report.document import markdown, terminal
+    from ntp.report.tuning import report as report_of
     from ntp.runners.levers import machine_levers
     from ntp.runners.tune import tune as run_tune
     from ntp.worker.driver import cpus_for
@@ -107,9 +109,10 @@ def tune(
     if tuning is None:
         raise OptionError(f"no race fits into {budget:g} s: raise --budget")
     found = winner(tuning)
-    cpus = cpus_for(found.case.runtime)
-    write_whole(report, markdown(tuning, found, cpus))
-    write(terminal(tuning, found, cpus))
+    runtime = found.case.runtime
+    text = report_of(tuning, found, environment_variables(runtime), cpus_for(runtime))
+    write_whole(report, markdown(text))
+    write(terminal(text))
 
 
 def _kept(tunings: "Generator[Tuning, None, None]", out: Path) -> "Tuning | None":

@@ -11,23 +11,8 @@ from ctypes.util import find_library
 
 from ntp.case import Runtime
 from ntp.errors import OptionError
+from ntp.records.levers import RECIPES, recipes_of
 
-_GIB = 2**30
-_MIB = 2**20
-
-# Above glibc's thresholds a block is mapped and unmapped at every step, and each of its pages is faulted in and zeroed
-# anew. With them raised, large tensors live in the heap, and a page is faulted in once.
-_GLIBC_TUNED = {
-    "MALLOC_MMAP_THRESHOLD_": str(64 * _GIB),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * _GIB),
-    "MALLOC_TOP_PAD_": str(64 * _MIB),
-}
-_HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-_WAIT_POLICIES = {
-    "passive": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"},
-    "active": {"OMP_WAIT_POLICY": "ACTIVE"},
-    "unset": {},
-}
 _PRELOADED = {"jemalloc": "libjemalloc2", "tcmalloc": "libtcmalloc-minimal4", "mimalloc": "libmimalloc3"}
 """Allocators that take glibc's place where they are preloaded, and the Debian packages that have them."""
 
@@ -46,8 +31,7 @@ GLIBC_ALIASES = {
 CONTROLLED = frozenset(
     {
         *GLIBC_ALIASES,
-        *_HUGE_PAGES,
-        *_WAIT_POLICIES["passive"],
+        *(name for (field, _), recipe in RECIPES.items() if field in Runtime.model_fields for name in recipe.variables),
         "KMP_LIBRARY",
         "OMP_NUM_THREADS",
         "OMP_THREAD_LIMIT",
@@ -88,11 +72,9 @@ def environment_variables(runtime: Runtime) -> dict[str, str]:
         OptionError: the allocator is not installed.
     """
     threads = str(runtime.threads)
-    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_WAIT_POLICIES[runtime.wait_policy]}
-    if runtime.allocator == "glibc-tuned":
-        variables |= _GLIBC_TUNED
-    if runtime.huge_pages == "thp":
-        variables |= _HUGE_PAGES
+    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    for recipe in recipes_of(runtime):
+        variables |= recipe.variables
     if runtime.allocator in _PRELOADED:
         # Whatever is preloaded already comes after: the first allocator is the one that counts.
         others = os.environ.get("LD_PRELOAD", "")

@@ -1,75 +1,46 @@
-"""A run against a stored baseline: the answer in one sentence, a row a case, then what else there is to say."""
+"""The report of a run against a stored baseline: the answer in one sentence, a row for each case, and notes on them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from ntp.judge.baseline import CONFIDENCE, BaselineVerdict, CaseJudgement
-from ntp.judge.statistics import Interval
-from ntp.report.markup import code, prose, table
+from ntp.report.columns import Column, Table
+from ntp.report.document import Report
 from ntp.report.sentences import NAMED
-from ntp.report.terminal import id_table, wrapped
-from ntp.report.units import UNKNOWN, duration
-from ntp.report.verdicts import change_notes, finding, worse
-
-HEADERS = ("case", "verdict", "base", "head", "slowdown", "interval")
+from ntp.report.units import duration
+from ntp.report.verdicts import change, change_notes, change_range, predicate, worse
 
 
-def terminal(verdict: BaselineVerdict) -> str:
-    """The answer, the table, the notes, and what the columns mean."""
-    parts = [wrapped(_answer(verdict))]
-    if verdict.cases:
-        parts.append(id_table(HEADERS, [_row(case) for case in verdict.cases]))
-    parts += ["\n".join(wrapped(f"- {note}", "  ") for note in _notes(verdict)), wrapped(_legend(verdict))]
-    return "\n\n".join(filter(None, parts)) + "\n"
+def _slowdown(case: CaseJudgement) -> float | None:
+    return case.times.slowdown and case.times.slowdown.value
 
 
-def markdown(verdict: BaselineVerdict) -> str:
-    """The same as Markdown."""
-    parts = [f"**{prose(_answer(verdict))}**"]
-    if verdict.cases:
-        parts.append(table(HEADERS, [(code(case_id), *cells) for case_id, *cells in map(_row, verdict.cases)]))
-    parts += ["\n".join(f"- {prose(note)}" for note in _notes(verdict)), prose(_legend(verdict))]
-    return "\n\n".join(filter(None, parts)) + "\n"
+COLUMNS = (
+    Column[CaseJudgement]("case", lambda case: case.case.id, is_code=True),
+    Column[CaseJudgement]("verdict", lambda case: case.verdict),
+    Column[CaseJudgement]("base", lambda case: case.base_ns, duration),
+    Column[CaseJudgement]("head", lambda case: case.head_ns, duration),
+    Column[CaseJudgement]("slowdown", _slowdown, partial(change, decimals=1)),
+    Column[CaseJudgement]("interval", lambda case: case.times.slowdown, partial(change_range, decimals=1)),
+)
 
 
-FORMATS: dict[str, Callable[[BaselineVerdict], str]] = {"terminal": terminal, "markdown": markdown}
-"""What ``ntp compare --gate --format`` can write."""
+def report(verdict: BaselineVerdict) -> Report:
+    answer = f"{verdict.verdict.capitalize()}: the head {_predicate(verdict)}."
+    return Report([answer], [Table(COLUMNS, verdict.cases)], list(_notes(verdict)), _legend(verdict))
 
 
-def _answer(verdict: BaselineVerdict) -> str:
-    return f"{verdict.verdict.capitalize()}: the head {_finding(verdict)}."
-
-
-def _finding(verdict: BaselineVerdict) -> str:
+def _predicate(verdict: BaselineVerdict) -> str:
     if not verdict.cases:
         return "was compared with a baseline that holds no case"
     slower = [case.times.slowdown for case in verdict.cases if case.times.verdict == "regression"]
-    slowdown = max((each.value - 1 for each in slower if each), default=None)
+    slowdown = max((interval.value - 1 for interval in slower if interval), default=None)
     more = worse(slowdown, [case.regressions for case in verdict.cases])
-    return finding(verdict.verdict, [case.verdict for case in verdict.cases], "the baseline", verdict.threshold, more)
-
-
-def _row(case: CaseJudgement) -> tuple[str, ...]:
-    slowdown = case.times.slowdown
-    return (
-        case.case.id,
-        case.verdict,
-        duration(case.base_ns),
-        UNKNOWN if case.head_ns is None else duration(case.head_ns),
-        UNKNOWN if slowdown is None else _percent(slowdown.value),
-        UNKNOWN if slowdown is None else _range(slowdown),
-    )
-
-
-def _range(slowdown: Interval) -> str:
-    return f"{_percent(slowdown.low)} to {_percent(slowdown.high)}"
-
-
-def _percent(ratio: float) -> str:
-    return f"{ratio - 1:+.1%}" if ratio < 10 else ">+900%"
+    return predicate(verdict.verdict, [case.verdict for case in verdict.cases], "the baseline", verdict.threshold, more)
 
 
 def _notes(verdict: BaselineVerdict) -> Iterator[str]:
-    """What is said of several cases in the same words is said once."""
+    """Say what holds for several cases once."""
     cases_by_note: dict[str, list[str]] = {}
     for case in verdict.cases:
         for note in _notes_on(case):
@@ -95,15 +66,10 @@ def _notes_on(case: CaseJudgement) -> Iterator[str]:
 
 
 def _legend(verdict: BaselineVerdict) -> str:
-    lines = [
+    calibrated = f" (calibrated {', '.join(verdict.calibrated)})" if verdict.calibrated else ""
+    return (
         "Base and head: median step time. Slowdown: head over base, of the step time over that of a calibration kernel "
         f"in the same process; its interval holds the truth in {CONFIDENCE:.0%} of runs, as far as the noise between "
-        "runs was known"
-    ]
-    if verdict.calibrated:
-        lines.append(f" (calibrated {', '.join(verdict.calibrated)})")
-    lines.append(
-        ". A stored baseline detects only larger slowdowns than ntp guard, which runs both sides in pairs: where the "
-        "base can be run, use ntp guard."
+        f"runs was known{calibrated}. A stored baseline detects only larger slowdowns than ntp guard, which runs both "
+        "sides in pairs: where the base can be run, use ntp guard."
     )
-    return "".join(lines)

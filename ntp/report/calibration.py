@@ -1,21 +1,21 @@
-"""The noise between runs of identical code, for the terminal."""
+"""The noise between runs of identical code."""
 
 from collections.abc import Sequence
 
 from ntp.judge.baseline import CONFIDENCE, Noise
-from ntp.report.terminal import id_table, wrapped
-from ntp.report.units import UNKNOWN, duration, share
+from ntp.report.columns import Column, Table
+from ntp.report.document import Report
+from ntp.report.units import duration, share
+from ntp.report.verdicts import counted
 
-HEADERS = ("case", "runs", "step time", "spread", "normalised", "can tell")
-
-
-def terminal(noises: Sequence[Noise]) -> str:
-    """The answer, a row a case, and what the columns mean."""
-    parts = [wrapped(_answer(noises))]
-    if noises:
-        parts += [id_table(HEADERS, [_row(noise) for noise in noises]), wrapped(_LEGEND)]
-    return "\n\n".join(parts) + "\n"
-
+COLUMNS = (
+    Column[Noise]("case", lambda noise: noise.case.id, is_code=True),
+    Column[Noise]("runs", lambda noise: noise.runs),
+    Column[Noise]("step time", lambda noise: noise.step_ns, duration),
+    Column[Noise]("spread", lambda noise: noise.raw, share),
+    Column[Noise]("normalised", lambda noise: noise.normalised, share),
+    Column[Noise]("can tell", lambda noise: noise.smallest_slowdown, share),
+)
 
 _LEGEND = (
     "Spread: standard deviation between runs of the median step time; normalised: of that time over the calibration "
@@ -26,21 +26,16 @@ _LEGEND = (
 )
 
 
+def report(noises: Sequence[Noise]) -> Report:
+    return Report([_answer(noises)], [Table(COLUMNS, noises)], legend=_LEGEND if noises else "")
+
+
 def _answer(noises: Sequence[Noise]) -> str:
-    known = [noise.smallest_slowdown for noise in noises if noise.smallest_slowdown is not None]
-    if not known:
+    slowdowns = [noise.smallest_slowdown for noise in noises if noise.smallest_slowdown is not None]
+    if not slowdowns:
         return "No case was run twice: the noise between runs is not known."
-    cases = f"{len(known)} case{'s' if len(known) > 1 else ''}"
-    span = f"{share(min(known))} to {share(max(known))}" if len(known) > 1 else share(known[0])
-    return f"A single run against a baseline of this machine can tell slowdowns from {span} on, in {cases}."
-
-
-def _row(noise: Noise) -> tuple[str, ...]:
+    span = f"{share(min(slowdowns))} to {share(max(slowdowns))}" if len(slowdowns) > 1 else share(slowdowns[0])
     return (
-        noise.case.id,
-        str(noise.runs),
-        duration(noise.step_ns),
-        share(noise.raw),
-        share(noise.normalised),
-        UNKNOWN if noise.smallest_slowdown is None else share(noise.smallest_slowdown),
+        f"A single run against a baseline of this machine can tell slowdowns from {span} on, in "
+        f"{counted(len(slowdowns), 'case')}."
     )

@@ -26,6 +26,8 @@ class Column(NamedTuple, Generic[Row]):
     """Its title in a terminal, where that differs."""
     optional: bool = False
     """Whether it is left out where no row has a value."""
+    by: Callable[[Row], Any] | None = None
+    """What a web page sorts it by, where that is not the value."""
 
     def shown(self, row: Row) -> str:
         value = self.value(row)
@@ -36,7 +38,7 @@ class Column(NamedTuple, Generic[Row]):
 
     def sorted_by(self, row: Row) -> float | str:
         """The number or the text that a web page sorts by: an interval's width, nothing for the unknown."""
-        value = self.value(row)
+        value = (self.by or self.value)(row)
         if isinstance(value, Interval):
             return value.high - value.low
         return value if isinstance(value, int | float | str) else ""

@@ -1,35 +1,44 @@
-"""Runs side by side: for the terminal, as Markdown, CSV and a web page."""
+"""The report of runs side by side, and its CSV."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from ntp.judge.compare import FEW_SAMPLES, ComparedRow, Comparison
 from ntp.judge.statistics import Interval
-from ntp.report.markup import code, prose, table
+from ntp.report.columns import Column, Table
+from ntp.report.document import Report
 from ntp.report.spreadsheet import csv_text
-from ntp.report.terminal import id_table, wrapped
 from ntp.report.units import duration
+from ntp.report.verdicts import counted
 
 BEST = "*"
 """Marks the fastest of a row."""
 
 
-def terminal(comparison: Comparison) -> str:
-    """The answer, the table, what is missing and what differs."""
-    lines = [wrapped(line) for line in answer(comparison)]
-    if comparison.rows:
-        lines += ["", id_table(headers(comparison), list(_rows(comparison)))]
-    return "\n".join([*lines, *(wrapped(f"- {note}", "  ") for note in notes(comparison))]) + "\n"
+def report(comparison: Comparison) -> Report:
+    table = Table(list(_columns(comparison)), comparison.rows)
+    return Report(list(_answer(comparison)), [table], list(_notes(comparison)), tight=True)
 
 
-def markdown(comparison: Comparison) -> str:
-    """The same as Markdown."""
-    parts = [f"**{prose(line)}**" for line in answer(comparison)]
-    if comparison.rows:
-        rows = [(code(case_id), *map(prose, cells)) for case_id, *cells in _rows(comparison)]
-        parts.append(table(tuple(map(prose, headers(comparison))), rows))
-    parts.append("\n".join(f"- {prose(note)}" for note in notes(comparison)))
-    return "\n\n".join(filter(None, parts)) + "\n"
+def _columns(comparison: Comparison) -> Iterator[Column[ComparedRow]]:
+    yield Column("case", lambda row: row.case.id, is_code=True)
+    for number, name in enumerate(comparison.columns):
+        yield from _columns_of(number, name, comparison.columns[0])
+
+
+def _columns_of(number: int, name: str, first: str) -> Iterator[Column[ComparedRow]]:
+    """Show the time of one run, and, but for the first, its ratio to the first."""
+
+    def time(row: ComparedRow) -> str:
+        return f"{duration(row.cells[number].time_ns.value)}{f' {BEST}' if number == row.best else ''}"
+
+    def ratio(row: ComparedRow) -> Interval:
+        return row.cells[number].ratio or Interval(1, 1, 1)
+
+    yield Column(name, time, by=lambda row: row.cells[number].time_ns.value)
+    if number:
+        yield Column(f"/ {first}", lambda row: ratio(row).value, "{:.3f}".format)
+        yield Column("95% interval", ratio, lambda interval: f"{interval.low:.3f} to {interval.high:.3f}")
 
 
 CSV_COLUMNS = (
@@ -39,7 +48,7 @@ CSV_COLUMNS = (
 
 
 def csv(comparison: Comparison) -> str:
-    """A row for each case and column; the ratios of the first column are empty."""
+    """Write a row for each case and column; the ratios of the first column are empty."""
     return csv_text(CSV_COLUMNS, (record for row in comparison.rows for record in _records(comparison, row)))
 
 
@@ -53,32 +62,7 @@ def _records(comparison: Comparison, row: ComparedRow) -> Iterator[dict[str, Any
         yield dict(zip(CSV_COLUMNS, values, strict=True))
 
 
-FORMATS: dict[str, Callable[[Comparison], str]] = {"terminal": terminal, "markdown": markdown, "csv": csv}
-"""What ``ntp compare --format`` can write, but for the web page."""
-
-
-def headers(comparison: Comparison) -> tuple[str, ...]:
-    """Of the table: time and ratio of every column, the first one's ratio excepted."""
-    first, *others = comparison.columns
-    return ("case", first, *(header for name in others for header in (name, f"/ {first}", "95% interval")))
-
-
-def _rows(comparison: Comparison) -> Iterator[tuple[str, ...]]:
-    for row in comparison.rows:
-        cells = []
-        for number, cell in enumerate(row.cells):
-            cells.append(f"{duration(cell.time_ns.value)}{f' {BEST}' if number == row.best else ''}")
-            cells += ratio_cells(cell.ratio) if cell.ratio else ()
-        yield (row.case.id, *cells)
-
-
-def ratio_cells(ratio: Interval) -> tuple[str, str]:
-    """A ratio, and its interval."""
-    return f"{ratio.value:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}"
-
-
-def answer(comparison: Comparison) -> Iterator[str]:
-    """What is compared, and how far it differs."""
+def _answer(comparison: Comparison) -> Iterator[str]:
     first, *others = comparison.columns
     if not comparison.rows:
         yield "These runs have no case in common: nothing can be compared."
@@ -90,22 +74,21 @@ def answer(comparison: Comparison) -> Iterator[str]:
         ratios = sorted(row.cells[number].ratio or Interval(1, 1, 1) for row in comparison.rows)
         low, high = ratios[0].value, ratios[-1].value
         between = f"{low:.3f} to {high:.3f}" if count > 1 else f"{low:.3f}"
-        yield f"In {count} case{'s' if count > 1 else ''}, {name} takes {between} times as long a token as {first}."
+        yield f"In {counted(count, 'case')}, {name} takes {between} times as long per token as {first}."
     wins = [sum(row.best == number for row in comparison.rows) for number in range(len(comparison.columns))]
     if len(others) > 1:
         most = max(range(len(wins)), key=wins.__getitem__)
         yield f"Most often the fastest: {comparison.columns[most]}, in {wins[most]} of {count}."
 
 
-def notes(comparison: Comparison) -> Iterator[str]:
-    """What is missing, and what casts doubt."""
+def _notes(comparison: Comparison) -> Iterator[str]:
     for name, ids in comparison.alone:
         yield f"in {name}, but not in all: {', '.join(ids)}"
     for difference in comparison.differences:
         first = comparison.columns[0]
-        yield f"not the {difference} (against {first}). This compares them, and not the code alone"
+        yield f"{difference} (against {first}); this compares more than the code"
     if comparison.few:
         yield f"fewer than {FEW_SAMPLES} samples: {', '.join(comparison.few)}"
     if comparison.rows:
-        yield f"{BEST} the fastest of its row. Ratios are of the time a token takes"
-        yield "an interval speaks of the steps of these processes; others of the same code differ by more"
+        yield f"{BEST} marks the fastest of its row. Ratios compare the time per token"
+        yield "an interval covers the steps of these processes alone; other processes of the same code differ by more"

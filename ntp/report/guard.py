@@ -1,47 +1,65 @@
-"""A guard's verdict: the answer in one sentence, a row a case, then what else there is to say of each."""
+"""The report of a guard: its verdict in one sentence, a row for each case, and what else there is to say of them."""
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import get_args
 
 from ntp.case import Case
 from ntp.judge.guard import TAIL, CaseJudgement, GuardVerdict, changed_but_not_loaded
+from ntp.judge.statistics import Interval
 from ntp.judge.verdict import Finding
 from ntp.records.guard import WORK_TREE, GuardRecord, Side, SideName
-from ntp.report.markup import code, prose, table
-from ntp.report.terminal import id_table, wrapped
-from ntp.report.units import UNKNOWN, duration
-from ntp.report.verdicts import change_notes, counted, doubts, finding, limit, worse
+from ntp.report.columns import Column, Table
+from ntp.report.document import Report
+from ntp.report.units import duration
+from ntp.report.verdicts import change, change_notes, change_range, counted, doubts, limit, predicate, worse
 
-HEADERS = ("case", "verdict", "slowdown", "interval", TAIL, "pairs", "could tell", "time")
 _NAMED_FILES = 3
 _PRACTICAL_BUDGET_S = 3600
 """Longer than that, nobody waits for a verdict."""
 
 
-def terminal(record: GuardRecord, verdict: GuardVerdict) -> str:
-    """The answer, the table and the notes."""
-    parts = [wrapped(answer(record, verdict)), id_table(HEADERS, [_row(judged) for judged in verdict.cases])]
-    parts += ["\n".join(wrapped(f"- {note}", "  ") for note in _notes(record, verdict)), wrapped(_legend(verdict))]
-    return "\n\n".join(filter(None, parts)) + "\n"
+_percent, _range = partial(change, decimals=2), partial(change_range, decimals=2)
 
 
-def markdown(record: GuardRecord, verdict: GuardVerdict) -> str:
-    """The same as Markdown, for a pull request."""
-    rows = [(code(case_id), *cells) for case_id, *cells in map(_row, verdict.cases)]
-    notes = "\n".join(f"- {prose(note)}" for note in _notes(record, verdict))
-    parts = [f"**{prose(answer(record, verdict))}**", table(HEADERS, rows), notes, prose(_legend(verdict))]
-    return "\n\n".join(filter(None, parts)) + "\n"
+def _ratio(finding: Finding | None) -> float | None:
+    return finding.ratio.value if finding and finding.ratio else None
 
 
-def answer(record: GuardRecord, verdict: GuardVerdict) -> str:
-    """The verdict in one sentence: on what, why, and from how much."""
-    pairs = sum(judged.times.pairs for judged in verdict.cases)
+def _interval(finding: Finding | None) -> Interval | None:
+    """The interval that decides; before the first look, the plain one."""
+    return finding and (finding.deciding or finding.ratio)
+
+
+def _tail(case: CaseJudgement) -> Finding | None:
+    return case.times.findings[1] if len(case.times.findings) > 1 else None
+
+
+COLUMNS = (
+    Column[CaseJudgement]("case", lambda case: case.case_id, is_code=True),
+    Column[CaseJudgement]("verdict", lambda case: "failed" if case.failure else case.verdict),
+    Column[CaseJudgement]("slowdown", lambda case: _ratio(case.typical), _percent),
+    Column[CaseJudgement]("interval", lambda case: _interval(case.typical), _range),
+    Column[CaseJudgement](TAIL, lambda case: _ratio(_tail(case)), _percent),
+    Column[CaseJudgement]("pairs", lambda case: case.times.pairs),
+    Column[CaseJudgement]("could tell", lambda case: case.typical and case.typical.smallest_detectable, _percent),
+    Column[CaseJudgement]("time", lambda case: case.wall_time_s * 1e9, duration),
+)
+
+
+def report(record: GuardRecord, verdict: GuardVerdict) -> Report:
+    notes = list(_notes(record, verdict))
+    return Report([_answer(record, verdict)], [Table(COLUMNS, verdict.cases)], notes, _legend(verdict))
+
+
+def _answer(record: GuardRecord, verdict: GuardVerdict) -> str:
+    pairs = sum(case.times.pairs for case in verdict.cases)
     effort = f"{counted(pairs, 'pair')} of processes in {duration(record.wall_time_s * 1e9)}"
     head, base = _side(record.head), _side(record.base)
     if verdict.failures and verdict.verdict != "regression":
         return f"Failed: {head} could not be measured against {base} ({effort})."
-    return f"{verdict.verdict.capitalize()}: {head} {_finding(record, verdict, base)} ({effort})."
+    return f"{verdict.verdict.capitalize()}: {head} {_predicate(record, verdict, base)} ({effort})."
 
 
 def _side(side: Side) -> str:
@@ -51,40 +69,12 @@ def _side(side: Side) -> str:
     return f"{name} ({', '.join(details)})" if details else name
 
 
-def _finding(record: GuardRecord, verdict: GuardVerdict, base: str) -> str:
-    slower = [found for judged in verdict.cases for found in judged.times.findings if found.verdict == "regression"]
-    slowdown = max((found.ratio.value - 1 for found in slower if found.ratio), default=None)
-    more = worse(slowdown, [judged.regressions for judged in verdict.cases])
-    cases = [judged.verdict for judged in verdict.cases]
-    return finding(verdict.verdict, cases, base, record.plan.metrics[0].threshold, more)
-
-
-def _row(judged: CaseJudgement) -> tuple[str, ...]:
-    typical, tail = (*judged.times.findings, None, None)[:2]
-    return (
-        judged.case_id,
-        "failed" if judged.failure else judged.verdict,
-        _point(typical),
-        _interval(typical),
-        _point(tail),
-        str(judged.times.pairs),
-        UNKNOWN if typical is None or typical.smallest_detectable is None else _percent(typical.smallest_detectable),
-        duration(judged.wall_time_s * 1e9),
-    )
-
-
-def _point(found: Finding | None) -> str:
-    return UNKNOWN if found is None or found.ratio is None else _percent(found.ratio.value)
-
-
-def _interval(found: Finding | None) -> str:
-    """The interval that decides; before the first look, the plain one."""
-    interval = found and (found.deciding or found.ratio)
-    return f"{_percent(interval.low)} to {_percent(interval.high)}" if interval else UNKNOWN
-
-
-def _percent(ratio: float) -> str:
-    return f"{ratio - 1:+z.2%}" if ratio < 10 else ">+900%"
+def _predicate(record: GuardRecord, verdict: GuardVerdict, base: str) -> str:
+    findings = [finding for case in verdict.cases for finding in case.times.findings]
+    slower = [finding.ratio.value - 1 for finding in findings if finding.verdict == "regression" and finding.ratio]
+    more = worse(max(slower, default=None), [case.regressions for case in verdict.cases])
+    cases = [case.verdict for case in verdict.cases]
+    return predicate(verdict.verdict, cases, base, record.plan.metrics[0].threshold, more)
 
 
 def _notes(record: GuardRecord, verdict: GuardVerdict) -> Iterator[str]:
@@ -97,9 +87,9 @@ def _notes(record: GuardRecord, verdict: GuardVerdict) -> Iterator[str]:
             f"{which} loaded by either side ({files}): the verdict says nothing about the change; guard a case "
             "whose model imports what has changed"
         )
-    for judged in verdict.cases:
-        for note in _notes_on(judged, record.plan.min_pairs):
-            yield f"{judged.case_id}: {note}"
+    for case in verdict.cases:
+        for note in _notes_on(case, record.plan.min_pairs):
+            yield f"{case.case_id}: {note}"
     for measured in record.cases:
         for side in get_args(SideName):
             endings = [ending for pair in measured.pairs for name, ending in pair.endings if name == side]
@@ -109,37 +99,36 @@ def _notes(record: GuardRecord, verdict: GuardVerdict) -> Iterator[str]:
         yield _remedy(record, verdict)
 
 
-def _notes_on(judged: CaseJudgement, min_pairs: int) -> Iterator[str]:
-    if reason := judged.failure or judged.times.not_comparable:
-        yield reason.replace(f"{judged.case_id}: ", "", 1)  # a worker's message names its case, as the note does
-    yield from change_notes(judged.changes, judged.regressions)
-    if judged.times.findings and judged.times.pairs < min_pairs:
-        yield f"{counted(judged.times.pairs, 'pair')} of the {min_pairs} that the first verdict needs"
+def _notes_on(case: CaseJudgement, min_pairs: int) -> Iterator[str]:
+    if reason := case.failure or case.times.not_comparable:
+        yield reason.replace(f"{case.case_id}: ", "", 1)  # a worker's message names its case, as the note does
+    yield from change_notes(case.changes, case.regressions)
+    if case.times.findings and case.times.pairs < min_pairs:
+        yield f"{case.times.pairs} of the {min_pairs} pairs that the first verdict needs"
         return
-    for found in judged.times.findings:
-        if found.verdict == "regression" or (found.verdict == judged.verdict == "inconclusive"):
-            yield (
-                f"{_name(found)} is slower by {_interval(found)}, allowed are {limit(found.metric.threshold)}"
-                f"{_need(found)}"
-            )
+    for finding in case.times.findings:
+        interval = _interval(finding)
+        if interval and (finding.verdict == "regression" or finding.verdict == case.verdict == "inconclusive"):
+            allowed = limit(finding.metric.threshold)
+            yield f"{_name(finding)} is slower by {_range(interval)}, {allowed} is allowed{_need(finding)}"
 
 
-def _need(found: Finding) -> str:
-    if found.verdict == "regression":
+def _need(finding: Finding) -> str:
+    if finding.verdict == "regression":
         return ""
-    if found.more_pairs is None:
-        return "; no practical number of pairs would decide that"
-    return f"; about {counted(found.more_pairs, 'more pair')} would decide it"
+    if finding.more_pairs is None:
+        return "; no practical number of pairs would decide it"
+    return f"; about {counted(finding.more_pairs, 'more pair')} would decide it"
 
 
 def _remedy(record: GuardRecord, verdict: GuardVerdict) -> str:
     """What to do about a verdict that is open: the budget that would do, at the pace so far, if there is one."""
-    undecided = [judged for judged in verdict.cases if judged.verdict == "inconclusive"]
+    undecided = [case for case in verdict.cases if case.verdict == "inconclusive"]
     wanted = [
-        max((found.more_pairs or math.inf) for found in judged.times.findings if found.verdict == "inconclusive")
-        for judged in undecided
+        max((finding.more_pairs or math.inf) for finding in case.times.findings if finding.verdict == "inconclusive")
+        for case in undecided
     ]
-    pairs = sum(judged.times.pairs for judged in verdict.cases)
+    pairs = sum(case.times.pairs for case in verdict.cases)
     if not pairs:
         return "not one pair fitted into the budget: raise --budget"
     share_missing = sum(wanted) / pairs
@@ -149,14 +138,14 @@ def _remedy(record: GuardRecord, verdict: GuardVerdict) -> str:
     return f"--budget {math.ceil(budget_s / 60)}min would probably decide it; so would a larger --threshold"
 
 
-def _name(found: Finding) -> str:
-    return "the mean step" if found.metric.name == TAIL else "the typical step"
+def _name(finding: Finding) -> str:
+    return "the mean step" if finding.metric.name == TAIL else "the typical step"
 
 
 def _legend(verdict: GuardVerdict) -> str:
-    confidence = min((found.confidence for judged in verdict.cases for found in judged.times.findings), default=0.9)
+    confidence = min((finding.confidence for case in verdict.cases for finding in case.times.findings), default=0.9)
     return (
-        "Slowdown: of the head against the base, over the rounds of a pair and over pairs; its interval decides, and "
-        f"holds the truth in {confidence:.0%} of runs at least, however often it was looked at. Could tell: the "
-        "slowdown that so many pairs would have found in 4 of 5 runs."
+        "Slowdown: how much slower the head is than the base, over the rounds of a pair and over all pairs. Its "
+        f"interval decides, and holds the truth in at least {confidence:.0%} of runs, however often it is looked at. "
+        "Could tell: the slowdown that this many pairs would have found in 4 of 5 runs."
     )

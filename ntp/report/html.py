@@ -5,13 +5,11 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ntp.judge.compare import ComparedRow, Comparison
+from ntp.judge.compare import Comparison
 from ntp.records.run import Measurement, Run
-from ntp.report import charts, sweep_charts
+from ntp.report import charts, document, sweep_charts
+from ntp.report import comparison as comparisons
 from ntp.report.columns import Table
-from ntp.report.comparison import BEST, headers, notes, ratio_cells
-from ntp.report.comparison import answer as answer_of_comparison
-from ntp.report.comparison import csv as comparison_csv
 from ntp.report.facts import Fact, hardware_facts, process_facts, software_facts
 from ntp.report.markdown import PICTURES
 from ntp.report.sentences import answer, failure_message, grouped, machine_lines, time_line
@@ -115,24 +113,6 @@ def _known(facts: Sequence[Fact] | Iterator[Fact]) -> tuple[Fact, ...]:
 
 def comparison_page(comparison: Comparison, command: Sequence[str]) -> str:
     """Runs side by side as one page."""
-    return render(
-        "comparison.html",
-        title=" against ".join(comparison.columns),
-        answer=list(answer_of_comparison(comparison)),
-        notes=list(notes(comparison)),
-        headers=headers(comparison)[1:],
-        rows=[(row.case.id, list(_compared_cells(row))) for row in comparison.rows],
-        figures=[figure("ratios", "Ratios", sweep_charts.ratios(comparison))] if comparison.rows else [],
-        command=shlex.join(command),
-        csv=comparison_csv(comparison),
-    )
-
-
-def _compared_cells(row: ComparedRow) -> Iterator[Cell]:
-    for number, cell in enumerate(row.cells):
-        mark = f" {BEST}" if number == row.best else ""
-        yield Cell(f"{duration(cell.time_ns.value)}{mark}", cell.time_ns.value)
-        if cell.ratio:
-            value, between = ratio_cells(cell.ratio)
-            yield Cell(value, cell.ratio.value)
-            yield Cell(between, cell.ratio.high - cell.ratio.low)
+    figures = [figure("ratios", "Ratios", sweep_charts.ratios(comparison))] if comparison.rows else []
+    title = " against ".join(comparison.columns)
+    return document.html(comparisons.report(comparison), title, command, figures, comparisons.csv(comparison))

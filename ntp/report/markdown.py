@@ -58,11 +58,11 @@ def markdown(run: Run, pictures: Collection[str] = ()) -> str:
     sections = [
         f"# Training step times, {prose(run.started)}",
         "\n\n".join(f"**{line}**" for line in answer(run, tables, code)),
-        _table(Table(STEPS, tables.steps, "Whole steps")),
-        _table(Table(WHY, tables.why, "Why")),
+        table_text(Table(STEPS, tables.steps, "Whole steps")),
+        table_text(Table(WHY, tables.why, "Why")),
         "\n\n".join(("## In pictures", *shown)) if shown else "",
-        _table(Table(GROWTHS, tables.growths, "Growth"), _GROWTH_NOTE),
-        _table(Table(PARTS, tables.parts, "Parts of a step")),
+        table_text(Table(GROWTHS, tables.growths, "Growth"), _GROWTH_NOTE),
+        table_text(Table(PARTS, tables.parts, "Parts of a step")),
         _failures(run.failures),
         _warnings(tables),
         _roofline(run),
@@ -74,10 +74,12 @@ def markdown(run: Run, pictures: Collection[str] = ()) -> str:
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _table(section: Table, note: str = "") -> str:
+def table_text(section: Table, note: str = "") -> str:
+    """A table, if it has rows, below its title, and a note."""
     section = section.in_format("markdown")
     cells = [[column.in_markdown(row) for column in section.columns] for row in section.rows]
-    parts = [f"## {section.title}", table(section.titles, cells), note]
+    title = f"## {prose(section.title)}" if section.title else ""
+    parts = [title, table([prose(title) for title in section.titles], cells), note]
     return "\n\n".join(filter(None, parts)) if section.rows else ""
 
 

@@ -29,10 +29,10 @@ def terminal(run: Run) -> str:
     tables = tables_of(run)
     sections = [
         "\n".join(wrapped(line) for line in answer(run, tables, lambda case_id: shorten(case_id, _ID_WIDTH))),
-        _table(Table(STEPS, tables.steps), _STEPS_NOTE),
-        _table(Table(WHY, tables.why), _WHY_NOTE),
-        _table(Table(GROWTHS, tables.growths)),
-        _table(Table(PARTS, tables.parts)),
+        table_text(Table(STEPS, tables.steps), _STEPS_NOTE),
+        table_text(Table(WHY, tables.why), _WHY_NOTE),
+        table_text(Table(GROWTHS, tables.growths)),
+        table_text(Table(PARTS, tables.parts)),
         _failures(run),
         _warnings(tables),
         "\n".join(wrapped(line) for line in machine_lines(run.peaks)),
@@ -59,7 +59,8 @@ def _alignment(headers: Sequence[str]) -> list[str]:
     return ["left"] + ["right"] * (len(headers) - 1)
 
 
-def _table(table: Table, note: str = "") -> str:
+def table_text(table: Table, note: str = "") -> str:
+    """A table, if it has rows, and a note right below it."""
     if not table.rows:
         return ""
     table = table.in_format("terminal")

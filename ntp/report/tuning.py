@@ -1,62 +1,50 @@
-"""A search's outcome: the winner and what it gains, what each lever is worth, and how to have the same elsewhere."""
+"""The report of a search: the winner, what it gains, what each lever is worth, and how to have the same elsewhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from shlex import quote
+from textwrap import indent
 
-from ntp.case import EAGER, ONEDNN_ISA, Case, Options
-from ntp.judge.tuning import Contribution, Winner
-from ntp.machine.runtime import environment_variables
+from ntp.case import EAGER, Case, Options
+from ntp.judge.tuning import Contribution, Ranking, Winner
 from ntp.records.endings import Ending
+from ntp.records.levers import recipes_of
 from ntp.records.tuning import Race, Tuning
-from ntp.report.markup import code, fenced, prose, table
-from ntp.report.terminal import id_table, wrapped
+from ntp.report.columns import Column, Table
+from ntp.report.document import Listing, Report
 from ntp.report.units import duration, significant, size
 from ntp.report.verdicts import counted, doubts
 
 _SHOWN = 10
-"""Cases of the standings, and races that failed, before a report says how many more there are."""
+"""How many cases of the standings, and races that failed, a report shows before it says how many more there are."""
 
 _SHORT = 40
-"""Of a message that fits into a table."""
-
-_LEVERS = ("lever", "instead of", "without it")
-_STANDINGS = ("case", "speed against the default")
+"""The length of a message that fits into a table."""
 
 
-def terminal(tuning: Tuning, winner: Winner, cpus: Sequence[int] | None = None) -> str:
-    """The answer, what each lever is worth, how to reproduce it, and what else was tried.
+def report(tuning: Tuning, winner: Winner, variables: Mapping[str, str], cpus: Sequence[int] | None = None) -> Report:
+    """Say what the search found.
 
-    ``cpus`` are those that the winner is pinned to, if it is.
+    Args:
+        tuning: the search.
+        winner: what it came to.
+        variables: the environment that the winner's workers are started with.
+        cpus: those that the winner is pinned to, if it is.
     """
-    parts = [wrapped(answer(tuning, winner))]
-    if winner.contributions:
-        parts.append(id_table(_LEVERS, [_contribution(each) for each in winner.contributions]))
-    parts += ["To have the same:\n\n" + recipe(winner, cpus), id_table(_STANDINGS, _standings(winner))]
-    parts.append("\n".join(wrapped(f"- {note}", "  ") for note in _notes(tuning, winner)))
-    return "\n\n".join(filter(None, parts)) + "\n"
+    sections: list[Table | Listing] = [
+        Table(_LEVERS, winner.contributions, "What each lever is worth"),
+        Listing("To have the same", "\n".join(_recipe(winner.case, variables, cpus))),
+        Table(_STANDINGS, winner.standings[:_SHOWN], "What was tried"),
+    ]
+    return Report([_answer(tuning, winner)], sections, list(_notes(tuning, winner)), heading="The fastest case")
 
 
-def markdown(tuning: Tuning, winner: Winner, cpus: Sequence[int] | None = None) -> str:
-    """The same as Markdown."""
-    parts = [f"# The fastest case\n\n**{prose(answer(tuning, winner))}**"]
-    if winner.contributions:
-        rows = [(code(name), code(instead), gain) for name, instead, gain in map(_contribution, winner.contributions)]
-        parts.append("## What each lever is worth\n\n" + table(_LEVERS, rows))
-    parts.append("## To have the same\n\n" + fenced(recipe(winner, cpus)))
-    standings = [(code(case_id), ratio) for case_id, ratio in _standings(winner)]
-    parts.append("## What was tried\n\n" + table(_STANDINGS, standings))
-    parts.append("\n".join(f"- {prose(note)}" for note in _notes(tuning, winner)))
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def answer(tuning: Tuning, winner: Winner) -> str:
-    """The winner and what it gains, in one sentence."""
+def _answer(tuning: Tuning, winner: Winner) -> str:
     races = sum(race.purpose == "search" for race in tuning.races)
     effort = f"{counted(races, 'candidate')} in {duration(tuning.wall_time_s * 1e9)}"
     if winner.case.id == tuning.default:
         return f"Nothing tried is faster than {tuning.default} ({effort})."
     if winner.ratio is None:
-        return f"Fastest: {winner.case.id}; it was not held against the default, for want of time ({effort})."
+        return f"Fastest: {winner.case.id}; there was no time to compare it with the default ({effort})."
     gain = winner.ratio
     speeds = f"{_times(gain.value)} ({_times(gain.high)} to {_times(gain.low)})"
     return f"Fastest: {winner.case.id}, {speeds} times as fast as {tuning.default} ({effort})."
@@ -66,18 +54,28 @@ def _times(ratio: float) -> str:
     return significant(1 / ratio)
 
 
-def _contribution(each: Contribution) -> tuple[str, str, str]:
-    gain = each.message if len(each.message) <= _SHORT else "could not be run"
-    if each.ratio is not None:
-        value, low, high = each.ratio
-        gain = f"{value - 1:+.1%} of time ({low - 1:+.1%} to {high - 1:+.1%})"
-        if low <= 1:  # it won its race, and the longer look does not confirm it
-            gain += ": not confirmed"
-    return f"{each.field}={each.value}", each.instead, gain
+def _gain(contribution: Contribution) -> str:
+    ratio, message = contribution.ratio, contribution.message
+    if ratio is None:
+        return message if len(message) <= _SHORT else "could not be run"
+    gain = f"{ratio.value - 1:+.1%} of time ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})"
+    # It won its race, and the longer look does not confirm it.
+    return f"{gain}: not confirmed" if ratio.low <= 1 else gain
 
 
-def _standings(winner: Winner) -> list[tuple[str, str]]:
-    return [(each.case_id, f"{_times(each.ratio)}x") for each in winner.standings[:_SHOWN]]
+def _speed(speed: float) -> str:
+    return f"{significant(speed)}x"
+
+
+_LEVERS = (
+    Column[Contribution]("lever", lambda lever: f"{lever.field}={lever.value}", is_code=True),
+    Column[Contribution]("instead of", lambda lever: lever.instead, is_code=True),
+    Column[Contribution]("without it", _gain, by=lambda lever: lever.ratio and lever.ratio.value),
+)
+_STANDINGS = (
+    Column[Ranking]("case", lambda ranking: ranking.case_id, is_code=True),
+    Column[Ranking]("speed against the default", lambda ranking: 1 / ranking.ratio, _speed),
+)
 
 
 def _notes(tuning: Tuning, winner: Winner) -> Iterator[str]:
@@ -99,7 +97,7 @@ def _notes(tuning: Tuning, winner: Winner) -> Iterator[str]:
 
 
 def _endings(tuning: Tuning, case_id: str) -> Iterator[Ending]:
-    """How the turns of a case left its processes, in all of its races."""
+    """The states in which a case left its processes, in all of its races."""
     for race in tuning.races:
         names = {"base": race.against, "head": race.case_id}
         yield from (ending for pair in race.pairs for side, ending in pair.endings if names[side] == case_id)
@@ -110,9 +108,17 @@ def _message(race: Race) -> str:
     return race.message if race.case_id in race.message else f"{race.case_id}: {race.message}"
 
 
-def recipe(winner: Winner, cpus: Sequence[int] | None) -> str:
+def _recipe(case: Case, variables: Mapping[str, str], cpus: Sequence[int] | None) -> Iterator[str]:
     """The command that measures the winner again, and what has the same effect in a training script of one's own."""
-    return "\n".join([_command(winner.case), "", *_environment(winner.case, cpus), "", *_python(winner.case)])
+    yield _command(case)
+    yield ""
+    for recipe in recipes_of(case.step):
+        variables = {**variables, **recipe.variables}
+    yield from (f"export {name}={quote(value)}" for name, value in variables.items())
+    pinned = f"taskset -c {','.join(map(str, cpus))} " if cpus else ""
+    yield f"{pinned}python train.py"
+    yield ""
+    yield from _python(case)
 
 
 def _command(case: Case) -> str:
@@ -120,7 +126,7 @@ def _command(case: Case) -> str:
     workload, runtime, step = case.workload, case.runtime, case.step
     changed = {name: value for name, value in _changed(step) if name != "precision"}
     levers = [f"compile:{value}" if name == "compile" else value for name, value in changed.items()]
-    sizes = {"batch_size": "batch-sizes", "seq_len": "seq-lens", "threads": "threads"}
+    sizes = {"batch_size", "seq_len", "threads"}
     fields = [*_changed(workload), *_changed(runtime)]
     options = [
         f"--ntp-threads {runtime.threads} --ntp-batch-sizes {workload.batch_size} --ntp-seq-lens {workload.seq_len}",
@@ -130,55 +136,26 @@ def _command(case: Case) -> str:
     return " \\\n    ".join(["pytest --benchmark-only bench/bench_train_step.py", *filter(None, options)])
 
 
-def _environment(case: Case, cpus: Sequence[int] | None) -> Iterator[str]:
-    """What is to be set before the interpreter starts, and how to start it."""
-    variables = environment_variables(case.runtime)
-    if case.step.matmul == "onednn":
-        variables |= [ONEDNN_ISA]
-    yield from (f"export {name}={quote(value)}" for name, value in variables.items())
-    pinned = f"taskset -c {','.join(map(str, cpus))} " if cpus else ""
-    yield f"{pinned}python train.py"
-
-
 def _python(case: Case) -> Iterator[str]:
-    """What is to be written in it."""
-    step, runtime = case.step, case.runtime
-    yield f"torch.set_num_threads({runtime.threads})"
-    yield f"torch.set_num_interop_threads({runtime.interop_threads})"
-    if runtime.denormals == "flushed":
-        yield "torch.set_flush_denormal(True)"
-    if step.matmul == "onednn" or step.precision == "bf16-matmul":
-        yield 'torch.set_float32_matmul_precision("medium")  # sends fp32 products to oneDNN'
-    kernels = "" if step.optimizer == "default" else f", {step.optimizer}=True"
+    """What the script says, put together from the recipes of its levers."""
+    recipes = [*recipes_of(case.runtime), *recipes_of(case.step)]
+    lines = {place: line for recipe in recipes for place, line in recipe.lines.items()}
+    yield f"torch.set_num_threads({case.runtime.threads})"
+    yield f"torch.set_num_interop_threads({case.runtime.interop_threads})"
+    yield from (recipe.lines["setup"] for recipe in recipes if "setup" in recipe.lines)
+    kernels = f", {lines['optimizer']}" if "optimizer" in lines else ""
     yield f"optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3{kernels})"
     yield ""
-    if step.compile != "off":
-        yield "@torch.compile"
+    if "decorator" in lines:
+        yield lines["decorator"]
     yield "def loss_of(inputs, targets):"
-    yield from (f"    {line}" for line in _LOSSES[step.loss])
+    yield indent(lines["loss"], "    ")
     yield ""
-    if step.precision == "bf16":
-        yield 'with torch.autocast("cpu", torch.bfloat16):'
-        yield "    loss = loss_of(inputs, targets)"
-    else:
-        yield "loss = loss_of(inputs, targets)"
+    if "context" in lines:
+        yield lines["context"]
+    yield f"{'    ' if 'context' in lines else ''}loss = loss_of(inputs, targets)"
     yield "loss.backward()"
-    yield "torch.compile(optimizer.step)()" if step.compile == "step" else "optimizer.step()"
-
-
-_LOSSES = {
-    "full": ("return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())",),
-    "chunked": (
-        "hidden = body(inputs)  # the model without its output head",
-        "options = nn.LinearCrossEntropyOptions()",
-        "return F.linear_cross_entropy(hidden.flatten(0, 1), head.weight, targets.flatten(), options=options)",
-    ),
-    "deduplicated": (
-        "ids, rows = inputs.unique(return_inverse=True)",
-        "log_probabilities = model(ids[:, None])[:, 0].float().log_softmax(-1)",
-        "return -log_probabilities[rows.flatten(), targets.flatten()].mean()",
-    ),
-}
+    yield lines.get("update", "optimizer.step()")
 
 
 def _changed(group: Options) -> Iterator[tuple[str, str]]:

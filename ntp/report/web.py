@@ -42,7 +42,7 @@ def render(template: str, **values: object) -> str:
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
-    return environment.get_template(template).render(library=_library(), **values)
+    return environment.get_template(template).render(library=_library, **values)
 
 
 @cache

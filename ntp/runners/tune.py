@@ -18,8 +18,8 @@ from ntp.case import Case
 from ntp.errors import NtpError, OptionError, WorkerFailed
 from ntp.judge.tuning import incumbent, levers_of, log_ratio, standings, wants_another_pair, with_values
 from ntp.machine.system import read_machine
+from ntp.records.levers import COMPILE
 from ntp.records.tuning import Lever, Purpose, Race, Tuning
-from ntp.runners.levers import COMPILE
 from ntp.runners.proposals import Proposals, one_by_one
 from ntp.worker.channel import Refused
 from ntp.worker.pairs import Pruned, SideFailed, StartWorker, WorkerStarter, measure_pair

@@ -456,7 +456,7 @@ def test_compare_shows_runs(stored, run):
     )
     same = run("compare", one, one)
     assert same.status == 0
-    assert "In 1 case, 2: a takes 1.000 times as long a token as 1: a." in same.out
+    assert "In 1 case, 2: a takes 1.000 times as long per token as 1: a." in same.out
     assert run("compare", one, two, one, "--format", "csv").out.count("\n") == 4
     assert run("compare", one, two).out.startswith("threads: 1 -> 2.\n")
     nothing = run("compare", one, other)

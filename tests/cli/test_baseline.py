@@ -14,6 +14,7 @@ from ntp.records.run import CalibrationKernel, Failure, Run
 from ntp.records.run_file import document_of, text_of
 from ntp.report import baseline as baseline_report
 from ntp.report import calibration as calibration_report
+from ntp.report.document import markdown, terminal
 
 KERNEL = CalibrationKernel(shape=(4, 4, 4), bursts_ns=((1000,),))
 
@@ -109,7 +110,7 @@ class TestGate:
         found, out, err = call("compare", stored(base), stored(head), "--gate", *options)
         threshold = 0.1 if options else 0.05
         assert (found, err) == (status, "")
-        assert out == baseline_report.terminal(judge_run(base, head, calibration, threshold))
+        assert out == terminal(baseline_report.report(judge_run(base, head, calibration, threshold)))
 
     def test_without_a_calibration_times_are_not_comparable_but_counts_are(self, call, measured, stored):
         base, head = stored(measured(10_000_000)), stored(measured(99_000_000))
@@ -123,7 +124,16 @@ class TestGate:
     def test_as_markdown(self, call, measured, stored):
         base, head = measured(1), measured(2)
         _, out, _ = call("compare", "--gate", stored(base), stored(head), "--format", "markdown")
-        assert out == baseline_report.markdown(judge_run(base, head, None))
+        assert out == markdown(baseline_report.report(judge_run(base, head, None)))
+
+    def test_as_a_page_but_not_as_csv(self, call, measured, stored):
+        base, head = stored(measured(1)), stored(measured(2))
+        _, out, _ = call("compare", "--gate", base, head, "--format", "html")
+        assert out.startswith("<!doctype html>")
+        assert "Not comparable: the head cannot be compared" in out
+        status, _, err = call("compare", "--gate", base, head, "--format", "csv")
+        assert status == exit_status.USAGE
+        assert "--gate writes terminal, markdown or html (got 'csv')" in err
 
     def test_without_the_gate_nothing_is_judged(self, call, measured, stored):
         status, out, _ = call("compare", stored(measured(1_000)), stored(measured(9_000, parameters=10**9)))
@@ -164,7 +174,7 @@ class TestCalibrate:
         calibrations = [calibration_of(make_measurement(), spread_ns) for spread_ns in (1, 10_000)]
         status, out, err, asked = calibrate(calibrations, "--runs", 3, "--cases", "simple-b8-s64-t1")
         assert (status, err, asked) == (0, "", [(["simple-b8-s64-t1"], 3)])
-        assert out == calibration_report.terminal([noise_of(each) for each in calibrations[-1].cases])
+        assert out == terminal(calibration_report.report([noise_of(case) for case in calibrations[-1].cases]))
 
     def test_without_options_the_steps_of_a_sweep_five_times(self, calibrate, make_measurement):
         *_, asked = calibrate([calibration_of(make_measurement())])
@@ -193,7 +203,7 @@ class TestCalibrate:
         found, out, err, _ = calibrate(ends_early())
         assert found == status
         assert words in err
-        assert out == calibration_report.terminal([noise_of(each) for each in calibration.cases])
+        assert out == terminal(calibration_report.report([noise_of(case) for case in calibration.cases]))
 
     def test_nothing_is_shown_when_nothing_was_finished(self, calibrate):
         def ends_at_once():

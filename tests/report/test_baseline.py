@@ -10,7 +10,8 @@ from ntp.judge.baseline import BaselineVerdict, CaseJudgement, TimeFinding
 from ntp.judge.counts import Change
 from ntp.judge.statistics import Interval
 from ntp.judge.verdict import gravest
-from ntp.report.baseline import FORMATS, markdown, terminal
+from ntp.report import document
+from ntp.report.baseline import report
 
 SLOWER = TimeFinding("regression", Interval(1.083, 1.061, 1.104))
 FASTER = TimeFinding("improvement", Interval(0.9, 0.88, 0.92))
@@ -28,6 +29,14 @@ def verdict(*cases, only_head=(), calibrated=("2025-01-02",)):
     return BaselineVerdict(gravest([each.verdict for each in cases]), cases, only_head, 0.05, calibrated)
 
 
+def terminal(found):
+    return document.terminal(report(found))
+
+
+def markdown(found):
+    return document.markdown(report(found))
+
+
 def sentences(text):
     """The notes, without the line breaks within them."""
     return " ".join(text.split())
@@ -42,14 +51,17 @@ def sentences(text):
         ),
         (
             [case(changes=MORE, regressions=MORE)],
-            "Regression: the head does more a step (+2 aten::copy_ a step, +16 MiB peak tensor memory and 1 more) than "
-            "the baseline in 1 of 1 case.",
+            "Regression: the head does more in a step (+2 aten::copy_ a step, +16 MiB peak tensor memory and 1 more) "
+            "than the baseline in 1 of 1 case.",
         ),
         (
             [case(), case(UNKNOWN_NOISE, 2)],
             "Not comparable: the head cannot be compared with the baseline in 1 of 2 cases.",
         ),
-        ([case(UNSURE)], "Inconclusive: the head may be 5% slower than the baseline, or not: 1 of 1 case undecided."),
+        (
+            [case(UNSURE)],
+            "Inconclusive: the head may or may not be 5% slower than the baseline: 1 of 1 case undecided.",
+        ),
         (
             [case(FASTER), case(number=2)],
             "Improvement: the head is more than 5% faster than the baseline in 1 of 2 cases, slower in none.",
@@ -60,7 +72,7 @@ def sentences(text):
 )
 def test_the_answer_comes_first(cases, answer):
     assert sentences(terminal(verdict(*cases))).startswith(answer)
-    assert "ntp guard" in terminal(verdict(*cases)), "what sees more is said with every verdict"
+    assert "ntp guard" in terminal(verdict(*cases)), "what detects smaller slowdowns is named with every verdict"
 
 
 def test_a_row_a_case():
@@ -98,7 +110,6 @@ def test_cases_that_are_new_and_the_day_of_the_calibration():
 
 def test_both_formats_say_the_same():
     found = verdict(case(SLOWER), case(UNKNOWN_NOISE, 2), only_head=("simple-b9-s64-t1",))
-    assert set(FORMATS) == {"terminal", "markdown"}
     text = markdown(found)
     assert text.startswith("**Regression: the head is up to 8.3% slower")
     for word in ("+8.3%", "calibrate", "simple-b9-s64-t1", "ntp guard"):

@@ -5,13 +5,18 @@ from hypothesis import strategies as st
 
 from ntp.case import Case, Workload
 from ntp.judge.baseline import Noise
-from ntp.report.calibration import terminal
+from ntp.report import document
+from ntp.report.calibration import report
 
 SPREADS = st.none() | st.floats(0, 1e3)
 
 
 def noise(case_id="simple-b8-s64-t1", runs=5, raw=0.03, normalised=0.01):
     return Noise(Case.parse(case_id), runs, 12_300_000.0, raw, normalised)
+
+
+def terminal(noises):
+    return document.terminal(report(noises))
 
 
 def cells(text, case_id):

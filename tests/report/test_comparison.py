@@ -7,31 +7,36 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from ntp.judge.compare import Column, compare
-from ntp.report.comparison import CSV_COLUMNS, csv, markdown, terminal
+from ntp.report.comparison import CSV_COLUMNS, csv, report
+from ntp.report.document import markdown, terminal
 
 
 def of(*runs):
     return compare([Column(name, tuple(run)) for name, run in zip(("base", "head", "third"), runs, strict=False)])
 
 
+def report_of(*runs):
+    return report(of(*runs))
+
+
 def test_the_answer_comes_first(make_measurement):
     base = [make_measurement(step_time_ns=[10_000_000] * 20)]
     head = [make_measurement(step_time_ns=[12_000_000] * 20), make_measurement("simple-b8-s64-t2")]
-    lines = terminal(of(base, head)).splitlines()
-    assert lines[0] == "In 1 case, head takes 1.200 times as long a token as base."
+    lines = terminal(report_of(base, head)).splitlines()
+    assert lines[0] == "In 1 case, head takes 1.200 times as long per token as base."
     assert "simple-b8-s64-t1 10.0 ms * 12.0 ms 1.200 1.200 to 1.200" in [" ".join(line.split()) for line in lines]
     assert "- in head, but not in all: simple-b8-s64-t2" in lines
 
 
 def test_what_is_compared_is_said(make_measurement):
     runs = [[make_measurement(f"simple-b8-s64-t{threads}")] for threads in (1, 2, 4)]
-    lines = terminal(of(*runs)).splitlines()
+    lines = terminal(report_of(*runs)).splitlines()
     assert lines[0] == "threads: 1 -> 2 -> 4."
     assert any(line.startswith("Most often the fastest: ") for line in lines)
 
 
 def test_nothing_in_common_is_said(make_measurement):
-    text = terminal(of([make_measurement()], [make_measurement("simple-b32-s64-t1")]))
+    text = terminal(report_of([make_measurement()], [make_measurement("simple-b32-s64-t1")]))
     assert text.startswith("These runs have no case in common")
 
 
@@ -51,6 +56,6 @@ def test_lines_fit_and_tables_hold_whatever_a_case_is_called(make_measurement, n
     workload = case.workload.model_copy(update={"model": f"{name}.py:make"})
     run = [make_measurement(case.model_copy(update={"workload": workload}))]
     comparison = of(run, run)
-    assert max(map(len, terminal(comparison).splitlines())) <= 100
-    table = MarkdownIt().enable("table").parse(markdown(comparison))
+    assert max(map(len, terminal(report(comparison)).splitlines())) <= 100
+    table = MarkdownIt().enable("table").parse(markdown(report(comparison)))
     assert sum(token.type == "td_open" for token in table) == 5

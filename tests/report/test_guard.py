@@ -14,7 +14,8 @@ from ntp.judge.guard import verdict_on
 from ntp.records.endings import Ending, SettingChange
 from ntp.records.environment import Software
 from ntp.records.guard import GuardedCase, GuardRecord, Side
-from ntp.report.guard import HEADERS, answer, markdown, terminal
+from ntp.report.document import markdown, terminal
+from ntp.report.guard import COLUMNS, report
 from ntp.report.terminal import WIDTH
 
 GOLDEN = Path(__file__).parent / "golden" / "guard"
@@ -99,7 +100,7 @@ FORMATS = {"txt": terminal, "md": markdown}
 
 
 def text_of(record, ending):
-    return FORMATS[ending](record, verdict_on(record))
+    return FORMATS[ending](report(record, verdict_on(record)))
 
 
 def shown(record):
@@ -145,7 +146,7 @@ def test_the_same_record_gives_the_same_text_also_when_it_was_written_and_read(e
 def test_the_verdict_is_the_first_word(examples, name, verdict):
     assert text_of(examples[name], "txt").startswith(f"{verdict}: ")
     assert text_of(examples[name], "md").startswith(f"**{verdict}: ")
-    words = answer(examples[name], verdict_on(examples[name]))
+    (words,) = report(examples[name], verdict_on(examples[name])).answer
     assert words.endswith(").")
     assert words in shown(examples[name])
 
@@ -218,12 +219,12 @@ def test_what_casts_doubt_on_a_side_is_told_with_its_name(make_cell, make_guard_
     endings = (("base", Ending(loss=6.9, settings=(change,))), ("head", Ending(loss=math.nan)))
     pairs = tuple(pair.model_copy(update={"endings": endings}) for pair in cell.pairs)
     record = make_guard_record(cell.model_copy(update={"pairs": pairs}))
-    text = " ".join(terminal(record, verdict_on(record)).split())
+    text = shown(record)
     assert f"- {ONE}: head: loss-not-finite: the loss is nan; nothing is learned" in text
     assert f"- {ONE}: base: changed-settings: the model's code has changed default dtype from torch.float32 to" in text
     assert (text.count("loss-not-finite"), text.count("changed-settings")) == (1, 1)
     read = GuardRecord.model_validate_json(record.model_dump_json())
-    assert terminal(read, verdict_on(read)) == terminal(record, verdict_on(record))
+    assert text_of(read, "txt") == text_of(record, "txt")
 
 
 def test_one_pair_and_one_case_are_singular(make_cell, make_guard_record):
@@ -312,8 +313,8 @@ def test_what_others_wrote_stays_what_it_is(make_cell, make_guard_record, more):
 def test_the_table_in_markdown_has_a_cell_for_each_header(examples, name):
     tokens = parsed(text_of(examples[name], "md"))
     kinds = [token.type for token in tokens]
-    assert kinds.count("th_open") == len(HEADERS)
-    assert kinds.count("td_open") == len(HEADERS) * len(examples[name].cases)
+    assert kinds.count("th_open") == len(COLUMNS)
+    assert kinds.count("td_open") == len(COLUMNS) * len(examples[name].cases)
     ids = [child.content for token in tokens for child in token.children or () if child.type == "code_inline"]
     assert ids == [cell.case_id for cell in examples[name].cases]
 
@@ -337,5 +338,5 @@ def test_the_terminal_is_wide_enough_and_markdown_has_its_cells(
     assert max(map(len, text.splitlines())) <= WIDTH
     assert all(character.isprintable() or character == "\n" for character in text)
     kinds = [token.type for token in parsed(text_of(record, "md"))]
-    assert (kinds.count("table_open"), kinds.count("td_open")) == (1, 2 * len(HEADERS))
+    assert (kinds.count("table_open"), kinds.count("td_open")) == (1, 2 * len(COLUMNS))
     assert "html_block" not in kinds

@@ -239,7 +239,7 @@ def test_flame_graphs_are_read_from_the_runs_own_folder(make_measurement, make_r
 def test_a_browser_shows_a_comparison(browser, sweep, tmp_path, width):
     comparison = compare([Column(name, sweep.measurements) for name in ("one", "two", "three")])
     text = comparison_page(comparison, ("ntp", "compare"))
-    assert "In 5 cases, two takes 1.000 to 1.000 times as long a token as one." in text
+    assert "In 5 cases, two takes 1.000 to 1.000 times as long per token as one." in text
     shown(browser, tmp_path / "comparison.html", text, width)
 
 

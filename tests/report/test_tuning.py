@@ -7,10 +7,12 @@ import pytest
 from ntp.case import Case
 from ntp.judge.statistics import Interval
 from ntp.judge.tuning import Contribution, Ranking, Winner, with_values
+from ntp.machine.runtime import environment_variables
 from ntp.records.endings import Ending
 from ntp.records.tuning import Lever, Race, Tuning
+from ntp.report import document
 from ntp.report.terminal import WIDTH
-from ntp.report.tuning import markdown, recipe, terminal
+from ntp.report.tuning import report
 
 DEFAULT = Case.of({"threads": 2})
 FASTEST = with_values(DEFAULT, {"loss": "deduplicated", "matmul": "onednn", "optimizer": "fused", "allocator": "glibc"})
@@ -39,6 +41,23 @@ WINNER = Winner(
     ),
     standings=(Ranking(FASTEST.id, 0.2), Ranking(DEFAULT.id, 1.0)),
 )
+
+
+def report_of(tuning, winner, cpus=None):
+    return report(tuning, winner, environment_variables(winner.case.runtime), cpus)
+
+
+def terminal(tuning, winner):
+    return document.terminal(report_of(tuning, winner))
+
+
+def markdown(tuning, winner):
+    return document.markdown(report_of(tuning, winner))
+
+
+def recipe(winner, cpus):
+    _, listing, _ = report_of(a_tuning(), winner, cpus).sections
+    return listing.text
 
 
 @pytest.mark.parametrize("render", [terminal, markdown])
@@ -91,8 +110,8 @@ def test_a_default_that_nothing_beats():
     assert text.startswith(f"Nothing tried is faster than {DEFAULT.id} (0 candidates in 180 s).")
 
 
-def test_a_winner_that_was_not_held_against_the_default():
-    assert "for want of time" in terminal(a_tuning(), WINNER._replace(ratio=None))
+def test_a_winner_that_was_not_compared_with_the_default():
+    assert "no time to compare it" in terminal(a_tuning(), WINNER._replace(ratio=None))
 
 
 def test_a_memory_limit_is_told_with_what_was_needed():
