@@ -220,7 +220,7 @@ def test_what_casts_doubt_on_a_side_is_told_with_its_name(make_cell, make_guard_
     pairs = tuple(pair.model_copy(update={"endings": endings}) for pair in cell.pairs)
     record = make_guard_record(cell.model_copy(update={"pairs": pairs}))
     text = shown(record)
-    assert f"- {ONE}: head: loss-not-finite: the loss is nan; nothing is learned" in text
+    assert f"- {ONE}: head: loss-not-finite: the loss is nan; " in text
     assert f"- {ONE}: base: changed-settings: the model's code has changed default dtype from torch.float32 to" in text
     assert (text.count("loss-not-finite"), text.count("changed-settings")) == (1, 1)
     read = GuardRecord.model_validate_json(record.model_dump_json())

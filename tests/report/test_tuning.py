@@ -101,7 +101,7 @@ def test_what_casts_doubt_on_the_winner_is_told(render, make_cell):
     of_winner, of_default = Ending(loss=math.nan), Ending(loss=math.inf)
     pair = pair.model_copy(update={"endings": (("base", of_default), ("head", of_winner))})
     text = " ".join(render(a_tuning(a_race("raced", pairs=(pair,))), WINNER).replace("\\", "").split())
-    assert f"{FASTEST.id}: loss-not-finite: the loss is nan; nothing is learned" in text
+    assert f"{FASTEST.id}: loss-not-finite: the loss is nan; " in text
     assert "inf" not in text
 
 
