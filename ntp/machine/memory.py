@@ -5,20 +5,18 @@ import re
 import resource
 import sys
 from pathlib import Path
-from typing import NamedTuple
+
+from ntp.records.run import Usage
 
 
-class PageFaults(NamedTuple):
-    """Page faults since the process started. Minor: the page was made or found in memory; major: it was read in."""
+def usage_so_far() -> Usage:
+    """What this process has used since it started.
 
-    minor: int
-    major: int
-
-
-def page_faults() -> PageFaults:
-    """The page faults of this process so far."""
+    A page fault is minor where the page was made or found in memory, and major where it was read in.
+    """
+    peak_bytes = peak_rss_bytes()
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return PageFaults(usage.ru_minflt, usage.ru_majflt)
+    return Usage(peak_rss_bytes=peak_bytes, minor_page_faults=usage.ru_minflt, major_page_faults=usage.ru_majflt)
 
 
 def peak_rss_bytes(root: Path = Path("/")) -> int:

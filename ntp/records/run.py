@@ -90,8 +90,32 @@ class KernelBurst(Frozen):
     cpu_time_s: Amount
 
 
-class Measurement(Frozen):
-    """The record of one case."""
+class Usage(Frozen):
+    """What a process used while steps were timed."""
+
+    peak_rss_bytes: Count
+    """The largest resident size meanwhile: interpreter, libraries, model and activations. Since the process started
+    where the kernel does not let the mark be reset."""
+    minor_page_faults: Count
+    """During all of the steps together."""
+    major_page_faults: Count
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """What was used in both of two stretches of one process."""
+        sums = {name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields}
+        return Usage(**sums | {"peak_rss_bytes": max(self.peak_rss_bytes, other.peak_rss_bytes)})
+
+    def since(self, before: "Usage") -> "Usage":
+        """What was used between two readings of all that the process has used so far, of which this is the later."""
+        changes = {name: getattr(self, name) - getattr(before, name) for name in Usage.model_fields}
+        return Usage(**changes | {"peak_rss_bytes": self.peak_rss_bytes})
+
+
+NOTHING_USED = Usage(peak_rss_bytes=0, minor_page_faults=0, major_page_faults=0)
+
+
+class Measurement(Usage):
+    """The record of one case, with what its worker used while steps were timed."""
 
     case: Case
     step_time_ns: tuple[Count, ...] = Field(min_length=1)
@@ -102,12 +126,6 @@ class Measurement(Frozen):
     """The numbers that the model learns."""
     parameter_dtypes: tuple[str, ...] = ()
     """As torch names them: torch.float32."""
-    peak_rss_bytes: Count
-    """The worker's largest resident size while steps were timed: interpreter, libraries, model and activations. Since
-    its start where the kernel does not let the mark be reset."""
-    minor_page_faults: Count
-    """During the timed steps, all of them together."""
-    major_page_faults: Count
     environment: Environment
     observations: Observations = Observations()
     calibration_kernel: CalibrationKernel | None = None

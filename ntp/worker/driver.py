@@ -16,7 +16,7 @@ from ntp.machine.system import read_counters, read_machine
 from ntp.observe.passes import PASSES
 from ntp.records.environment import Environment, conditions
 from ntp.records.observations import Observations
-from ntp.records.run import CalibrationKernel, Harness, KernelBurst, Measurement, WarmUp
+from ntp.records.run import NOTHING_USED, CalibrationKernel, Harness, KernelBurst, Measurement, WarmUp
 from ntp.worker.channel import Channel, Refused
 from ntp.worker.launch import Launch, new_process
 from ntp.worker.protocol import Imported, Loaded, Ran, Worker
@@ -114,14 +114,14 @@ def measure(
     warm_up = worker.warm_up()
     warm_s = clock_s()
     counters, parent_cpu_s = read_counters(), time.process_time()
-    parts, bursts = _run_in_blocks(worker, sampling, sampling.steps(warm_up))
-    ran = _together(parts)
+    blocks, bursts = _run_in_blocks(worker, sampling, sampling.steps(warm_up))
     done_s = clock_s()
     parent_cpu_s = time.process_time() - parent_cpu_s
-    worker_cpu_s = ran.cpu_time_s + sum(each.cpu_time_s for each in bursts)
+    worker_cpu_s = sum(block.cpu_time_s for block in blocks) + sum(burst.cpu_time_s for burst in bursts)
     return Measurement(
+        **dict(sum(blocks, NOTHING_USED)),
         case=case,
-        step_time_ns=ran.step_time_ns,
+        step_time_ns=tuple(time_ns for block in blocks for time_ns in block.step_time_ns),
         warm_up=warm_up,
         harness=Harness(
             start_s=loaded_s - started_s,
@@ -131,9 +131,6 @@ def measure(
         ),
         parameters=loaded.parameters,
         parameter_dtypes=loaded.parameter_dtypes,
-        peak_rss_bytes=ran.peak_rss_bytes,
-        minor_page_faults=ran.minor_page_faults,
-        major_page_faults=ran.major_page_faults,
         environment=Environment(
             machine=read_machine(),
             software=loaded.software,
@@ -141,47 +138,39 @@ def measure(
             git=read_git(),
             conditions=conditions(counters, read_counters(), worker_cpu_s + parent_cpu_s),
         ),
-        calibration_kernel=_kernel(bursts),
-        endings=tuple(part.ending for part in parts),
+        calibration_kernel=_calibration_kernel(bursts),
+        endings=tuple(block.ending for block in blocks),
     )
 
 
 def _run_in_blocks(worker: Worker, sampling: Sampling, steps: int) -> tuple[list[Ran], list[KernelBurst]]:
-    """Run the steps in blocks as equal as can be, with the calibration kernel around each.
+    """Run the steps in blocks of sizes as equal as possible, with a burst of the calibration kernel around each.
 
-    A case is none the worse where that is refused, but cannot be held against a baseline later.
+    A measurement without bursts is as good, but cannot be held against a baseline later. As they have to cover all of
+    the steps, there are none where one was refused.
     """
-    blocks = min(sampling.blocks, steps)
-    bursts, parts = [_kernel_burst(worker)], []
-    for block in range(blocks):
-        size = steps * (block + 1) // blocks - steps * block // blocks
-        parts.append(worker.run(size, expected_s=sampling.time_s * size / steps))
-        bursts.append(_kernel_burst(worker) if bursts[-1] else None)
-    return parts, [] if bursts[-1] is None else [each for each in bursts if each]
+    count = min(sampling.blocks, steps)
+    burst, bursts, blocks = _burst(worker), [], []
+    for number in range(count):
+        size = steps * (number + 1) // count - steps * number // count
+        blocks.append(worker.run(size, expected_s=sampling.time_s * size / steps))
+        if burst is not None:
+            bursts.append(burst)
+            burst = _burst(worker)
+    return blocks, [] if burst is None else [*bursts, burst]
 
 
-def _kernel_burst(worker: Worker) -> KernelBurst | None:
+def _burst(worker: Worker) -> KernelBurst | None:
     try:
         return worker.calibration_kernel()
     except Refused:
         return None
 
 
-def _together(parts: Sequence[Ran]) -> Ran:
-    return Ran(
-        step_time_ns=tuple(time_ns for part in parts for time_ns in part.step_time_ns),
-        minor_page_faults=sum(part.minor_page_faults for part in parts),
-        major_page_faults=sum(part.major_page_faults for part in parts),
-        cpu_time_s=sum(part.cpu_time_s for part in parts),
-        peak_rss_bytes=max(part.peak_rss_bytes for part in parts),
-    )
-
-
-def _kernel(bursts: Sequence[KernelBurst]) -> CalibrationKernel | None:
-    """All of it, or none: it has to cover all of the steps."""
+def _calibration_kernel(bursts: Sequence[KernelBurst]) -> CalibrationKernel | None:
     if not bursts:
         return None
-    return CalibrationKernel(shape=bursts[0].shape, bursts_ns=tuple(each.time_ns for each in bursts))
+    return CalibrationKernel(shape=bursts[0].shape, bursts_ns=tuple(burst.time_ns for burst in bursts))
 
 
 class Observing(Frozen):

@@ -13,7 +13,7 @@ from pydantic import Field
 from ntp.case import Amount, Count, Frozen
 from ntp.records.endings import Ending
 from ntp.records.environment import Process, Software
-from ntp.records.run import KernelBurst, WarmUp
+from ntp.records.run import KernelBurst, Usage, WarmUp
 from ntp.worker.warmup import MIN_WINDOW
 
 
@@ -26,14 +26,11 @@ class Loaded(Frozen):
     process: Process
 
 
-class Ran(Frozen):
-    """Answer to ``run``: the samples, and what the process used while they were taken."""
+class Ran(Usage):
+    """Answer to ``run``: the samples, what the process used while they were taken, and how they left it."""
 
     step_time_ns: tuple[Count, ...] = Field(min_length=1)
-    minor_page_faults: Count
-    major_page_faults: Count
     cpu_time_s: Amount
-    peak_rss_bytes: Count
     ending: Ending = Ending()
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ntp.case import Case, Frozen
 from ntp.errors import ModelError, NtpError, OptionError
 from ntp.lines import MESSAGE_CHARACTERS, first_line, shorten
-from ntp.machine.memory import anonymous_bytes, page_faults, peak_rss_bytes, reset_peak_rss
+from ntp.machine.memory import anonymous_bytes, reset_peak_rss, usage_so_far
 from ntp.observe.passes import PASSES
 from ntp.observe.phases import PhaseClock
 from ntp.observe.py_spy import allow_tracing
@@ -142,18 +142,11 @@ class CaseHolder:
         """Run and time exactly ``steps`` steps."""
         run_step = self._stepper.run_step
         reset_peak_rss()  # import and warm-up are not the step's; where the kernel refuses, they count
-        faults, cpu_time_s = page_faults(), process_time()
+        used, cpu_time_s = usage_so_far(), process_time()
         step_time_ns = tuple(run_step() for _ in range(steps))
         cpu_time_s = process_time() - cpu_time_s
-        faults_after = page_faults()
-        return Ran(
-            step_time_ns=step_time_ns,
-            minor_page_faults=faults_after.minor - faults.minor,
-            major_page_faults=faults_after.major - faults.major,
-            cpu_time_s=cpu_time_s,
-            peak_rss_bytes=peak_rss_bytes(),
-            ending=self._ending(),
-        )
+        usage = usage_so_far().since(used)
+        return Ran(**dict(usage), step_time_ns=step_time_ns, cpu_time_s=cpu_time_s, ending=self._ending())
 
     def _ending(self) -> Ending:
         loss = self._stepper.loss

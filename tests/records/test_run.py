@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.errors import RecordError
-from ntp.records.run import SCHEMA_VERSION, CalibrationKernel, Failure, Measurement, Run, WarmUp, write_whole
+from ntp.records.run import (
+    NOTHING_USED,
+    SCHEMA_VERSION,
+    CalibrationKernel,
+    Failure,
+    Measurement,
+    Run,
+    Usage,
+    WarmUp,
+    write_whole,
+)
 from ntp.records.run_file import document_of, text_of
 
 
@@ -181,3 +191,10 @@ def test_an_argument_that_is_no_utf8_costs_no_record(make_run, make_measurement)
     run = make_run(make_measurement(), command=("pytest", "-k", "a\udcff", "é"))
     assert run.command == ("pytest", "-k", "a\\udcff", "é")
     assert Run.from_document(json.loads(text_of(document_of(run)))) == run
+
+
+def test_usage_adds_up_but_for_the_peak():
+    first, second = (Usage(peak_rss_bytes=size, minor_page_faults=size * 2, major_page_faults=1) for size in (5, 3))
+    assert first + second == Usage(peak_rss_bytes=5, minor_page_faults=16, major_page_faults=2)
+    assert sum([first], NOTHING_USED) == first
+    assert first.since(second) == Usage(peak_rss_bytes=5, minor_page_faults=4, major_page_faults=0)
