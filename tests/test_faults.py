@@ -13,8 +13,8 @@ from ntp.case import Case, Workload
 from ntp.cli import app as cli
 from ntp.cli import exit_status
 from ntp.errors import MachineError, WorkerFailed
+from ntp.machine.cache import cache_dir
 from ntp.report.text import FORMATS
-from ntp.runners.roofline import cache_dir
 from ntp.worker.driver import PipeWorker
 
 SMALL = ["--vocab-size", "300", "--embed-dim", "4", "--hidden-dim", "8", "--batch-size", "2", "--seq-len", "12"]

@@ -11,8 +11,9 @@ import pytest
 # A pytest within this process unloads what it has loaded, and numpy does not bear being loaded again.
 import ntp.cli.gate
 import ntp.report.html  # noqa: F401
+from ntp.machine.cache import save_kept
 from ntp.records.baselines import save_baseline
-from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
+from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
 from ntp.records.run import Run
 from ntp.records.sole_writer import sole_writer
 
@@ -471,7 +472,7 @@ def gated(sweep, pytester, monkeypatch):
 
     def held(*options, slowdown=1.0, calibrated=True, **how):
         if calibrated:
-            save_calibration(pytester.path / "cache/ntp", calibration)
+            save_kept(calibration, pytester.path / "cache/ntp")
         measurements = tuple(faster(each, slowdown) for each in run.measurements)
         save_baseline(run.model_copy(update={"measurements": measurements}), pytester.path / "baselines")
         return sweep(*GATED, *options, **how)

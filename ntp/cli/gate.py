@@ -4,30 +4,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ntp.cli.exit_status import OF_VERDICT, TOOL_FAILED
-from ntp.errors import MachineError
 from ntp.judge.baseline import THRESHOLD, BaselineVerdict, judge_run, nearest
 from ntp.judge.verdict import Verdict
+from ntp.machine.cache import is_kept, load_kept
 from ntp.machine.system import read_machine
 from ntp.records.baselines import load_baselines
-from ntp.records.calibration import fingerprints, is_calibrated, load_calibration
+from ntp.records.calibration import Calibration, fingerprints
 from ntp.records.run import Run
-from ntp.runners.roofline import cache_dir
 
 
 def judged(base: Run, head: Run, threshold: float = THRESHOLD, allowed: Sequence[str] = ()) -> BaselineVerdict:
     """The verdict on a run, with the noise that was calibrated for the machine and the software that it ran on."""
     measured = head.measurements
-    kept = _calibrations()
-    calibration = load_calibration(kept, *fingerprints(measured[0])) if measured and kept else None
+    calibration = load_kept(Calibration, *fingerprints(measured[0])) if measured else None
     return judge_run(base, head, calibration, threshold, allowed)
-
-
-def _calibrations() -> Path | None:
-    """Where they are kept; None for a user who has no such place, and so no calibration."""
-    try:
-        return cache_dir()
-    except MachineError:
-        return None
 
 
 class Gate:
@@ -60,7 +50,7 @@ class Gate:
         known = {each.environment.machine.fingerprint for run in self._baselines.values() for each in run.measurements}
         if here not in known:
             yield f"no baseline in {self._folder} was measured on this machine: counts will be compared, times will not"
-        elif (kept := _calibrations()) is None or not is_calibrated(kept, here):
+        elif not is_kept(Calibration, here):
             yield "the noise of this machine is not known, so times will not be compared: run ntp doctor --calibrate"
 
     def judge(self, run: Run) -> tuple[Verdict, str]:

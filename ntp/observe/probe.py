@@ -1,13 +1,11 @@
-"""The child process that measures peaks: multiplies matrices by every route torch has, and streams arrays.
+"""Peaks of this process: it multiplies matrices by every route torch has, and streams arrays.
 
-Started as ``python -m ntp.observe.probe REQUEST PARENT_PID`` by :mod:`ntp.runners.roofline`, which has already set the
-environment variables of a quiet runtime. The answer is one line on what was standard output: :class:`Answer` as JSON.
+:mod:`ntp.runners.roofline` asks a worker for them that holds no case.
 
 Shapes: M, K, N of a product (M, K) x (K, N) -> (M, N).
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ from ntp.lines import first_line
 from ntp.machine.software import parse_torch_config
 from ntp.observe.rounds import Job, time_in_rounds
 from ntp.records.peaks import Dtype, Product, Route, Shape, Skipped, Stream
-from ntp.worker.worker import die_with
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,19 +24,18 @@ _CHECK_SHAPE = (256, 256, 256)
 
 
 class Request(Frozen):
-    """What is to be measured. Null bytes: no bandwidth."""
+    """What is to be measured."""
 
     threads: int
     cpus: tuple[int, ...] | None = None
     shapes: tuple[Shape, ...] = ()
     array_bytes: int | None = None
+    """Null: no bandwidth is measured."""
     products_budget_s: float = 3.5
     streams_budget_s: float = 0.5
 
 
 class Answer(Frozen):
-    """What was measured."""
-
     products: tuple[Product, ...] = ()
     streams: tuple[Stream, ...] = ()
     skipped: tuple[Skipped, ...] = ()
@@ -183,17 +179,3 @@ def answer(request: Request) -> Answer:
     streams = measure_streams(request.array_bytes, request.streams_budget_s) if request.array_bytes else ()
     products, skipped = measure_products(request.shapes, request.products_budget_s) if request.shapes else ((), ())
     return Answer(products=products, streams=streams, skipped=skipped)
-
-
-def main() -> None:
-    """Answer the request that is the first argument, for the parent whose process id is the second."""
-    die_with(int(sys.argv[2]))
-    # The libraries' own chatter (ONEDNN_VERBOSE, MKL_VERBOSE) goes to standard error, where it disturbs nothing.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    with answers:
-        answers.write(answer(Request.model_validate_json(sys.argv[1])).model_dump_json() + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,16 +8,9 @@ from pathlib import Path
 
 from ntp.case import BATCH_SIZES, SEQ_LENS, Case
 from ntp.errors import WorkerFailed
-from ntp.records.calibration import (
-    CalibratedCase,
-    CalibratedRun,
-    Calibration,
-    fingerprints,
-    load_calibration,
-    save_calibration,
-)
+from ntp.machine.cache import cache_dir, load_kept, save_kept
+from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
 from ntp.records.run import Measurement, check_writable
-from ntp.runners.roofline import cache_dir
 from ntp.worker.driver import PipeWorker, Sampling, measure
 
 RUNS = 5
@@ -54,7 +47,7 @@ def calibrate(
         runs: how many workers each case gets.
         sampling: how many steps are timed; a sweep's own unless given.
         start: starts a worker.
-        folder: where to keep the runs, instead of :func:`ntp.runners.roofline.cache_dir`.
+        folder: where to keep the runs, instead of :func:`ntp.machine.cache.cache_dir`.
         clock_s: tells how long the runs take.
         progress: told what is about to be measured, a line for each run.
 
@@ -75,9 +68,9 @@ def calibrate(
             raise WorkerFailed(f"{case.id}: the machine or its software has changed since the first run: start over")
         surroundings = fingerprints(measurement)
         new[case] = _with_run(new.get(case), measurement)
-        kept = load_calibration(folder, *surroundings)
+        kept = load_kept(Calibration, *surroundings, folder)
         if number == runs or len(new[case].runs) >= _runs_of(kept, case):
-            save_calibration(folder, kept.updated([new[case]]))
+            save_kept(kept.updated([new[case]]), folder)
         yield Calibration(machine=surroundings[0], software=surroundings[1], cases=tuple(new.values()))
 
 

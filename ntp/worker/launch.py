@@ -58,17 +58,13 @@ class NewProcess(subprocess.Popen[bytes]):
     mark: str
 
 
-def own_module(module: str, source: Source | None = None) -> tuple[str, ...]:
-    """The command that runs a module of ntp's in a new interpreter, in no danger from what lies in its folder."""
-    where = json.dumps((source or Source.here()).model_dump(mode="json"))  # pydantic's own refuses what is not UTF-8
-    return sys.executable, "-P", bootstrap.__file__, where, module
-
-
 def new_process(
     runtime: Runtime, source: Source, stderr: IO[bytes], command: Sequence[str] | None = None
 ) -> WorkerProcess:
-    """Start a new interpreter."""
-    command = command or own_module("ntp.worker.worker", source)
+    """Start a new interpreter, which runs ntp's own worker unless another command is given."""
+    if command is None:
+        where = json.dumps(source.model_dump(mode="json"))  # pydantic's own refuses what is not UTF-8
+        command = (sys.executable, "-P", bootstrap.__file__, where, "ntp.worker.worker")
     mark = new_mark()
     process = NewProcess(
         [*command, str(os.getpid())],

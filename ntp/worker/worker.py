@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ntp.core.step import Training
+    from ntp.observe.probe import Answer
 
 PART_PHASES = {"forward": ("forward",), "backward": ("loss", "backward"), "optimizer": ("optimizer",)}
 """The phases of :func:`ntp.core.step.train_step` that make up each part of a step that a case can name."""
@@ -190,6 +191,12 @@ class CaseHolder:
         # Some modules that have no file, torch.classes among them, have a relative name in its place.
         known = [(name, file) for name, file in files if isinstance(file, str) and os.path.isabs(file)]
         return Imported(files=tuple((name, file) for name, file in known if wanted(name, file)))
+
+    def peaks(self, **request: Any) -> "Answer":
+        """Measure the peaks of this process. It need not hold a case."""
+        from ntp.observe import probe
+
+        return probe.answer(probe.Request(**request))
 
     def observe(self, name: str, **arguments: Any) -> Frozen:
         """Run one of :data:`ntp.observe.passes.PASSES` over steps of this training."""

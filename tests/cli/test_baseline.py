@@ -7,9 +7,10 @@ from ntp.cli import app as cli
 from ntp.cli import exit_status
 from ntp.errors import WorkerFailed
 from ntp.judge.baseline import judge_run, noise_of
+from ntp.machine.cache import save_kept
 from ntp.machine.cpus import available_cpus
 from ntp.records.baselines import save_baseline
-from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
+from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
 from ntp.records.run import CalibrationKernel, Failure, Run
 from ntp.records.run_file import document_of, text_of
 from ntp.report import baseline as baseline_report
@@ -106,7 +107,7 @@ class TestGate:
     def test_the_exit_status_is_the_verdict(self, call, cache, measured, stored, head_ns, spread_ns, options, status):
         base, head = measured(10_000_000), measured(head_ns)
         calibration = calibration_of(head.measurements[0], spread_ns)
-        save_calibration(cache, calibration)
+        save_kept(calibration, cache)
         found, out, err = call("compare", stored(base), stored(head), "--gate", *options)
         threshold = 0.1 if options else 0.05
         assert (found, err) == (status, "")
@@ -259,7 +260,7 @@ def test_a_baseline_the_gate_and_the_noise_together(call, cache, measured, store
     """The way of one who cannot run the base, from a run to a verdict."""
     run = measured(10_000_000)
     assert call("baseline", stored(run), "--out", tmp_path / "baselines")[0] == 0
-    save_calibration(cache, calibration_of(run.measurements[0]))
+    save_kept(calibration_of(run.measurements[0]), cache)
     (base,) = (tmp_path / "baselines").iterdir()
     status, out, _ = call("compare", "--gate", base, stored(measured(12_000_000)))
     assert status == exit_status.REGRESSION

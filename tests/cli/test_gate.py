@@ -6,9 +6,10 @@ from ntp.cli.exit_status import OF_VERDICT
 from ntp.cli.gate import Gate, judged, status_of
 from ntp.errors import RecordError
 from ntp.judge.verdict import Verdict
+from ntp.machine.cache import save_kept
 from ntp.machine.system import read_machine
 from ntp.records.baselines import save_baseline
-from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints, save_calibration
+from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
 from ntp.records.run import CalibrationKernel
 
 KERNEL = CalibrationKernel(shape=(4, 4, 4), bursts_ns=((1000,),))
@@ -32,7 +33,7 @@ def calibrated(tmp_path, monkeypatch, measured):
     machine, software = fingerprints(measurement)
     runs = tuple(CalibratedRun(step_time_ns=(10_000_000 + i,) * 20, calibration_kernel=KERNEL) for i in range(3))
     case = CalibratedCase(case=measurement.case, started="2025-01-02", runs=runs)
-    save_calibration(tmp_path / "cache/ntp", Calibration(machine=machine, software=software, cases=(case,)))
+    save_kept(Calibration(machine=machine, software=software, cases=(case,)), tmp_path / "cache/ntp")
 
 
 @pytest.mark.usefixtures("calibrated")
@@ -76,7 +77,7 @@ def test_what_is_known_before_anything_is_measured(measured, tmp_path, monkeypat
     (line,) = Gate(folder).forecast()
     assert line.startswith("the noise of this machine is not known")
     machine, software = fingerprints(here.measurements[0])
-    save_calibration(tmp_path / "cache/ntp", Calibration(machine=machine, software=software))
+    save_kept(Calibration(machine=machine, software=software), tmp_path / "cache/ntp")
     assert list(Gate(folder).forecast()) == []
 
 

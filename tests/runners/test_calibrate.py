@@ -4,8 +4,9 @@ import pytest
 
 from ntp.case import Case
 from ntp.errors import RecordError, WorkerFailed
+from ntp.machine.cache import load_kept, save_kept
 from ntp.machine.system import read_machine
-from ntp.records.calibration import CalibratedCase, Calibration, load_calibration, save_calibration
+from ntp.records.calibration import CalibratedCase, Calibration
 from ntp.records.environment import Process, Software
 from ntp.records.run import KernelBurst, WarmUp
 from ntp.runners.calibrate import calibrate, default_cases
@@ -51,7 +52,7 @@ class Bench:
     @property
     def kept(self):
         """The runs of each case in the cache, as the numbers of their workers."""
-        kept = load_calibration(self.folder, read_machine().fingerprint, SOFTWARE.fingerprint)
+        kept = load_kept(Calibration, read_machine().fingerprint, SOFTWARE.fingerprint, self.folder)
         return {each.case.id: [run.step_time_ns[0] - STEP_NS for run in each.runs] for each in kept.cases}
 
 
@@ -177,9 +178,9 @@ def test_a_cache_that_cannot_be_written_is_one_line(bench, tmp_path):
 
 def test_what_is_kept_of_another_machine_is_left_alone(bench):
     other = Calibration(machine="another", software=SOFTWARE.fingerprint)
-    save_calibration(bench.folder, other)
+    save_kept(other, bench.folder)
     *_, last = bench.calibrate([ONE], 1)
-    assert load_calibration(bench.folder, "another", SOFTWARE.fingerprint) == other
+    assert load_kept(Calibration, "another", SOFTWARE.fingerprint, bench.folder) == other
     assert all(isinstance(each, CalibratedCase) for each in last.cases)
 
 
