@@ -87,18 +87,17 @@ class _Guard:
 
     def _counted(self, side: SideName, counted: Counted) -> dict[str, object]:
         """What a side's worker counted; but nothing, if it is not of that side alone."""
-        files = None if counted.imported is None else counted.imported.files
-        self._found(side, counted.software, None if files is None else own_files(self._sources[side], files))
-        if files and (elsewhere := foreign(self._sources[side], files)):
+        files = counted.imported.files
+        self._found(side, counted.software, own_files(self._sources[side], files))
+        if elsewhere := foreign(self._sources[side], files):
             return {"foreign": f"{side}: {elsewhere}, so both sides may have run the same code: {_FOREIGN_REMEDY}"}
         return {side: counted.counts}
 
-    def _found(self, side: SideName, software: Software, loaded: Sequence[str] | None) -> None:
+    def _found(self, side: SideName, software: Software, loaded: Sequence[str]) -> None:
         """Keep what the first worker of a side found, and what any of them loaded."""
         known: Side = getattr(self.record, side)
-        changes: dict[str, object] = {"software": known.software or software}
-        if loaded is not None:
-            changes["loaded"] = tuple(sorted({*(known.loaded or ()), *loaded}))
+        loaded = tuple(sorted({*(known.loaded or ()), *loaded}))
+        changes: dict[str, object] = {"software": known.software or software, "loaded": loaded}
         self.record = self.record.model_copy(update={side: known.model_copy(update=changes)})
 
     def prepare(self, command: str) -> bool:

@@ -96,7 +96,7 @@ def lacking(source: Source, error: str) -> str:
         source: of the side.
         error: what it failed of. Paths that it names are named; if it names none, the first few.
     """
-    if source.top is None or source.tree is None or source.tree == source.top:
+    if source.top is None or source.tree is None or source.tree == source.top or not source.has_worker:
         return ""
     lacks = [path for path in _beside_git(source.top) if not _is_filled(source.tree / path)]
     words = set(re.findall(r"\w+", error))

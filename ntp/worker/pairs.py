@@ -14,11 +14,10 @@ from ntp.case import Case, Runtime
 from ntp.errors import WorkerFailed
 from ntp.records.environment import Software
 from ntp.records.guard import Block, Counts, Pair, SideName
-from ntp.worker.channel import Refused
 from ntp.worker.driver import PipeWorker
 from ntp.worker.launch import ForkServer
 from ntp.worker.protocol import Imported, Worker, stopped_on_error
-from ntp.worker.sources import OWN, Source
+from ntp.worker.sources import WORKER, Source
 
 STEPS_S = 3.0
 """Seconds of timed steps in a pair, both sides together."""
@@ -92,16 +91,19 @@ class Counted(NamedTuple):
 
     counts: Counts
     software: Software
-    imported: Imported | None
-    """Null where the ntp of the worker is too old to tell."""
+    imported: Imported
 
 
 def count(worker: Worker, source: Source) -> Counted:
     """Count what a step of a worker's case does, after two steps that bring it to its steady state, and with what.
 
     Raises:
-        WorkerFailed: the worker is gone, or does not bear an observer.
+        WorkerFailed: the worker is gone, its ntp is too old to be started, or an observer cannot handle the model.
     """
+    if not source.has_worker:
+        raise WorkerFailed(
+            f"the ntp of this commit is too old to be started from here: it has no {WORKER}; name a later commit"
+        )
     loaded = worker.load()
     worker.run(2)
     memory, flops, profile = worker.ask("memory"), worker.ask("flops"), worker.ask("operators", steps=1)
@@ -112,18 +114,9 @@ def count(worker: Worker, source: Source) -> Counted:
         allocated_bytes=profile.allocated_bytes_per_step,
         peak_tensor_bytes=memory.peak_bytes,
     )
-    return Counted(counts, loaded.software, _imported(worker, source))
-
-
-def _imported(worker: Worker, source: Source) -> Imported | None:
-    """What the worker has imported of the repository, and of its packages from elsewhere."""
     folders = {str(folder) for folder in (source.top, source.tree) if folder is not None}
-    try:
-        return worker.imported(sorted(folders), [name for name, _ in source.packages])
-    except Refused:
-        if source.ntp == OWN:
-            raise
-        return None
+    imported = worker.imported(sorted(folders), [name for name, _ in source.packages])
+    return Counted(counts, loaded.software, imported)
 
 
 class Pruned(Exception):

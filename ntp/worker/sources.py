@@ -23,7 +23,10 @@ from ntp.worker import bootstrap
 OWN = Path(ntp.__file__).resolve().parent.parent
 """The folder that holds the package that runs this."""
 
-_WORKER = "ntp/worker/worker.py"
+WORKER = "ntp/worker/worker.py"
+"""The file of an ntp that a worker runs."""
+_CASE = "ntp/case.py"
+"""Every ntp has had this one. Where the worker is, it has not always been."""
 _NEVER = {*sys.stdlib_module_names, "ntp"}
 """No names of a user's packages: whoever has such a one has to import its file."""
 
@@ -45,6 +48,11 @@ class Source(Frozen):
     """The tree of the repository that is imported in place of ``top``, which may be ``top`` itself."""
     packages: tuple[tuple[str, Path | None], ...] = ()
     """Files of the tree by the names of the packages that they are; none for those that the tree does not have."""
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether its ntp can be started. One of the repository's history may be too old."""
+        return (self.ntp / WORKER).is_file()
 
     @classmethod
     def here(cls) -> Self:
@@ -74,8 +82,8 @@ def foreign(source: Source, files: Iterable[tuple[str, str]]) -> str:
 
 
 def own_ntp(folders: Iterable[Path]) -> Path | None:
-    """The first of the folders that has an ntp of its own: one with a worker, not a package of the same name."""
-    return next((folder for folder in folders if (folder / _WORKER).is_file()), None)
+    """The first of the folders that has an ntp of its own, of whatever age, not a package of the same name."""
+    return next((folder for folder in folders if any((folder / file).is_file() for file in (WORKER, _CASE))), None)
 
 
 def packages(

@@ -314,6 +314,27 @@ def test_a_side_that_cannot_be_counted(bench, side, request_):
     assert bench.clean()
 
 
+def test_a_base_with_an_ntp_that_is_too_old_to_be_started(bench):
+    (bench.path / "ntp/worker").mkdir(parents=True)
+    (bench.path / "ntp/case.py").touch()
+    (bench.path / "side").write_text("base")
+    bench.git("add", "ntp")
+    bench.git("commit", "--quiet", "--all", "--message", "an old ntp")
+    (bench.path / "side").write_text("head")
+    (bench.path / "ntp/worker/worker.py").touch()
+    (bench.path / "built").touch()
+    (record,) = bench.guard(Wants())
+    (cell,) = record.cases
+    assert (cell.base, cell.failure, cell.stderr_tail) == (None, "", "")
+    assert cell.base_failure == (
+        "base: the ntp of this commit is too old to be started from here: it has no ntp/worker/worker.py; "
+        "name a later commit"
+    )
+    assert cell.head
+    assert record.base.brings_ntp
+    assert verdict_on(record).verdict == "not comparable"
+
+
 def test_neither_side_can_be_counted(bench):
     bench.fails["load", SMALL.id, "base"] = "no such model"
     bench.fails["load", SMALL.id, "head"] = "no such size"

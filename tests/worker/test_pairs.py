@@ -15,7 +15,6 @@ from ntp.records.endings import Ending
 from ntp.records.environment import Process, Software
 from ntp.records.run import WarmUp
 from ntp.worker import pairs
-from ntp.worker.channel import Refused
 from ntp.worker.pairs import (
     BLOCK_S,
     FORKS,
@@ -293,15 +292,11 @@ def test_what_was_imported_is_asked_for_last_with_the_trees_and_the_packages(mak
     assert worker.asked_for == (["/top", "/tree"], ["mine"])
 
 
-def test_an_older_ntp_of_a_side_may_not_know_what_it_imported(make_observations):
-    def refuses(*_):
-        raise Refused("no such request")
-
-    worker = Worker(shows=make_observations())
-    worker.imported = refuses
-    assert count(worker, SOURCE.model_copy(update={"ntp": Path("/tree")})).imported is None
-    with pytest.raises(Refused):
-        count(worker, SOURCE)
+def test_a_worker_whose_ntp_cannot_be_started_is_asked_nothing(tmp_path):
+    worker = Worker()
+    with pytest.raises(WorkerFailed, match="too old to be started from here: it has no ntp"):
+        count(worker, SOURCE.model_copy(update={"ntp": tmp_path}))
+    assert worker.log == []
 
 
 def test_counts_are_sums_over_phases(make_observations, make_operators):

@@ -155,10 +155,12 @@ class TestWhatWasImported:
         assert foreign(self.SOURCE, [("fine", "/tree/fine.py"), (name, file)]) == says
 
 
-def test_an_ntp_is_one_with_a_worker(tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder / "ntp").mkdir(parents=True)
-    (tmp_path / "b/ntp/worker").mkdir()
-    (tmp_path / "b/ntp/worker/worker.py").touch()
+@pytest.mark.parametrize(("file", "has_worker"), [("ntp/worker/worker.py", True), ("ntp/case.py", False)])
+def test_a_package_called_ntp_is_an_ntp_by_its_worker_and_an_old_one_by_its_case(tmp_path, file, has_worker):
+    (tmp_path / "a/ntp").mkdir(parents=True)
+    (tmp_path / "b" / file).parent.mkdir(parents=True)
+    (tmp_path / "b" / file).touch()
     assert own_ntp([tmp_path / "a", tmp_path / "b"]) == tmp_path / "b"
     assert own_ntp([tmp_path / "a"]) is None
+    assert Source.of(tmp_path / "b").has_worker == has_worker
+    assert Source.of(tmp_path / "a").has_worker, "the ntp that runs this"
