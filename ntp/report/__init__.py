@@ -1,4 +1,4 @@
-"""Records and verdicts in, text and pictures out. No measuring."""
+"""Turns records and verdicts into text, charts and pages. Measures nothing."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What a table is, whichever format shows it: columns, each defined once, and rows."""
+"""Tables, whichever format shows them: columns, each defined once, and rows."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -12,22 +12,22 @@ Format = Literal["terminal", "markdown", "html"]
 
 
 class Column(NamedTuple, Generic[Row]):
-    """What a column is called, which value of a row it shows, and how that is written."""
+    """What a column is called, which value of a row it shows, and how it writes that value."""
 
     title: str
     value: Callable[[Row], Any]
-    """None where it is not known."""
+    """None if it is unknown."""
     text: Callable[[Any], str] = str
     is_code: bool = False
-    """Whether its texts are names that a user writes, as case ids are."""
+    """Whether its texts are code, as case ids are."""
     formats: Sequence[Format] = ("terminal", "markdown", "html")
     """Which formats show it."""
     short: str = ""
-    """Its title in a terminal, where that differs."""
+    """The title in a terminal, if it differs."""
     optional: bool = False
-    """Whether it is left out where no row has a value."""
+    """Whether it is left out if no row has a value."""
     by: Callable[[Row], Any] | None = None
-    """What a web page sorts it by, where that is not the value."""
+    """What a web page sorts it by, if that is not the value."""
 
     def shown(self, row: Row) -> str:
         value = self.value(row)
@@ -37,7 +37,7 @@ class Column(NamedTuple, Generic[Row]):
         return (code if self.is_code else prose)(self.shown(row))
 
     def sorted_by(self, row: Row) -> float | str:
-        """The number or the text that a web page sorts by: an interval's width, nothing for the unknown."""
+        """What a web page sorts by: the value, the width of an interval, or nothing if it is unknown."""
         value = (self.by or self.value)(row)
         if isinstance(value, Interval):
             return value.high - value.low
@@ -45,7 +45,7 @@ class Column(NamedTuple, Generic[Row]):
 
 
 class Table(NamedTuple):
-    """The first column, of case ids most often, gives way where lines would be too long."""
+    """The first column, usually of case ids, is shortened where lines would be too long."""
 
     columns: Sequence[Column[Any]]
     rows: Sequence[Any]

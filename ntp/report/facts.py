@@ -1,4 +1,4 @@
-"""Machine, software and process as pairs of a name and what is known, for whichever renderer."""
+"""Machine, software and process as pairs of a name and a text, for every renderer."""
 
 from collections.abc import Iterator
 
@@ -9,16 +9,17 @@ from ntp.report.units import nominal_size
 _DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")
 
 Fact = tuple[str, str | None]
-"""A name, and the text for it; None where the platform does not tell."""
+"""A name and its text; None where the platform does not tell."""
 
 
 def hardware_facts(machine: Machine) -> Iterator[Fact]:
-    """What the machine is."""
     yield "CPU", machine.cpu_model
     yield "CPUs", _cpus(machine)
     yield (
         "Caches",
-        ", ".join(f"{each.instances} x L{each.level} {nominal_size(each.size_bytes)}" for each in machine.caches or ()),
+        ", ".join(
+            f"{cache.instances} x L{cache.level} {nominal_size(cache.size_bytes)}" for cache in machine.caches or ()
+        ),
     )
     yield "Instruction sets", ", ".join(machine.isa_flags or ())
     yield "Memory", None if machine.memory_bytes is None else nominal_size(machine.memory_bytes)
@@ -31,13 +32,12 @@ def hardware_facts(machine: Machine) -> Iterator[Fact]:
 
 def _cpus(machine: Machine) -> str:
     counts = ((machine.logical_cpus, "logical"), (machine.physical_cores, "physical"))
-    known = [f"{count} {name}" for count, name in counts if count is not None]
+    numbers = [f"{count} {name}" for count, name in counts if count is not None]
     smt = _yes_no(machine.smt)
-    return ", ".join([*known, *([f"SMT: {smt}"] if smt else [])])
+    return ", ".join([*numbers, *([f"SMT: {smt}"] if smt else [])])
 
 
 def software_facts(software: Software) -> Iterator[Fact]:
-    """What runs on it."""
     build = software.torch_build
     yield "Python", software.python
     yield "torch", software.torch
@@ -57,21 +57,20 @@ def _library(library: Library) -> str:
 
 
 def peak_facts(peaks: MachinePeaks) -> Iterator[Fact]:
-    """The best rates that were measured, by thread count."""
-    for each in peaks.by_threads:
-        threads = f"{each.setting.threads} thread{'s' if each.setting.threads > 1 else ''}"
+    """The best measured rates for each number of threads."""
+    for measured in peaks.by_threads:
+        threads = f"{measured.setting.threads} thread{'s' if measured.setting.threads > 1 else ''}"
         rates = (
             f"{dtype} {rate / 1e9:.3g} GFLOP/s"
             for dtype in _DTYPES
-            if (rate := each.peak_flops_per_s(dtype)) is not None
+            if (rate := measured.peak_flops_per_s(dtype)) is not None
         )
-        bandwidth = each.bandwidth_bytes_per_s
+        bandwidth = measured.bandwidth_bytes_per_s
         moved = () if bandwidth is None else (f"memory {bandwidth / 1e9:.3g} GB/s",)
         yield f"Peak, {threads}", ", ".join((*rates, *moved))
 
 
 def process_facts(process: Process) -> Iterator[Fact]:
-    """How the process is set up."""
     yield "CPUs allowed", None if process.affinity is None else ", ".join(map(str, process.affinity))
     yield "CPU quota", None if process.quota_cpus is None else f"{process.quota_cpus:g} CPUs"
     yield "Allocator", process.allocator

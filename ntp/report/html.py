@@ -1,4 +1,4 @@
-"""Runs as web pages that need nothing else, no network, no server: the answer, then pictures, then tables."""
+"""Runs as self-contained web pages, which need no network and no server: the answer, then charts, then tables."""
 
 import shlex
 from base64 import b64encode
@@ -21,23 +21,23 @@ from ntp.report.web import Cell, Figure, figure, render
 
 
 class CaseView(NamedTuple):
-    """A case, opened: everything about it that the tables have no room for."""
+    """A row of a table, and what is shown below it when it is opened."""
 
     case_id: str
     cells: tuple[Cell, ...]
     figures: tuple[Figure, ...]
     flame: str
-    """Its flame graph as a data URL; empty without one."""
+    """The flame graph as a data URL; empty if there is none."""
     facts: tuple[Fact, ...]
     warnings: tuple[str, ...]
 
 
 def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
-    """The whole page. The same run gives the same page.
+    """The whole page. The same run always gives the same page.
 
     Args:
         run: what was measured.
-        flames: flame graphs as SVG, by the names that the run has for them. Those it does not name are left out.
+        flames: flame graphs as SVG, by the names that the run gives them. Others are left out.
     """
     tables = tables_of(run)
     steps = Table((*STEPS, *WHY), tables.steps).in_format("html")
@@ -55,10 +55,10 @@ def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
         parts=[_view(row, parts, {}) for row in parts.rows],
         failures=[(failure.case_id, failure_message(failure), failure.stderr_tail) for failure in run.failures],
         time=time_line(tables.time) if run.measurements else "",
-        # Commits differ where the work tree changed during the sweep: the machine is described once all the same.
+        # Where the work tree changed during the sweep, commits differ; the machine is still described once.
         surroundings=list(
             dict.fromkeys(
-                (_known(hardware_facts(machine)), _known((*software_facts(software), ("Commit", git.commit))))
+                (_told(hardware_facts(machine)), _told((*software_facts(software), ("Commit", git.commit))))
                 for machine, software, git in surroundings(run)
             )
         ),
@@ -79,35 +79,34 @@ def _view(row: CaseRow, table: Table, flames: Mapping[str, str]) -> CaseView:
         case_id=row.case.id,
         cells=tuple(Cell(column.shown(row), column.sorted_by(row)) for column in table.columns),
         figures=tuple(_case_figures(row.measurement)),
-        # In a frame of its own, where its script finds the document that it was written for.
+        # It is shown in a frame of its own: its script was written for a whole document.
         flame=f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}" if svg else "",
-        facts=_known(_case_facts(row.measurement)),
+        facts=_told(_case_facts(row.measurement)),
         warnings=tuple(f"{warning.kind}: {warning.message}. {warning.advice}" for warning in row.warnings),
     )
 
 
 def _case_figures(measurement: Measurement) -> Iterator[Figure]:
-    """What is drawn when a case is opened."""
-    seen, name = measurement.observations, measurement.case.id
+    observations, name = measurement.observations, measurement.case.id
     yield figure(f"{name}-samples", "Samples", charts.step_times(measurement))
-    if seen.operators:
-        yield figure(f"{name}-operators", "Operators", charts.operator_times(seen.operators))
-    if seen.memory:
-        yield figure(f"{name}-memory", "Memory", charts.memory_timeline(seen.memory))
+    if observations.operators:
+        yield figure(f"{name}-operators", "Operators", charts.operator_times(observations.operators))
+    if observations.memory:
+        yield figure(f"{name}-memory", "Memory", charts.memory_timeline(observations.memory))
 
 
 def _case_facts(measurement: Measurement) -> Iterator[Fact]:
     warm_up = measurement.warm_up
-    steady = "steady" if warm_up.steady else "not steady when the cap was reached"
+    steady = "steady" if warm_up.steady else "still changing when the limit was reached"
     yield "Parameters", " ".join((f"{measurement.parameters:,}", *measurement.parameter_dtypes))
     yield "Warm-up", f"{len(warm_up.step_time_ns)} steps, {steady}"
     if warm_up.compiling_step_ns:
         yield "Compiling", duration(sum(warm_up.compiling_step_ns))
-    yield "Page faults", f"{measurement.minor_page_faults:,} minor, {measurement.major_page_faults:,} major, in all"
+    yield "Page faults", f"{measurement.minor_page_faults:,} minor, {measurement.major_page_faults:,} major, in total"
     yield from process_facts(measurement.environment.process)
 
 
-def _known(facts: Sequence[Fact] | Iterator[Fact]) -> tuple[Fact, ...]:
+def _told(facts: Sequence[Fact] | Iterator[Fact]) -> tuple[Fact, ...]:
     return tuple((name, text) for name, text in facts if text)
 
 

@@ -1,4 +1,4 @@
-"""A run as Markdown, as GitHub renders it: for a pull request, a README, an archive."""
+"""A run as Markdown for GitHub: for a pull request, a README, an archive."""
 
 import shlex
 from collections.abc import Collection, Sequence
@@ -13,25 +13,25 @@ from ntp.report.sweep_columns import GROWTHS, PARTS, STEPS, WHY
 from ntp.report.tables import Tables, surroundings, tables_of
 
 _HOW_TO_READ = """\
-- **Step time** is the median over the timed steps of one process, after a warm-up. Its **95% interval** is made of
-  order statistics and assumes no distribution. It speaks of the steps of that process alone: another process, another
-  hour or another machine differ by more, often by several percent. Do not tell two runs apart by it.
+- **Step time** is the median over the timed steps of one process, after a warm-up. Its **95% interval** comes from
+  order statistics and assumes no distribution. It covers the steps of that process only: another process, another hour
+  or another machine differs by more, often by several percent. Do not use it to tell two runs apart.
 - **p95** is the 95th percentile of the step times: one step in twenty takes longer.
 - **tokens/s** is batch size x sequence length / median step time.
-- **Speed-up** is the median step time of the same case with one thread over this one's; **efficiency** is the speed-up
-  over the number of threads. Both need that case in the same run.
-- **Of peak**: the step's matrix products over its time, against the fastest fp32 product that this machine was measured
-  to do with as many threads. **FLOP/byte** and **bound by** are known where operators were profiled.
-- **Phases** (forward, loss, backward, optimizer, rest) are shares of the step's time, timed in a pass of their own.
-- **Peak tensors** is what torch's allocator had handed out at the step's worst moment.
+- **Speed-up** is the median step time of the same case with one thread divided by this one's; **efficiency** is the
+  speed-up divided by the number of threads. Both need that case in the same run.
+- **Of peak** is the rate of the step's matrix products, as a share of the fastest fp32 product measured on this machine
+  with as many threads. **FLOP/byte** and **bound by** are known where operators were profiled.
+- **Phases** (forward, loss, backward, optimizer, rest) are shares of the step's time, measured in a separate pass.
+- **Peak tensors** is the most memory that torch's allocator had handed out at any moment of a step.
 - **Peak RSS** is the largest resident size of the process: interpreter, libraries, model and activations.
-- **Faults** are minor page faults a step: pages, mostly of 4 KiB, that were mapped anew.
-- A case's name is its model, batch size (b), sequence length (s) and threads (t), and then what differs from the
-  defaults.
+- **Faults** are minor page faults per step: pages, mostly of 4 KiB, that the kernel had to map.
+- A case is named after its model, batch size (b), sequence length (s) and threads (t), followed by whatever differs
+  from the defaults.
 """
 
 _GROWTH_NOTE = """\
-Grows as: the exponent of the power law that fits best, in its 95% interval, which is wide where there is no power law.
+Grows as: the exponent of the power law that fits best, with its 95% interval, which is wide where no power law fits.
 At the end: the exponent between the two largest sizes."""
 
 PICTURES = {
@@ -43,15 +43,15 @@ PICTURES = {
     "roofline": "Roofline",
     "memory": "Memory",
 }
-"""What the charts of a sweep show, by their names."""
+"""Titles of a sweep's charts, by the names of their files."""
 
 
 def markdown(run: Run, pictures: Collection[str] = ()) -> str:
-    """All that a run says: the answer, the tables, what failed, what casts doubt, the machine, how to read it.
+    """The whole report: the answer, tables, failures, warnings, the machine, and how to read it.
 
     Args:
         run: what was measured.
-        pictures: the names of the files that lie beside the report; it shows those that are of a sweep's charts.
+        pictures: names of the files beside the report, which embeds those that are charts of a sweep.
     """
     tables = tables_of(run)
     shown = [f"![{title}]({name}.svg)" for name, title in PICTURES.items() if f"{name}.svg" in pictures]
@@ -67,7 +67,7 @@ def markdown(run: Run, pictures: Collection[str] = ()) -> str:
         _warnings(tables),
         _roofline(run),
         f"## Where the time went\n\n{time_line(tables.time)}" if run.measurements else "",
-        *(_surroundings(*each) for each in surroundings(run)),
+        *(_surroundings(*place) for place in surroundings(run)),
         f"## Command\n\n{fenced(shlex.join(run.command))}",
         f"## How to read this\n\n{_HOW_TO_READ.rstrip()}",
     ]
@@ -93,25 +93,25 @@ def _failures(failures: Sequence[Failure]) -> str:
 
 def _warnings(tables: Tables) -> str:
     sections = []
-    for warning, seen in grouped(tables):
-        cases = "\n".join(f"- {code(case_id)}: {prose(message)}" for case_id, message in seen)
+    for warning, messages in grouped(tables):
+        cases = "\n".join(f"- {code(case_id)}: {prose(message)}" for case_id, message in messages)
         sections.append(f"**{warning.kind}**: {prose(warning.advice)}\n\n{cases}")
     return "\n\n".join(["## Warnings", *sections]) if sections else ""
 
 
 def _roofline(run: Run) -> str:
-    # Below a title of its own: a list would go on from that of the warnings.
+    # The title keeps this list apart from that of the warnings.
     lines = [f"- {prose(line)}" for line in machine_lines(run.peaks)]
     return "\n".join(["## Roofline", "", *lines]) if lines else ""
 
 
 def _surroundings(machine: Machine, software: Software, git: Git) -> str:
-    known = [
+    facts = [
         (name, prose(text))
         for name, text in (*hardware_facts(machine), *software_facts(software), ("Commit", _commit(git)))
         if text
     ]
-    return f"## Machine\n\n{table(('', ''), known)}"
+    return f"## Machine\n\n{table(('', ''), facts)}"
 
 
 def _commit(git: Git) -> str | None:

@@ -1,4 +1,4 @@
-"""What a report says in words, shared by its renderers."""
+"""The sentences of a report, shared by its renderers."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -9,14 +9,14 @@ from ntp.report.tables import Fastest, HarnessTime, Tables
 from ntp.report.units import duration, ratio, share, significant
 
 NAMED = 3
-"""How many cases a line names before it says how many more there are."""
+"""A list of cases names at most this many, and counts the rest."""
 
-Seen = list[tuple[str, str]]
-"""Case ids, and what was seen in each."""
+Messages = list[tuple[str, str]]
+"""Case ids, each with its message."""
 
 
 def answer(run: Run, tables: Tables, name: Callable[[str], str]) -> Iterator[str]:
-    """The lines that a report begins with; ``name`` renders a case id."""
+    """The sentences that a report begins with; ``name`` renders a case id."""
     for fastest in tables.fastest:
         doubts = [warning.kind for case_id, warning in tables.warnings if case_id == fastest.row.case.id]
         yield _fastest_line(fastest, doubts, name)
@@ -41,7 +41,7 @@ def _fastest_line(fastest: Fastest, doubts: list[Kind], name: Callable[[str], st
     if row.case.runtime.threads > 1 and row.speed_up is not None:
         line += f", {ratio(row.speed_up)} times as fast as with one thread ({share(row.efficiency)} efficiency)"
     if fastest.rivals:
-        line += f". Not told apart from it: {_some(name(rival.case.id) for rival in fastest.rivals)}"
+        line += f". Indistinguishable from it: {_some(name(rival.case.id) for rival in fastest.rivals)}"
     if doubts:
         line += f". Warnings about it: {', '.join(doubts)}"
     return line + "."
@@ -54,7 +54,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def machine_lines(peaks: MachinePeaks | None) -> Iterator[str]:
-    """What the roofline says of this machine that a user can act on."""
+    """What the roofline tells a user to do on this machine."""
     if peaks is None:
         return
     if advice := matmul_advice(peaks):
@@ -63,25 +63,25 @@ def machine_lines(peaks: MachinePeaks | None) -> Iterator[str]:
 
 
 def time_line(time: HarnessTime) -> str:
-    """Where the wall time went, and what the harness itself used."""
+    """How the wall time was spent, and how much the harness itself used."""
     line = (
         f"Of {time.wall_s:.1f} s, {time.start_s:.1f} s went into starting workers, {time.warm_up_s:.1f} s into warming "
-        f"up, {time.timed_s:.1f} s into timed steps, {time.observed_s:.1f} s into observing what a step does and "
-        f"{time.rest_s:.1f} s into the rest: warm-up and timed steps are {share(time.share_of_steps)} of it."
+        f"up, {time.timed_s:.1f} s into timed steps, {time.observed_s:.1f} s into observing what a step does, and "
+        f"{time.rest_s:.1f} s into the rest: warm-up and timed steps are {share(time.share_of_steps)} of the total."
     )
     if time.timed_s:
-        line += f" While they were timed, the harness itself used {time.parent_cpu_share:.2%} of a CPU."
+        line += f" While steps were timed, the harness itself used {time.parent_cpu_share:.2%} of a CPU."
     return line
 
 
 def failure_message(failure: Failure) -> str:
-    """What went wrong, without the case id that a worker's message begins with."""
+    """A failure's message without the case id that it begins with."""
     return failure.message.removeprefix(f"{failure.case_id}: ")
 
 
-def grouped(tables: Tables) -> list[tuple[MeasurementWarning, Seen]]:
-    """The first warning of each kind and advice, and all that was seen of it."""
-    groups: dict[tuple[str, str], tuple[MeasurementWarning, Seen]] = {}
+def grouped(tables: Tables) -> list[tuple[MeasurementWarning, Messages]]:
+    """Warnings of the same kind and advice together: the first of them, and each case's message."""
+    groups: dict[tuple[str, str], tuple[MeasurementWarning, Messages]] = {}
     for case_id, warning in tables.warnings:
         groups.setdefault((warning.kind, warning.advice), (warning, []))[1].append((case_id, warning.message))
     return list(groups.values())

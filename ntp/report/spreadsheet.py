@@ -1,24 +1,24 @@
-"""Rows as CSV, as spreadsheets may open it."""
+"""Rows as CSV that a spreadsheet can open safely."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a text that a spreadsheet computes begins with. Source: OWASP, CSV Injection."""
+"""A spreadsheet computes a text that begins with one of these. Source: OWASP, CSV Injection."""
 
 _END = "\r\n"
-"""Of a line, for the writer: it quotes a cell that holds any of it, and one that a spreadsheet would take for two."""
+"""Ends a line for the writer, which quotes cells that hold any of it: a spreadsheet would split them there."""
 
 
 class _Lines(list[str]):
-    """What a writer of CSV writes to, a line at a time."""
+    """Collects what a CSV writer writes, a line at a time."""
 
     def write(self, line: str) -> None:
         self.append(f"{line.removesuffix(_END)}\n")
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
-    """A line of headers and a line a row. A text that a spreadsheet would compute has an apostrophe before it."""
+    """A line of headers, and one for each row. An apostrophe is put before a text that a spreadsheet would compute."""
     lines = _Lines()
     writer = csv.DictWriter(lines, columns, lineterminator=_END)
     writer.writeheader()
@@ -27,5 +27,5 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> st
 
 
 def _harmless(value: object) -> object:
-    """The value of a cell. Numbers stay numbers, negative ones too."""
+    # Numbers stay numbers, negative ones too.
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -71,7 +71,7 @@ def _phase(phase: str) -> Column[CaseRow]:
 
 
 _LONG_PHASES = ("forward", "loss", "backward", "optimizer")
-"""The phases that have a column of their own; the rest are short."""
+"""Phases that have a column of their own. The others are short."""
 
 
 def _rest(row: CaseRow) -> float | None:
@@ -104,7 +104,7 @@ GROWTHS = (
 
 
 def _of_step(value: Callable[[CaseRow], Any]) -> Callable[[CaseRow], Any]:
-    """The value of a whole step alone."""
+    """The value for whole steps only."""
     return lambda row: value(row) if row.is_step else None
 
 
@@ -149,9 +149,9 @@ VALUES: dict[str, Callable[[CaseRow], Any]] = {
     "git_commit": lambda row: row.measurement.environment.git.commit,
     "git_dirty": lambda row: row.measurement.environment.git.dirty,
 }
-"""What CSV and JSON tell of each measurement, by name. Times are of the step, or of the part that is named."""
+"""The columns of CSV and the fields of JSON. Times are those of the step, or of the part that the case names."""
 
 
 def record(row: CaseRow) -> dict[str, Any]:
-    """A measurement for other programs; None is what is unknown or means nothing."""
+    """A measurement for other programs. None means unknown or not applicable."""
     return {name: value(row) for name, value in VALUES.items()}

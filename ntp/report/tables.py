@@ -1,4 +1,4 @@
-"""From a run to what its tables hold, as numbers in the units of their names. How they look is columns' business."""
+"""The rows of a sweep's tables, as numbers. How they are shown is up to the columns."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,20 +15,20 @@ from ntp.records.run import Measurement, Run
 
 
 class CaseRow(NamedTuple):
-    """One measured case, and what follows from its record and from the other cases of its run."""
+    """A measured case with all that is derived from it, and from the other cases of its run."""
 
     measurement: Measurement
     time_ns: Interval
     """The median time of the step, or of its part, and its 95% interval."""
     p95_ns: float
     speed_up: float | None
-    """Median step time of the same case with one thread, over this one's. None where the run holds no such case."""
+    """Median step time of the same case with one thread, over this one's. None if the run has no such case."""
     share_of_step: float | None
-    """Median time of the part over that of the same case's whole step. None where the run holds no such case."""
+    """Median time of the part, over that of the same case's whole step. None if the run has no such case."""
     observations: Observations
-    """What explains a step's time; nothing for a part."""
+    """Those of a whole step; a part has none."""
     roofline: RooflinePoint | None
-    """Where the step lies under the roof. The peaks are those with as many threads."""
+    """Where the step lies under the roofline of as many threads."""
     warnings: tuple[MeasurementWarning, ...]
 
     @property
@@ -73,35 +73,35 @@ class Fastest(NamedTuple):
 
     row: CaseRow
     rivals: tuple[CaseRow, ...]
-    """Cases of the same model whose interval reaches into the fastest one's."""
+    """Cases of the same model whose interval overlaps that of the fastest."""
 
 
 class HarnessTime(NamedTuple):
-    """Where the wall time of a run went."""
+    """How the wall time of a run was spent."""
 
     start_s: float
     warm_up_s: float
     timed_s: float
     observed_s: float
-    """What the observers took, after the last sample."""
+    """Time of the observers, after the last sample."""
     rest_s: float
-    """What no measurement accounts for: failed cases, ending workers, writing files, pytest itself."""
+    """Everything else: failed cases, ending workers, writing files, pytest itself."""
     wall_s: float
     share_of_steps: float
     """Warm-up and timed steps, over the wall time."""
     parent_cpu_share: float
-    """CPU time of the parent while steps were timed, over that time: what the harness itself disturbs."""
+    """CPU time of the parent while steps were timed, over that time: how much the harness itself disturbs them."""
 
 
 class Tables(NamedTuple):
-    """All that a report of a run says, but for the machine."""
+    """All that a report says about a run, except for the machine."""
 
     rows: tuple[CaseRow, ...]
     """One for each measurement, in the order in which they were made."""
     fastest: tuple[Fastest, ...]
-    """One for each model and its sizes: tokens of different models do not compare."""
+    """One for each model and its sizes: tokens per second of different models cannot be compared."""
     growths: tuple[Growth, ...]
-    """How the step time grows, where the run has cases of enough sizes."""
+    """How the step time grows, if the run has cases of enough sizes."""
     time: HarnessTime
 
     @property
@@ -194,11 +194,11 @@ def _harness_time(run: Run) -> HarnessTime:
 
 
 def _share(part_s: float, whole_s: float) -> float:
-    """Of a time that may be none, or shorter than any clock tells."""
+    """The whole may be zero, or shorter than any clock can tell."""
     return part_s / max(whole_s, 1e-9) if whole_s else 0.0
 
 
 def surroundings(run: Run) -> list[tuple[Machine, Software, Git]]:
-    """Where the run was measured. One machine, software and commit, unless something changed on the way."""
+    """Where the run was measured: one machine, software and commit, unless something changed during the sweep."""
     environments = (measurement.environment for measurement in run.measurements)
     return list(dict.fromkeys((place.machine, place.software, place.git) for place in environments))

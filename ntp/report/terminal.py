@@ -1,4 +1,4 @@
-"""A run for the terminal: no line longer than :data:`WIDTH`."""
+"""A run for the terminal, in lines of at most :data:`WIDTH` characters."""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from ntp.report.sweep_columns import GROWTHS, PARTS, STEPS, WHY
 from ntp.report.tables import Tables, tables_of
 
 WIDTH = 100
-"""Columns of the terminal that a report uses at most."""
+"""No line of a report is longer."""
 
 _ID_WIDTH = 60
-"""Of a case id in a sentence."""
+"""Longer case ids are shortened where they stand in a sentence."""
 
-_STEPS_NOTE = "Step time: median over the steps of one process, with its 95% interval. Runs differ by more."
+_STEPS_NOTE = "Step time: median over the steps of one process, with its 95% interval. Separate runs differ more."
 _WHY_NOTE = """\
-Of peak: of the fastest fp32 product measured here with as many threads. Phases: of the step's time.
-Tensors: their peak. Faults: minor page faults a step."""
+Of peak: share of the fastest fp32 product measured here with as many threads. Phases: shares of the step's time.
+Tensors: their peak memory. Faults: minor page faults per step."""
 
 
 def terminal(run: Run) -> str:
-    """The answer, the tables, what failed, what casts doubt. Long case ids are shortened in the middle."""
+    """The answer first, then tables, failures and warnings."""
     tables = tables_of(run)
     sections = [
         "\n".join(wrapped(line) for line in answer(run, tables, lambda case_id: shorten(case_id, _ID_WIDTH))),
@@ -47,7 +47,7 @@ def wrapped(text: str, indent: str = "", first: str = "", width: int = WIDTH) ->
 
 
 def id_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column, of case ids, gives way until the others fit."""
+    """A table in which case ids, its first column, are shortened until the other columns fit."""
     others = sum(max(len(row[column]) for row in (headers, *rows)) + 2 for column in range(1, len(headers)))
     fitted = [(shorten(case_id, WIDTH - others), *cells) for case_id, *cells in rows]
     # The headers as a row: tabulate makes columns of proper headers two characters wider.
@@ -78,12 +78,12 @@ def _failures(run: Run) -> str:
 
 def _warnings(tables: Tables) -> str:
     lines = []
-    for warning, seen in grouped(tables):
+    for warning, messages in grouped(tables):
         lines.append(wrapped(f"- {warning.kind}: {warning.advice}", "  "))
         lines += [
             wrapped(f"{shorten(case_id, _ID_WIDTH)}: {message}", "      ", first="    ")
-            for case_id, message in seen[:NAMED]
+            for case_id, message in messages[:NAMED]
         ]
-        if len(seen) > NAMED:
-            lines.append(f"    and {len(seen) - NAMED} more")
+        if len(messages) > NAMED:
+            lines.append(f"    and {len(messages) - NAMED} more")
     return "\n".join(["Warnings:", *lines]) if lines else ""

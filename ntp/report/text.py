@@ -1,4 +1,4 @@
-"""A run as text: for the terminal, as Markdown, CSV and JSON. The answer first. The same run gives the same bytes."""
+"""A run as text for the terminal, Markdown, CSV or JSON. The same run always gives the same bytes."""
 
 import json as json_format
 from collections.abc import Callable
@@ -14,12 +14,12 @@ __all__ = ["FORMATS", "PICTURES", "csv", "json", "markdown", "terminal"]
 
 
 def csv(run: Run) -> str:
-    """One row a measurement, :data:`ntp.report.sweep_columns.VALUES` as columns; what is unknown is empty."""
+    """A row for each measurement, in the columns of :data:`~ntp.report.sweep_columns.VALUES`; empty if unknown."""
     return csv_text(tuple(VALUES), map(record, tables_of(run).rows))
 
 
 def json(run: Run) -> str:
-    """What a report says, for programs: the rows of the CSV, failures, warnings, the harness's time, the machine."""
+    """The report for programs: the rows of the CSV, failures, warnings, the time spent, the machine."""
     tables = tables_of(run)
     document = {
         "started": run.started,
@@ -44,4 +44,4 @@ def json(run: Run) -> str:
 
 
 FORMATS: dict[str, Callable[[Run], str]] = {"markdown": markdown, "csv": csv, "json": json}
-"""What ``ntp report --format`` can write, besides web pages."""
+"""The formats of ``ntp report --format``, besides web pages."""

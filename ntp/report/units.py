@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: a fitting unit and three significant digits."""
+"""Numbers for readers, with three significant digits in a unit that fits."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ UNKNOWN = "-"
 def significant(value: float) -> str:
     """Three significant digits, with all digits before the point and a comma every thousand: 1.20, 12.3, 12,346.
 
-    What has more than ten digits before the point comes as a power of ten, so that a column stays a column.
+    A number with more than ten digits before the point is written as a power of ten, to keep columns narrow.
     """
     if abs(value) >= 1e10:
         return f"{value:.2e}"
@@ -21,7 +21,7 @@ def significant(value: float) -> str:
 
 
 def _in_units(values: Sequence[float], units: Sequence[tuple[float, str]], joint: str) -> str:
-    """All values in the unit that fits the first, which is named once."""
+    """All values in the unit that fits the first of them, with that unit at the end."""
     # 999.6 rounds to 1000, and is 1.00 of the next unit.
     fitting = (unit for unit in units if float(f"{values[0]:.2e}") >= unit[0])
     scale, name = next(fitting, units[-1])
@@ -44,7 +44,7 @@ def size(count_bytes: float) -> str:
 
 
 def nominal_size(count_bytes: int) -> str:
-    """Bytes of what is built in round sizes, as 32 KiB, 1.5 MiB."""
+    """The size of hardware, which comes in round numbers, as 32 KiB, 1.5 MiB."""
     number, unit = size(count_bytes).split()
     return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
 
@@ -53,7 +53,7 @@ def share(value: float | None) -> str:
     """A share as 91%, 9.1% or 0.91%."""
     if value is None:
         return UNKNOWN
-    # More than that is a ratio nobody reads to the percent.
+    # Nobody reads larger shares to the percent.
     if value >= 9.995:
         return ">999%"
     decimals = 0 if value >= 0.0995 else 1 if value >= 0.00995 else 2

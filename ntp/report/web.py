@@ -1,4 +1,4 @@
-"""What web pages are made of: a template, charts, cells with their values, and the library that draws."""
+"""The parts of web pages: templates, charts, table cells, and the library that draws."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -8,34 +8,31 @@ import vl_convert
 
 
 class Figure(NamedTuple):
-    """A chart of a page."""
-
     name: str
     """Unique on the page."""
     title: str
     text: str
-    """What it shows, for those who do not see it."""
+    """A description for readers who cannot see it."""
     spec: dict[str, Any]
 
 
 class Cell(NamedTuple):
-    """What a table shows, and the value that it is sorted by."""
+    """What a table shows, and the value that it sorts by."""
 
     text: str
     value: float | str
 
 
 def figure(name: str, title: str, chart: Any) -> Figure:
-    """A chart for a page."""
     spec = chart.to_dict()
     return Figure(name, title, spec["description"], spec)
 
 
 def render(template: str, **values: object) -> str:
-    """The page. It needs no network: the library that draws its charts is within.
+    """The page. It needs no network: it holds the library that draws its charts.
 
     Raises:
-        jinja2.UndefinedError: the template wants a value that is not given.
+        jinja2.UndefinedError: the template uses a value that was not given.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ntp.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -47,5 +44,5 @@ def render(template: str, **values: object) -> str:
 
 @cache
 def _library() -> str:
-    """Vega, Vega-Lite and vegaEmbed in one script, which may stand in a page."""
+    """Vega, Vega-Lite and vegaEmbed in one script that can be embedded in a page."""
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
