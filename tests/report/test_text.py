@@ -1,5 +1,3 @@
-import csv
-import io
 import json
 import subprocess
 import sys
@@ -104,10 +102,9 @@ def small_run(
     )
 
 
-@pytest.mark.parametrize(("name", "file"), [("terminal", "terminal.txt"), ("markdown", "report.md")])
-def test_the_text_is_the_one_that_was_looked_at(small_run: Run, name: str, file: str) -> None:
+def test_the_terminal_shows_what_was_looked_at(small_run: Run) -> None:
     # Where a change is meant: look at the new text as a reader would, then write it to the file.
-    assert RENDERERS[name](small_run) == (GOLDEN / file).read_text(encoding="utf-8")
+    assert text.terminal(small_run) == (GOLDEN / "terminal.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("render", RENDERERS.values(), ids=RENDERERS)
@@ -132,15 +129,6 @@ def test_the_answer_says_what_is_missing(
     assert "No whole step was measured." in render(part)
     assert "Incomplete: of 2 cases, 1 failed." in render(failed)
     assert "Incomplete" not in render(whole)
-
-
-def test_the_fastest_case_is_named_first(small_run: Run) -> None:
-    for render in (text.terminal, text.markdown):
-        lines = render(small_run).splitlines()
-        answer = next(line for line in lines if line and not line.startswith("#"))
-        assert "Fastest: " in answer
-        assert "simple-b32-s128-t2" in answer
-    assert json.loads(text.json(small_run))["fastest"][0] == "simple-b32-s128-t2"
 
 
 def test_a_warning_is_given_once_with_its_cases(make_measurement: Make, make_run: MakeRun) -> None:
@@ -204,8 +192,8 @@ def observations(draw: st.DrawFn) -> Observations:
         lambda shares: FlopCount(phases=(), operators=tuple(shares))
     )
     profile = st.lists(operators(texts), max_size=4).map(
-        lambda found: OperatorProfile(
-            operators=tuple(found), largest_by_shape=tuple(found), profiled_step_ns=(1,), bare_step_ns=(1,)
+        lambda drawn: OperatorProfile(
+            operators=tuple(drawn), largest_by_shape=tuple(drawn), profiled_step_ns=(1,), bare_step_ns=(1,)
         )
     )
     return Observations(
@@ -340,16 +328,6 @@ def test_a_traceback_keeps_its_lines_and_cannot_end_its_block(make_run: MakeRun)
     assert block.content == tail.replace("\x1b", r"\x1b") + "\n"
 
 
-def test_csv_holds_the_raw_numbers(small_run: Run) -> None:
-    rows = list(csv.DictReader(io.StringIO(text.csv(small_run))))
-    assert [row["case_id"] for row in rows] == [measurement.case.id for measurement in small_run.measurements]
-    assert float(rows[0]["step_time_median_ns"]) == 20 * MS
-    assert float(rows[0]["tokens_per_s"]) == 8 * 64 / 0.020
-    assert rows[0]["peak_rss_bytes"] == str(300 << 20)
-    assert rows[-1]["tokens_per_s"] == ""
-    assert rows[1]["steal_share"] == "0.051"
-
-
 def test_an_empty_run_has_a_csv_of_headers(make_run: MakeRun) -> None:
     assert text.csv(make_run()) == ",".join(VALUES) + "\n"
 
@@ -357,7 +335,9 @@ def test_an_empty_run_has_a_csv_of_headers(make_run: MakeRun) -> None:
 def test_json_holds_what_the_report_says(small_run: Run) -> None:
     document = json.loads(text.json(small_run))
     assert document["missing"] == 2
-    assert [row["case_id"] for row in document["measurements"]] == [each.case.id for each in small_run.measurements]
+    assert document["fastest"] == ["simple-b32-s128-t2", f"{LONG}-b32-s128-t2"]
+    case_ids = [measurement.case.id for measurement in small_run.measurements]
+    assert [row["case_id"] for row in document["measurements"]] == case_ids
     assert document["failures"][0]["stderr_tail"].endswith("MemoryError")
     assert {warning["kind"] for warning in document["warnings"]} == {
         *("high-steal", "noisy-samples", "mmap-churn", "too-few-samples")
