@@ -261,7 +261,7 @@ def clockless(tmp_path) -> Case:
     ("make", "words"),
     [
         (lambda path: os.mkfifo(path), "is a pipe or a device"),
-        (lambda path: path.write_text("x"), "has 1 token, fewer than one window of 129: bring more data"),
+        (lambda path: path.write_text("x"), "has 1 token, fewer than one window of 129: use more data"),
     ],
 )
 def test_data_that_cannot_be_windows_is_refused_for_what_it_is(tmp_path, capsys, make, words):
@@ -278,7 +278,7 @@ def test_a_full_disk_is_what_a_checkpoint_failed_of(tmp_path, monkeypatch, capsy
     monkeypatch.setattr("torch.save", full)
     assert cli.main(["train", *SMALL, "--steps", "1", "--checkpoint", str(tmp_path)]) == exit_status.TOOL_FAILED
     err = capsys.readouterr().err
-    assert "the disk is full, most likely" in err
+    assert "the disk is probably full" in err
     assert "unexpected pos" not in err
 
 

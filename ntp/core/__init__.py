@@ -1,1 +1,1 @@
-"""The training itself: model, data, losses, step, checkpoints. It knows nothing of measuring."""
+"""Training: model, data, losses, step, checkpoints. Nothing here knows that it is measured."""

@@ -1,4 +1,4 @@
-"""Checkpoints: one file in a directory, from which a run goes on as if it had never stopped."""
+"""Checkpoints: one file in a directory, from which a run continues as if it had never stopped."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 class RunConfig(Frozen):
-    """What a run computes. Two runs of equal configs continue each other."""
+    """What a run computes. A run continues only from a checkpoint of an equal config."""
 
     workload: Workload
     step: StepConfig
@@ -29,21 +29,21 @@ class RunConfig(Frozen):
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Checkpoint:
-    """A run between two steps: what it computes, how far it is, and every state that its next step depends on.
+    """A run between two steps: its config, the number of steps, and every state that its next step depends on.
 
-    What a user's model keeps outside its ``state_dict`` and torch's global generator is not saved.
+    State that a user's model keeps outside its ``state_dict`` and torch's global generator is not saved.
     """
 
     config: RunConfig
     step: Count
-    model: InstanceOf[dict[str, Any]]  # itself, no copy: torch keeps versions in an attribute of it
+    model: InstanceOf[dict[str, Any]]  # the object itself, not a copy: torch stores versions in an attribute
     optimizer: InstanceOf[dict[str, Any]]
     global_rng: InstanceOf[Tensor]
     data_rng: InstanceOf[Tensor]
 
     @classmethod
     def of(cls, training: Training, config: RunConfig, step: int) -> Self:
-        """The present state of ``training``, after ``step`` steps. Its tensors are the live ones: save it at once."""
+        """Capture the state of ``training`` after ``step`` steps. The tensors are not copied: save it at once."""
         return cls(
             config=config,
             step=step,
@@ -54,7 +54,7 @@ class Checkpoint:
         )
 
     def restore(self, training: Training) -> None:
-        """Put ``training``, and torch's global generator, into this state.
+        """Load this state into ``training`` and torch's global generator.
 
         Raises:
             CheckpointError: the model has changed since.
@@ -68,7 +68,7 @@ class Checkpoint:
             raise self.mismatch(exc) from exc
 
     def mismatch(self, exc: Exception) -> CheckpointError:
-        """The error for states that do not fit the model that the spec now builds."""
+        """Return the error for a state that does not fit the model that the spec builds now."""
         detail = shorten(one_line(str(exc)), 200)
         return CheckpointError(
             f"the checkpoint does not fit model {self.config.workload.model!r}, whose code has changed since: {detail}"
@@ -76,10 +76,10 @@ class Checkpoint:
 
 
 def prepare(directory: Path) -> None:
-    """Find out now, rather than after an hour of training, that no checkpoint can be written to the directory.
+    """Check that a checkpoint can be written to the directory, now rather than after an hour of training.
 
     Raises:
-        CheckpointError: it cannot.
+        CheckpointError: it cannot be written.
     """
     try:
         try_to_write(directory / FILE_NAME)
@@ -91,7 +91,7 @@ def prepare(directory: Path) -> None:
 
 
 def save(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint so that, whatever happens, the directory holds a whole one: the new or the old.
+    """Write the checkpoint atomically: whatever happens, the directory contains the complete old or new one.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -103,22 +103,22 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        _sync(directory)  # the new name, too, must outlive a power cut
+        _sync(directory)  # the new name must survive a power cut, too
     except (OSError, RuntimeError) as exc:  # torch's writer reports a full disk as a RuntimeError
-        why = exc.strerror if isinstance(exc, OSError) else "the disk is full, most likely"
+        why = exc.strerror if isinstance(exc, OSError) else "the disk is probably full"
         raise CheckpointError(
-            f"checkpoint in {str(directory)!r} cannot be written whole: {why or exc}; the one before it is as it was: "
-            "free the disk, and the same command goes on from there"
+            f"checkpoint in {str(directory)!r} cannot be written completely: {why or exc}; the previous one is intact: "
+            "free disk space, and run the same command again to continue"
         ) from (exc if isinstance(exc, OSError) else OSError(errno.ENOSPC, str(exc)))
 
 
 def exists(directory: Path) -> bool:
-    """Whether the directory holds a checkpoint, whole or damaged."""
+    """Return whether the directory contains a checkpoint, complete or damaged."""
     return (directory / FILE_NAME).exists()
 
 
 def load(directory: Path) -> Checkpoint:
-    """Read the checkpoint in the directory. No code in it is run (``weights_only=True``).
+    """Read the checkpoint in the directory without running any code in it (``weights_only=True``).
 
     Raises:
         CheckpointError: it is missing, damaged, or of a newer version.
@@ -129,7 +129,9 @@ def load(directory: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content.pop("format") != FORMAT:
-            raise CheckpointError(f"checkpoint {str(path)!r} is of another version of ntp: train anew, elsewhere")
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} was written by another version of ntp: train again, in another directory"
+            )
         config = RunConfig.model_validate_json(content.pop("config"))
         return Checkpoint(config=config, **content)
     except CheckpointError:
@@ -138,24 +140,24 @@ def load(directory: Path) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint {str(path)!r} is damaged: {refusal(exc)}; delete it, or name another directory"
         ) from exc
-    except Exception as exc:  # torch, zipfile, pickle and pydantic each have their own ways to say so
+    except Exception as exc:  # torch, zipfile, pickle and pydantic raise different ones
         raise CheckpointError(
-            f"checkpoint {str(path)!r} is damaged or not one of ntp's ({type(exc).__name__}): "
+            f"checkpoint {str(path)!r} is damaged or was not written by ntp ({type(exc).__name__}): "
             "delete it, or name another directory"
         ) from exc
 
 
 def check_same_run(saved: RunConfig, asked: RunConfig, directory: Path) -> None:
-    """Refuse to go on with another run's checkpoint.
+    """Refuse to continue from another run's checkpoint.
 
     Raises:
-        CheckpointError: names each option that differs.
+        CheckpointError: an option differs. The message names all that do.
     """
     before, now = _flat(saved), _flat(asked)
-    differences = [f"{name} {before[name]!r} there, {now[name]!r} here" for name in now if before[name] != now[name]]
+    differences = [f"{name}: {before[name]!r} there, {now[name]!r} here" for name in now if before[name] != now[name]]
     if differences:
         raise CheckpointError(
-            f"the checkpoint in {str(directory)!r} is of another run ({'; '.join(differences)}): "
+            f"the checkpoint in {str(directory)!r} belongs to another run ({'; '.join(differences)}): "
             "use its options, or another directory"
         )
 

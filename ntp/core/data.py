@@ -17,17 +17,17 @@ from ntp.errors import DataError
 
 
 def token_batches(workload: Workload, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless ``(B, T+1)`` int64 batches of ``workload.data``, drawn one at a time.
+    """Yield ``(B, T+1)`` int64 batches of ``workload.data`` without end.
 
-    All randomness comes from ``generator``, and nothing else is remembered between batches: to save, repeat or continue
-    a stream is to save, set back or restore the generator's state. What can be wrong is found here, before any batch:
+    All randomness comes from ``generator``, and there is no other state between batches: saving, resetting or restoring
+    the generator's state saves, repeats or continues the stream. Errors are raised here, before the first batch.
 
     - ``uniform``: ``torch.randint(0, V, (B, T+1))``.
-    - ``zipf:a``: id i with probability proportional to 1 / (i+1)^a, as word frequencies are (Zipf, 1949). Realistic
-      tokens repeat, and so do the rows of the embedding that they touch.
-    - ``file:PATH``: windows of T+1 tokens that start anywhere with equal probability. A ``.bin`` file holds
+    - ``zipf:a``: id i with probability proportional to 1 / (i+1)^a, like word frequencies (Zipf, 1949). Realistic
+      tokens repeat, and so do the rows of the embedding that they read.
+    - ``file:PATH``: windows of T+1 tokens, each start equally probable. A ``.bin`` file holds
       little-endian uint16 tokens (nanoGPT's format), uint32 if V > 65536; any other file is read as bytes. The file is
-      mapped into memory, not loaded.
+      memory-mapped, not loaded.
 
     Raises:
         DataError: the file is missing, unreadable, empty, or shorter than a window, or holds ids >= V.
@@ -63,7 +63,7 @@ def _windows(tokens: npt.NDArray[np.integer], workload: Workload, generator: tor
 
 
 def _open_tokens(path: Path, workload: Workload) -> npt.NDArray[np.integer]:
-    """The file as a read-only array of its tokens, every one of them checked."""
+    """Map the file as a read-only array of tokens, and check every one."""
     dtype = np.dtype(np.uint8) if path.suffix != ".bin" else np.dtype("<u2" if workload.vocab_size <= 65536 else "<u4")
     try:
         if path.is_dir():
@@ -71,7 +71,7 @@ def _open_tokens(path: Path, workload: Workload) -> npt.NDArray[np.integer]:
         if not path.exists():
             raise DataError(f"data file {str(path)!r} not found: check the path after 'file:'")
         if not path.is_file():
-            raise DataError(f"data file {str(path)!r} is a pipe or a device: save what it gives, name the file")
+            raise DataError(f"data file {str(path)!r} is a pipe or a device: save its output to a file and name that")
         size_bytes = path.stat().st_size
         if size_bytes == 0:
             raise DataError(f"data file {str(path)!r} is empty: name one with at least {workload.seq_len + 1} tokens")
@@ -93,10 +93,10 @@ def _check_tokens(tokens: npt.NDArray[np.integer], path: Path, workload: Workloa
         shorter = f"lower --seq-len to {len(tokens) - 1} or less, or " if len(tokens) > 1 else ""
         raise DataError(
             f"data file {str(path)!r} has {count}, fewer than one window of {workload.seq_len + 1}: "
-            f"{shorter}bring more data"
+            f"{shorter}use more data"
         )
     if workload.vocab_size > np.iinfo(tokens.dtype).max:
-        return  # no token of this type can be out of the vocabulary: spare the reading of the whole file
+        return  # no token of this type can be out of the vocabulary, so the file need not be read
     largest = int(tokens.max())
     if largest >= workload.vocab_size:
         raise DataError(

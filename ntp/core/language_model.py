@@ -1,4 +1,4 @@
-"""A module as a language model: how its logits are asked for, and found in what it returns.
+"""A module as a language model: how to call it, and where its logits are in what it returns.
 
 Shapes: B batch size, T sequence length, V vocabulary size.
 """
@@ -18,30 +18,30 @@ from ntp.lines import first_line
 
 MASK = "attention_mask"
 TARGETS = ("targets", "labels")
-"""What the parameters are called, wherever the models of the world have them."""
+"""The usual names of the parameter, in nanoGPT and transformers."""
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A module, and how its logits are asked for. Decided once, when it is loaded: see :func:`understood`."""
+    """A module, and how to call it for its logits, which :func:`understood` decides when it is loaded."""
 
     module: nn.Module
     masked: bool = False
-    """Whether its forward is given a mask of ones: every token is to be looked at."""
+    """Whether its forward gets a mask of ones, so that every token counts."""
     targets: str = ""
-    """The parameter that takes targets, of a forward that gives the logits of all positions only with them."""
+    """The parameter for targets, if the forward returns the logits of all positions only with them; or empty."""
     own_loss: bool = False
-    """Whether it then has a loss, too. That is the one to train: computing another would cost what nobody pays."""
+    """Whether it then returns a loss, too. That one is trained: computing another would add a cost that nobody pays."""
 
     def output(self, ids: Tensor, targets: Tensor | None = None) -> object:
-        """What the module returns for ``(B, T)`` int64 ids. Where it wants targets and there are none, any will do."""
+        """Call the module with ``(B, T)`` int64 ids. If it needs targets and there are none, the ids stand in."""
         return self.module(ids, **self.arguments(ids, targets))
 
     def arguments(self, ids: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
-        """What the forward is given besides the ids."""
+        """Return the arguments of the forward besides the ids."""
         given = {MASK: torch.ones_like(ids)} if self.masked else {}
         if self.targets:
-            # In one piece, as training scripts have them: many a model views them as one row.
+            # Contiguous, as in training scripts: many models view them as one row.
             given[self.targets] = (ids if targets is None else targets).contiguous()
         return given
 
@@ -51,7 +51,7 @@ class LanguageModel:
 
 
 def logits_of(output: object) -> Tensor:
-    """The logits in what a model returned: the tensor itself, the logits of an object or a dict, or a tuple's first.
+    """Find the logits in a model's output: the tensor itself, ``logits`` of an object or dict, or the first of a tuple.
 
     Raises:
         ModelError: there are none.
@@ -68,7 +68,7 @@ def logits_of(output: object) -> Tensor:
 
 
 def loss_of(output: object) -> Tensor | None:
-    """The loss in what a model returned: of an object or a dict, or a tuple's second. Null if there is none."""
+    """Find the loss in a model's output: ``loss`` of an object or dict, or the second of a tuple; or None."""
     for loss in (_named(output, "loss"), _at(output, 1)):
         if isinstance(loss, Tensor) and loss.numel() == 1 and loss.is_floating_point():
             return loss.squeeze()
@@ -84,14 +84,14 @@ def _at(output: object, place: int) -> object:
 
 
 def understood(module: nn.Module, workload: Workload) -> LanguageModel:
-    """The module as a language model: the first way of asking that gives logits of all positions.
+    """Find the first way to call the module that returns the logits of all positions.
 
-    Without anything but the ids and what the forward demands, or with a mask, or with targets, where it has parameters
-    of these names. A forward pass on ``(2, T)`` ids tells. It leaves no trace: neither the training mode nor the random
-    number generator is changed.
+    It is called with the ids and the arguments that the forward requires, then with a mask, then with targets, if it
+    has parameters of these names. Each way is tried on ``(2, T)`` ids, which changes neither the training mode nor the
+    random number generator.
 
     Raises:
-        ModelError: there is no such way. The message is of the first.
+        ModelError: there is no such way. The message is that of the first one.
     """
     refusals = []
     for way in _ways(module):
@@ -103,43 +103,43 @@ def understood(module: nn.Module, workload: Workload) -> LanguageModel:
 
 
 def _ways(module: nn.Module) -> Iterator[LanguageModel]:
-    """The least first."""
-    demanded = _parameters(module)
-    targets = next((name for name in TARGETS if name in demanded), "")
-    least = LanguageModel(module, demanded.get(MASK, False), targets if demanded.get(targets) else "")
-    masked = [least] if least.masked or MASK not in demanded else [least, replace(least, masked=True)]
+    """Yield the ways to call a module, the one with the fewest arguments first."""
+    required = _parameters(module)
+    targets = next((name for name in TARGETS if name in required), "")
+    least = LanguageModel(module, required.get(MASK, False), targets if required.get(targets) else "")
+    masked = [least] if least.masked or MASK not in required else [least, replace(least, masked=True)]
     yield from masked
     if targets and not least.targets:
         yield from (replace(way, targets=targets) for way in masked)
 
 
 def _parameters(module: nn.Module) -> dict[str, bool]:
-    """The names of what the forward takes, and whether it demands it. Empty where it does not say."""
+    """Map the forward's parameters to whether they are required; empty if it has no signature."""
     try:
         parameters = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):
         return {}
-    return {each.name: each.default is each.empty for each in parameters}
+    return {parameter.name: parameter.default is parameter.empty for parameter in parameters}
 
 
 def _checked(model: LanguageModel, workload: Workload) -> LanguageModel:
-    """One forward pass on the largest id, laid out as training will lay it out."""
+    """Run one forward pass on the largest id, with the memory layout of training."""
     vocab_size, seq_len = workload.vocab_size, workload.seq_len
     name = f"model {workload.model!r}"
-    with evaluating(model.module), model_errors(f"{name}: the forward of (2, {seq_len}) ids failed"):
+    with evaluating(model.module), model_errors(f"{name}: its forward failed on (2, {seq_len}) ids"):
         ids = torch.full((2, seq_len + 1), vocab_size - 1)[:, :-1]  # (2, T)
         try:
             output = model.output(ids)
             logits = logits_of(output)
         except IndexError:
-            model.output(torch.zeros_like(ids))  # if this works, it was the id; if not, the error is another one
+            model.output(torch.zeros_like(ids))  # if this works, it was the id; if not, it raises the real error
             raise ModelError(
                 f"{name}: its vocabulary is too small, it has no id {vocab_size - 1}; "
                 f"build it with vocab_size or lower --vocab-size {vocab_size}"
             ) from None
         if model.targets and not torch.allclose(logits, model.logits(ids, torch.zeros_like(ids)), equal_nan=True):
             raise ModelError(
-                f"{name}: its logits depend on the {model.targets} that it is given: it would be told them"
+                f"{name}: its logits depend on the {model.targets} that it is given, so it would be told the answers"
             )
     shape = tuple(logits.shape)
     if len(shape) != 3 or shape[:2] != ids.shape or not logits.is_floating_point():
@@ -157,7 +157,7 @@ def _checked(model: LanguageModel, workload: Workload) -> LanguageModel:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Look at a model and leave no trace: eval mode, no gradients; each module's mode and the RNG are restored."""
+    """Switch a model to eval mode without gradients, and restore each module's mode and the RNG afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -165,14 +165,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         for module, training in modes:
-            module.training = training  # not .train(): a submodule may differ from its parent on purpose
+            module.training = training  # not .train(): a submodule may deliberately differ from its parent
 
 
 @contextmanager
 def model_errors(what: str) -> Iterator[None]:
-    """What the user's own code raises inside it leaves as one line, a ModelError that names the exception. But Ctrl-C
-    stays what it is.
-    """
+    """Turn what the user's code raises inside the block into a ModelError that names the exception, except Ctrl-C."""
     try:
         yield
     except (NtpError, KeyboardInterrupt):
@@ -186,9 +184,9 @@ _SMALLER = "make batch size, sequence length or model smaller"
 
 
 def _in_words(exc: BaseException) -> str:
-    """What was raised. Where torch finds no room, it says so in its own terms, and not what helps."""
-    said = first_line(exc)
-    if refused := re.search(r"you tried to allocate (\d+) bytes", said):
-        return f"there is no memory for {int(refused[1]):,} bytes; {_SMALLER}"
-    too_large = isinstance(exc, MemoryError) or _TOO_LARGE.search(said)
-    return f"{type(exc).__name__}: {said}{f'; {_SMALLER}' if too_large else ''}"
+    """Describe an exception. Torch reports a lack of memory in its own terms, without a remedy."""
+    message = first_line(exc)
+    if refused := re.search(r"you tried to allocate (\d+) bytes", message):
+        return f"there is not enough memory for {int(refused[1]):,} bytes; {_SMALLER}"
+    too_large = isinstance(exc, MemoryError) or _TOO_LARGE.search(message)
+    return f"{type(exc).__name__}: {message}{f'; {_SMALLER}' if too_large else ''}"

@@ -1,6 +1,6 @@
-"""Ways to the loss of a step: through all logits, through a part of them at a time, or through distinct tokens alone.
+"""How the loss of a step is computed: from all logits, from a chunk of them at a time, or from distinct tokens only.
 
-Each is a :class:`LossPath`: from the inputs to what the model predicts, from there and the targets to the loss.
+Each way is a :class:`LossPath`: from the inputs to what the model predicts, and from that and the targets to the loss.
 
 Shapes: B batch size, T sequence length, N distinct tokens of a batch, padded, E embedding size, V vocabulary size.
 """
@@ -20,31 +20,31 @@ from ntp.core.language_model import LanguageModel, logits_of, loss_of, model_err
 from ntp.errors import ModelError, StepError
 
 ROWS = 32
-"""Of how many rows a multiple is computed where only the distinct tokens are."""
+"""Distinct tokens are padded to a multiple of this number of rows."""
 
 _CHECKED_SEED = 0
 SHAKE = 0.02
-"""By what the parameters of a model are changed before it is looked at, in standard deviations of a normal."""
+"""The standard deviation of the noise that is added to a model's parameters before it is checked."""
 
 
 class LossPath(Protocol):
-    """A way to the loss, for one model."""
+    """A way to compute one model's loss."""
 
     def predict(self, inputs: Tensor, targets: Tensor | None = None) -> Any:
-        """From ``(B, T)`` int64 ids to what the model makes of them. Some models want the targets for it."""
+        """Run the model on ``(B, T)`` int64 ids. Some models need the targets, too."""
 
     def loss(self, predicted: Any, targets: Tensor) -> Tensor:
-        """From that and ``(B, T)`` int64 ids to the mean cross entropy over the B*T positions, of shape ``()``."""
+        """Return the mean cross entropy over the B*T positions, of shape ``()``, for ``(B, T)`` int64 targets."""
 
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy of ``(B, T, V)`` logits and ``(B, T)`` int64 targets over the B*T positions, in nats.
 
     At one position the model gives each token x the probability Q(x) = softmax(logits)[x], and the loss there is
-    -log Q(x_i) for the token x_i that came next. Why this one: the probability that the model gives to the whole data
+    -log Q(x_i) for the token x_i that came next. Why this one: the probability that the model gives to all the data
     is the product of Q(x_i), and training looks for the parameters under which the data is most probable (maximum
     likelihood). The logarithm turns the product into a sum, and the sign a maximum into a minimum. Its gradient with
-    respect to the logits is as simple as can be: softmax(logits) - one_hot(x_i), divided by B*T for the mean, so that
+    respect to the logits is simple: softmax(logits) - one_hot(x_i), divided by B*T for the mean, so that
     probability moves from the tokens that did not come to the one that did (Goodfellow, Bengio, Courville: Deep
     Learning, 5.5 and 6.2.2).
 
@@ -54,67 +54,61 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class FullLoss:
-    """All logits, then their cross entropy: the step as everybody writes it."""
+    """All logits, then their cross entropy: the usual training step."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
 
     def predict(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor:
-        """``(B, T)`` ids -> ``(B, T, V)`` logits."""
-        return self._model.logits(inputs, targets)
+        return self._model.logits(inputs, targets)  # (B, T, V)
 
     def loss(self, predicted: Tensor, targets: Tensor) -> Tensor:
-        """Logits and targets -> the loss."""
         return next_token_loss(predicted, targets)
 
 
 class OwnLoss:
-    """The loss that the model itself computes with its logits, given the targets."""
+    """The loss that the model computes itself when it is given the targets."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
 
     def predict(self, inputs: Tensor, targets: Tensor | None = None) -> object:
-        """``(B, T)`` ids and targets -> what the model returns."""
         return self._model.output(inputs, targets)
 
     def loss(self, predicted: object, targets: Tensor) -> Tensor:  # noqa: ARG002  (it has had them)
-        """What it returned -> the loss."""
         loss = loss_of(predicted)
         if loss is None:
-            raise ModelError("the model returned no loss, though it was given targets, and returned one before")
+            raise ModelError("the model returned no loss for its targets, although it did before")
         return loss
 
 
 class ChunkedLoss:
-    """Hidden states, then torch's own linear cross entropy: the logits of a chunk of positions at a time.
+    """Hidden states, then torch's linear cross entropy, which computes the logits of a chunk of positions at a time.
 
-    It has the gradient computed when the loss is, so that no logits need to be kept for the backward pass.
+    It computes the gradient together with the loss, so that no logits are kept for the backward pass.
 
     Raises:
-        StepError: this torch has no such function, or the model has no linear head whose outputs are its logits, or has
-            to compute a loss of its own with them.
+        StepError: this torch has no such function, or the model has no linear head whose outputs are its logits, or it
+            computes its own loss.
     """
 
     def __init__(self, model: LanguageModel, workload: Workload) -> None:
         if not (hasattr(F, "linear_cross_entropy") and hasattr(nn, "LinearCrossEntropyOptions")):
-            raise StepError(f"loss chunked needs a torch with linear_cross_entropy, and this is {torch.__version__}")
+            raise StepError(f"loss chunked needs a torch with linear_cross_entropy, but this is {torch.__version__}")
         if model.own_loss:
             raise StepError(
-                f"loss chunked: model {workload.model!r} computes its own loss with its logits, for it gives those of "
-                "all positions only with targets; take loss full"
+                f"loss chunked: model {workload.model!r} computes its own loss, because it returns the logits of all "
+                "positions only with targets; use loss full"
             )
         self._model = model
         self._head = find_head(model, workload)
         self._options = nn.LinearCrossEntropyOptions()
 
     def predict(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor:
-        """``(B, T)`` ids -> ``(B, T, E)`` hidden states."""
         with _passed_through(self._head):
-            return self._model.logits(inputs, targets)
+            return self._model.logits(inputs, targets)  # (B, T, E): the hidden states
 
     def loss(self, predicted: Tensor, targets: Tensor) -> Tensor:
-        """Hidden states and targets -> the loss."""
         loss: Tensor = F.linear_cross_entropy(
             predicted.flatten(0, 1), self._head.weight, targets.flatten(), linear_bias=self._head.bias,
             options=self._options,
@@ -123,19 +117,19 @@ class ChunkedLoss:
 
 
 def find_head(model: LanguageModel, workload: Workload) -> nn.Linear:
-    """The linear layer whose outputs are the model's logits, as they are.
+    """Find the linear layer whose unchanged outputs are the model's logits.
 
     Raises:
-        StepError: there is none, or something is done to its outputs.
+        StepError: there is none.
     """
     outputs: list[tuple[nn.Linear, Tensor]] = []
     hooks = [
-        each.register_forward_hook(lambda module, _, output: outputs.append((module, output)))
-        for each in model.module.modules()
-        if isinstance(each, nn.Linear)
+        linear.register_forward_hook(lambda module, _, output: outputs.append((module, output)))
+        for linear in model.module.modules()
+        if isinstance(linear, nn.Linear)
     ]
     try:
-        logits = _looked_at(model, _some_ids(workload, 1))
+        logits = _logits(model, _some_ids(workload, 1))
     finally:
         for hook in hooks:
             hook.remove()
@@ -143,37 +137,37 @@ def find_head(model: LanguageModel, workload: Workload) -> nn.Linear:
         if output.shape == logits.shape and torch.equal(output, logits):
             return module
     raise StepError(
-        f"loss chunked: model {workload.model!r} has no nn.Linear whose outputs are its logits; take loss full"
+        f"loss chunked: model {workload.model!r} has no nn.Linear whose outputs are its logits; use loss full"
     )
 
 
 @contextmanager
 def _passed_through(head: nn.Linear) -> Iterator[None]:
-    """The head hands on what it is given."""
+    """Replace the head by the identity."""
     head.forward = lambda input: input  # type: ignore[method-assign]  # noqa: A006
     try:
         yield
     finally:
-        del head.forward  # the class's own is seen again
+        del head.forward  # uncovers the method of the class
 
 
 class Distinct(NamedTuple):
-    """What a context-free model makes of a batch: the logits of its distinct tokens, and who they are."""
+    """A context-free model's prediction for a batch: the logits of its distinct tokens, and where these are."""
 
     logits: Tensor
     """``(N, V)``."""
     counts: Tensor
-    """``(N,)`` int64: at how many positions each is."""
+    """``(N,)`` int64: the number of positions of each token."""
     rows: Tensor
-    """``(B*T,)`` int64: which of the N is at each position."""
+    """``(B*T,)`` int64: which of the N tokens is at each position."""
 
 
 class DeduplicatedLoss:
-    """The logits of the distinct tokens alone, weighted by how often each comes.
+    """The logits of the distinct tokens only, weighted by how often each occurs.
 
-    Where the logits at a position depend on the token there and on nothing else, equal tokens have equal logits. Loss
-    and gradients are those of the full path up to the order of their sums, at a cost that the vocabulary bounds,
-    however many positions there are.
+    If the logits at a position depend only on the token there, equal tokens have equal logits. Loss and gradients are
+    those of the full path up to the order of their sums, at a cost that the vocabulary bounds, however many positions
+    there are.
 
     Raises:
         StepError: the model is not context-free.
@@ -184,39 +178,37 @@ class DeduplicatedLoss:
         self._model = model
 
     def predict(self, inputs: Tensor, targets: Tensor | None = None) -> Distinct:  # noqa: ARG002  (of all positions)
-        """``(B, T)`` ids -> the logits of the N distinct among them."""
         ids, counts, rows = distinct(inputs.flatten())
-        # As sequences of one token each: a model may know no sequence as long as N.
+        # As sequences of one token each: a model may not support sequences as long as N.
         return Distinct(self._model.logits(ids[:, None])[:, 0], counts, rows)
 
     def loss(self, predicted: Distinct, targets: Tensor) -> Tensor:
-        """Those logits and the targets -> the loss."""
         return weighted_cross_entropy(predicted, targets.flatten())
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # how many there are is known when they are counted: compiled is what comes after
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # their number depends on the data: only what follows is compiled
 def distinct(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The distinct of ``(M,)`` int64 ids that are not negative: ids in ascending order, how often each, and its row.
+    """Find the distinct of ``(M,)`` non-negative int64 ids: in ascending order, with their counts and each id's row.
 
-    As ``torch.unique(ids, return_inverse=True, return_counts=True)``, which sorts; this counts. After the distinct ids
-    come zeros that count for nothing, up to the next multiple of :data:`ROWS`: a batch has a few tokens more than the
-    last, or less, and every new size would want new memory and a new kernel of oneDNN.
+    Like ``torch.unique(ids, return_inverse=True, return_counts=True)``, but it counts instead of sorting. The distinct
+    ids are padded with zeros of count 0 to the next multiple of :data:`ROWS`: their number differs a little from batch
+    to batch, and every new size would need new memory and a new oneDNN kernel.
     """
     counts = torch.bincount(ids)  # (largest id + 1,)
-    there = counts.nonzero().squeeze(1)
+    present = counts.nonzero().squeeze(1)
     row_of = torch.empty_like(counts)
-    row_of[there] = torch.arange(there.numel())
-    padding = (0, -there.numel() % ROWS)
-    return F.pad(there, padding), F.pad(counts[there], padding), row_of[ids]  # (N,), (N,), (M,)
+    row_of[present] = torch.arange(present.numel())
+    padding = (0, -present.numel() % ROWS)
+    return F.pad(present, padding), F.pad(counts[present], padding), row_of[ids]  # (N,), (N,), (M,)
 
 
 def weighted_cross_entropy(predicted: Distinct, targets: Tensor) -> Tensor:
     """Mean cross entropy over all positions from the logits of the distinct tokens, and ``(M,)`` int64 targets.
 
     With n_i the number of positions that have token i, y_j the target and i_j the token at position j, of M:
-    loss = (sum_i n_i logsumexp(logits_i) - sum_j logits[i_j, y_j]) / M, which is the mean of -log softmax as
-    everywhere, its terms sorted by token. The gradient is (n_i softmax(logits_i) - how often i was followed by each
-    token) / M.
+    loss = (sum_i n_i logsumexp(logits_i) - sum_j logits[i_j, y_j]) / M, which is the usual mean of
+    -log softmax with its terms sorted by token. The gradient is (n_i softmax(logits_i) - the number of times that each
+    token followed i) / M.
     """
     loss: Tensor = _WeightedCrossEntropy.apply(*predicted, targets)  # type: ignore[no-untyped-call]
     return loss
@@ -245,8 +237,8 @@ class _WeightedCrossEntropy(torch.autograd.Function):
 def check_context_free(model: LanguageModel, workload: Workload) -> None:
     """Make sure that the logits at a position depend on the token there alone.
 
-    The same tokens are shown in two orders, in the mode that training is in. The parameters are changed a little for
-    it, in a copy: layers are often initialised to zero, and what they will do when trained is not seen before.
+    The model is run on the same tokens in two orders, in its present mode, on a copy of the parameters with a little
+    noise: layers are often initialised to zero, which hides what they will do once they are trained.
 
     Raises:
         StepError: they depend on something else.
@@ -255,17 +247,17 @@ def check_context_free(model: LanguageModel, workload: Workload) -> None:
     order = torch.randperm(ids.numel(), generator=torch.Generator().manual_seed(_CHECKED_SEED))
     shuffled = ids.flatten()[order].view_as(ids)
     logits, again, of_shuffled = (
-        _looked_at(model, each, shake=SHAKE, seed=seed).flatten(0, 1)
-        for each, seed in ((ids, 0), (ids, 1), (shuffled, 0))
+        _logits(model, tokens, shake=SHAKE, seed=seed).flatten(0, 1)
+        for tokens, seed in ((ids, 0), (ids, 1), (shuffled, 0))
     )
     scale = float(logits.abs().max())
     if float((logits - again).abs().max()) > 1e-4 * scale:
-        reason = "it draws random numbers, so that equal tokens have different logits (is it dropout?)"
+        reason = "it draws random numbers, so equal tokens have different logits (is it dropout?)"
     elif float((logits[order] - of_shuffled).abs().max()) > 1e-4 * scale:
-        reason = "its logits depend on the tokens around a position, or on where it is"
+        reason = "its logits depend on the tokens around a position, or on the position"
     else:
         return
-    raise StepError(f"loss deduplicated: model {workload.model!r} is not context-free: {reason}; take loss full")
+    raise StepError(f"loss deduplicated: model {workload.model!r} is not context-free: {reason}; use loss full")
 
 
 def _some_ids(workload: Workload, rows: int) -> Tensor:
@@ -275,7 +267,7 @@ def _some_ids(workload: Workload, rows: int) -> Tensor:
 
 @contextmanager
 def attributes_restored(model: nn.Module) -> Iterator[None]:
-    """What modules keep in plain attributes, as counters, is afterwards what it was."""
+    """Restore the plain attributes of modules afterwards, such as counters."""
     before = [(module, dict(vars(module))) for module in model.modules()]
     try:
         yield
@@ -286,11 +278,11 @@ def attributes_restored(model: nn.Module) -> Iterator[None]:
 
 
 def shaken_state(model: nn.Module, shake: float = SHAKE) -> dict[str, Tensor]:
-    """Copies of a model's parameters and buffers, by name. What is added to the parameters is the same every time.
+    """Copy a model's parameters and buffers, by name, and add noise to the parameters: the same every time.
 
     Args:
-        model: the model, which stays as it is.
-        shake: the standard deviation of what is added.
+        model: the model, which is not changed.
+        shake: the standard deviation of the noise.
     """
     generator = torch.Generator().manual_seed(_CHECKED_SEED)
     state = {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
@@ -300,17 +292,17 @@ def shaken_state(model: nn.Module, shake: float = SHAKE) -> dict[str, Tensor]:
     return state
 
 
-def _looked_at(model: LanguageModel, ids: Tensor, *, shake: float = 0.0, seed: int = 0) -> Tensor:
-    """The logits of ``(B, T)`` ids, in the model's present mode. Neither the model nor the RNG is changed by it.
+def _logits(model: LanguageModel, ids: Tensor, *, shake: float = 0.0, seed: int = 0) -> Tensor:
+    """Compute the logits of ``(B, T)`` ids in the model's present mode, without changing the model or the RNG.
 
     Args:
         model: the model.
-        ids: what it is shown.
-        shake: the standard deviation of what is added to its parameters for the time being, always the same.
-        seed: of the random numbers that it may draw.
+        ids: its input.
+        shake: as in :func:`shaken_state`.
+        seed: the seed of the random numbers that it may draw.
     """
     state = shaken_state(model.module, shake)
     with attributes_restored(model.module), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        with model_errors("looking at the model failed"):
+        with model_errors("checking the model failed"):
             return logits_of(functional_call(model.module, state, (ids,), model.arguments(ids)))

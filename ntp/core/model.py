@@ -1,4 +1,4 @@
-"""The model: the simple one, or one the user brings.
+"""The model: the built-in one, or the user's.
 
 Shapes: B batch size, T sequence length, V vocabulary size, E embedding size, H hidden size.
 """
@@ -21,17 +21,17 @@ from ntp.core.language_model import LanguageModel, model_errors, understood
 from ntp.errors import ModelError
 
 BUILT_IN = {"simple": "ntp.core.model:SimpleNextTokenModel"}
-"""Short names. Each stands for a spec like any other: there is one rule for all factories."""
+"""Short names for specs. They are loaded like any other spec."""
 
 FACTORY_SIZES = ("vocab_size", "embed_dim", "hidden_dim", "seq_len")
-"""What a factory may ask for, by naming it as a parameter."""
+"""The parameters that a factory may have."""
 
 
 class SimpleNextTokenModel(nn.Module):
     """Predicts each next token from the current one alone: embedding, a two-layer MLP, a linear output head.
 
     ``(B, T)`` int64 ids -> ``(B, T, V)`` logits. The names of the submodules, the order in which they are built and
-    their default initialisation fix the loss curve of a seed: a change to any of them is a change to the numbers.
+    their default initialisation determine the loss curve of a seed: changing any of them changes the numbers.
     """
 
     def __init__(self, vocab_size: int = 1000, embed_dim: int = 256, hidden_dim: int = 1024) -> None:
@@ -41,7 +41,6 @@ class SimpleNextTokenModel(nn.Module):
         self.output_head = nn.Linear(embed_dim, vocab_size, bias=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """``(B, T)`` int64 ids -> ``(B, T, V)`` logits."""
         x = self.embedding(input_ids)  # (B, T, E)
         x = self.mlp(x)  # (B, T, E) -> (B, T, H) -> (B, T, E)
         logits: Tensor = self.output_head(x)  # (B, T, V)
@@ -49,16 +48,16 @@ class SimpleNextTokenModel(nn.Module):
 
 
 def parameter_count(model: nn.Module) -> int:
-    """How many numbers the model learns; shared parameters count once."""
+    """Count the trainable numbers of a model; shared parameters count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def load_model(workload: Workload) -> LanguageModel:
-    """The model that ``workload.model`` names, built and checked.
+    """Build and check the model that ``workload.model`` names.
 
-    The factory is called with those of ``vocab_size, embed_dim, hidden_dim, seq_len`` that it names as parameters; a
-    ``**kwargs`` alone gets none of them. A forward pass on ``(2, T)`` ids then checks the contract. It leaves no trace:
-    neither the training mode nor the random number generator is changed by it.
+    The factory receives those of ``vocab_size, embed_dim, hidden_dim, seq_len`` that it has as parameters; ``**kwargs``
+    alone receives none. A forward pass on ``(2, T)`` ids then checks the contract, without changing the training mode
+    or the random number generator.
 
     Raises:
         ModelError: the spec is not found or not callable, the user's code failed, or the model breaks the contract.
@@ -72,7 +71,7 @@ def load_model(workload: Workload) -> LanguageModel:
 
 @contextmanager
 def _gradients_left_alone(model: str) -> Iterator[None]:
-    """Refuse a model whose code switches gradients off for everybody: torch tells only much later, and not who did."""
+    """Refuse a model whose code switches gradients off globally: torch reports it much later, without the culprit."""
     before = torch.is_grad_enabled()
     yield
     if torch.is_grad_enabled() != before:
@@ -84,20 +83,20 @@ def _gradients_left_alone(model: str) -> Iterator[None]:
 
 
 def see_folder(entry: str) -> None:
-    """Let what lies in a folder be imported: after the standard library, before all that is installed.
+    """Make the modules in a folder importable: after the standard library, before installed packages.
 
-    First of all, a user's ``statistics.py`` would stand in the way of whatever needs the library's.
+    At the front of the path, a user's ``statistics.py`` would hide the library's module.
     """
     if entry not in sys.path:
         installed = (
-            number for number, each in enumerate(sys.path) if each.endswith(("site-packages", "dist-packages"))
+            place for place, folder in enumerate(sys.path) if folder.endswith(("site-packages", "dist-packages"))
         )
         sys.path.insert(next(installed, len(sys.path)), entry)
 
 
 @contextmanager
 def _importable(directory: Path) -> Iterator[None]:
-    """The modules beside the user's work can be imported for a while, as they can by ``python script.py``."""
+    """Make the modules in a folder importable inside the block, as ``python script.py`` does."""
     entry = str(directory)
     if entry in sys.path:
         yield
@@ -115,8 +114,8 @@ def _find_factory(spec: str, where: str, name: str) -> Callable[..., object]:
     try:
         factory = getattr(module, name)
     except AttributeError:
-        taken = where.partition(".")[0] in {*sys.stdlib_module_names, "ntp"}
-        remedy = f"that name is taken by another module, name the file: {where}.py:{name}" if taken else (
+        shadowed = where.partition(".")[0] in {*sys.stdlib_module_names, "ntp"}
+        remedy = f"that name is taken by another module, name the file: {where}.py:{name}" if shadowed else (
             "name a factory that it defines"
         )  # fmt: skip
         raise ModelError(f"model {spec!r} not found: {where} has no {name!r}; {remedy}") from None
@@ -134,7 +133,7 @@ def _import_module(name: str, spec: str) -> ModuleType:
             return importlib.import_module(name)
         except ModuleNotFoundError as exc:
             if exc.name is None or not f"{name}.".startswith(f"{exc.name}."):
-                raise  # the module is there; something that it imports is not
+                raise  # the module exists, but something that it imports does not
             raise ModelError(
                 f"model {spec!r} not found: no module {exc.name!r} here or installed; "
                 "write 'simple', 'package.module:factory' or 'path/to/file.py:factory'"
@@ -142,15 +141,15 @@ def _import_module(name: str, spec: str) -> ModuleType:
 
 
 def _import_file(path: Path, spec: str) -> ModuleType:
-    if not os.path.isfile(path):  # which a path that is too long is not
+    if not os.path.isfile(path):  # false for a path that is too long
         raise ModelError(f"model {spec!r} not found: there is no file {str(path)!r} in {os.getcwd()}; check the path")
-    found = importlib.util.spec_from_file_location(f"ntp_model_file_{path.stem}", path.resolve())
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # dataclasses and pickle look their module up there
+    file_spec = importlib.util.spec_from_file_location(f"ntp_model_file_{path.stem}", path.resolve())
+    assert file_spec is not None
+    assert file_spec.loader is not None
+    module = importlib.util.module_from_spec(file_spec)
+    sys.modules[file_spec.name] = module  # dataclasses and pickle look their module up there
     with model_errors(f"model {spec!r}: importing {path} failed"):
-        found.loader.exec_module(module)
+        file_spec.loader.exec_module(module)
     return module
 
 

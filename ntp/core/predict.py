@@ -1,4 +1,4 @@
-"""Next tokens from a trained model: the most probable ones, or drawn ones.
+"""Generate tokens from a trained model, greedily or by sampling.
 
 Shapes: V vocabulary size.
 """
@@ -18,21 +18,21 @@ from ntp.errors import ModelError, OptionError
 
 
 def load_trained(directory: Path | str, named: str | None = None) -> tuple[LanguageModel, Workload]:
-    """The model of the checkpoint in ``directory``, and the workload that it was trained on.
+    """Load the model of the checkpoint in ``directory``, and the workload that it was trained on.
 
     Args:
-        directory: what ``ntp train --checkpoint`` wrote, here or elsewhere.
-        named: the model spec that the user gave. Without it, only the built-in model is run.
+        directory: written by ``ntp train --checkpoint``, on any machine.
+        named: the model spec that the user gave. Without it, only the built-in model is loaded.
 
     Raises:
-        CheckpointError: it is missing, damaged, or does not fit the model's code.
-        Untrusted: it is of a model that was not named.
+        CheckpointError: the checkpoint is missing, damaged, or does not fit the model's code.
+        Untrusted: the checkpoint names a model that the user did not name.
         ModelError: the model cannot be built.
     """
     saved = checkpoints.load(Path(directory))
     spec, source = saved.config.workload.model, f"the checkpoint in {str(directory)!r}"
     if named is not None and named != spec:
-        raise OptionError(f"{source} is of model {spec!r}, not {named!r}: name another directory or another --model")
+        raise OptionError(f"{source} names the model {spec!r}, not {named!r}: name another directory or --model")
     check_trusted(spec, named, source)
     model = load_model(saved.config.workload)
     try:
@@ -43,20 +43,20 @@ def load_trained(directory: Path | str, named: str | None = None) -> tuple[Langu
 
 
 def parse_prompt(text: str | None, ids: str | None) -> list[int]:
-    """The ids of a prompt: the UTF-8 bytes of ``text``, or the comma-separated ``ids``. Exactly one of the two.
+    """Parse a prompt into ids: the UTF-8 bytes of ``text``, or the comma-separated ``ids``.
 
     Raises:
-        OptionError: none or both are given, the prompt is empty, or the ids are no whole numbers.
+        OptionError: none or both are given, the prompt is empty, or the ids are not whole numbers.
     """
     if (text is None) == (ids is None):
-        raise OptionError("a prompt is needed, and only one: give --prompt-ids 1,2,3 or --prompt TEXT")
+        raise OptionError("give exactly one prompt: --prompt-ids 1,2,3 or --prompt TEXT")
     if text is not None:
-        prompt = list(text.encode("utf-8", "surrogateescape"))  # bytes that are not UTF-8 come as surrogates
+        prompt = list(text.encode("utf-8", "surrogateescape"))  # surrogates stand for bytes that are not UTF-8
     else:
         try:
             prompt = [int(part) for part in ids.split(",")] if ids else []
         except ValueError:
-            raise OptionError(f"prompt-ids {ids!r} are no whole numbers: write them as 1,2,3") from None
+            raise OptionError(f"prompt-ids {ids!r} are not whole numbers: write them as 1,2,3") from None
     if not prompt:
         raise OptionError("the prompt is empty: give at least one token")
     return prompt
@@ -71,26 +71,26 @@ def generate(
     top_k: int | None = None,
     seed: int = 42,
 ) -> Iterator[int]:
-    """The ids that follow ``prompt``, one at a time; of a long context the model sees the last ``seq_len`` ids.
+    """Yield the ids that follow ``prompt``. The model sees the last ``seq_len`` ids of a long context.
 
-    Temperature 0 takes the most probable id, the first of equals. Above 0 an id is drawn from
-    softmax(logits / temperature), with ``top_k`` from the k most probable alone, by a generator of its own.
+    Temperature 0 takes the most probable id, the first one in a tie. Above 0 an id is drawn from
+    softmax(logits / temperature), with ``top_k`` from the k most probable only. It has its own random generator.
 
     Raises:
-        OptionError: an id is not in the vocabulary, or an option makes no sense. At once, not at the first id.
+        OptionError: an id is not in the vocabulary, or an option is invalid. Raised by the call, not by the first id.
         ModelError: the model failed, or its logits are not finite.
     """
-    outside = [i for i in prompt if not 0 <= i < workload.vocab_size]
+    outside = [token for token in prompt if not 0 <= token < workload.vocab_size]
     if outside:
         raise OptionError(
             f"prompt id {outside[0]} is not in the vocabulary: its ids are 0 to {workload.vocab_size - 1}"
         )
     if not (math.isfinite(temperature) and temperature >= 0):
         raise OptionError(
-            f"temperature {temperature} makes no sense: 0 is greedy, 1 draws from the model's own distribution"
+            f"temperature {temperature} is not valid: 0 is greedy, 1 draws from the model's own distribution"
         )
     if top_k is not None and top_k < 1:
-        raise OptionError(f"top-k {top_k} makes no sense: give 1 or more")
+        raise OptionError(f"top-k {top_k} is not valid: give 1 or more")
     if top_k is not None and temperature == 0:
         raise OptionError(f"top-k {top_k} has no effect on greedy prediction: add --temperature 1")
     generator = torch.Generator().manual_seed(seed)
@@ -111,7 +111,7 @@ def _generate(
         with evaluating(model.module), model_errors("predicting failed"):
             logits = model.logits(context)[0, -1, : workload.vocab_size]  # (V,)
         if not logits.isfinite().all():
-            raise ModelError("the model's logits are not finite: its training diverged, train it anew")
+            raise ModelError("the model's logits are not finite: its training diverged, so train it again")
         ids.append(_choose(logits, temperature, top_k, generator))
         yield ids[-1]
 
@@ -119,13 +119,13 @@ def _generate(
 def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    # In float64, and from the largest down: a tiny temperature must neither overflow nor divide 0 by 0.
+    # In float64 and sorted from the largest down: a tiny temperature must neither overflow nor divide 0 by 0.
     scaled, ids = torch.sort(logits.double() - logits.max().double(), descending=True)  # (V,), (V,)
     probabilities = torch.softmax(scaled[:top_k] / temperature, dim=0)  # (k,)
     return int(ids[torch.multinomial(probabilities, 1, generator=generator)])
 
 
 def as_text(ids: Sequence[int]) -> str:
-    """The text of byte-level ids; what is no byte, or no UTF-8, becomes U+FFFD."""
+    """Decode byte-level ids as UTF-8; what is not a byte, or not UTF-8, becomes U+FFFD."""
     replacement = "\N{REPLACEMENT CHARACTER}".encode()
     return b"".join(bytes([i]) if i < 256 else replacement for i in ids).decode("utf-8", "replace")

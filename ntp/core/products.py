@@ -1,4 +1,4 @@
-"""How the matrix products of a step are computed: in which precision, and by whose library."""
+"""How the matrix products of a step are computed: in which precision, and by which library."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from ntp.case import ONEDNN_ISA, StepConfig
 from ntp.errors import StepError
 
 FORCE_BF16 = "NTP_FORCE_BF16"
-"""The environment variable that has bf16 computed where the CPU has no instructions for it."""
+"""The environment variable that allows bf16 on a CPU without instructions for it."""
 
 _PROBE_SIZE = 128
 _EXACT = 1e-5
@@ -19,10 +19,10 @@ _EXACT = 1e-5
 
 @contextmanager
 def medium_precision() -> Iterator[None]:
-    """Permit torch to compute fp32 products by way of bf16, and forbid it again as it was.
+    """Permit torch to compute fp32 products through bf16 inside the block.
 
-    On x86 this is what sends them to oneDNN, forward and backward, from whatever module they come. Whether they are
-    rounded there depends on the CPU: see :func:`rounds_products`.
+    On x86 this sends the products of every module to oneDNN, forward and backward. Whether they are rounded there
+    depends on the CPU: see :func:`rounds_products`.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -33,10 +33,10 @@ def medium_precision() -> Iterator[None]:
 
 
 def products_of(config: StepConfig) -> Callable[[], AbstractContextManager[None]]:
-    """The context in which a step of this config computes its products, checked to be what it says.
+    """Return the context in which a step of this config computes its products, after checking that it works here.
 
     Raises:
-        StepError: this machine has no such products.
+        StepError: this machine cannot compute such products.
     """
     if config.precision != "fp32" and not onednn_says("_is_mkldnn_bf16_supported") and not os.environ.get(FORCE_BF16):
         raise StepError(f"precision {config.precision}: this CPU has no bf16 arithmetic; set {FORCE_BF16}=1 to try it")
@@ -45,8 +45,8 @@ def products_of(config: StepConfig) -> Callable[[], AbstractContextManager[None]
     elif config.precision == "bf16-matmul":
         if not rounds_products() and not os.environ.get(FORCE_BF16):
             raise StepError(
-                "precision bf16-matmul: on this CPU, oneDNN computes fp32 products in fp32; take matmul onednn, which "
-                f"is the same, or precision bf16 ({FORCE_BF16}=1 has it all the same)"
+                "precision bf16-matmul: on this CPU, oneDNN computes fp32 products in fp32; use matmul onednn, which "
+                f"is the same, or precision bf16 ({FORCE_BF16}=1 forces it)"
             )
     else:
         return nullcontext
@@ -54,21 +54,21 @@ def products_of(config: StepConfig) -> Callable[[], AbstractContextManager[None]
 
 
 def _check_onednn() -> None:
-    # Where oneDNN has sent torch's fp32 products is decided by the same question.
+    # torch decides by the same question whether to send fp32 products to oneDNN.
     if not onednn_says("_is_mkldnn_bf16_supported"):
-        raise StepError("matmul onednn: on this CPU, torch sends no fp32 product to oneDNN; take matmul default")
+        raise StepError("matmul onednn: on this CPU, torch sends no fp32 product to oneDNN; use matmul default")
     name, value = ONEDNN_ISA
-    # oneDNN reads it with its first product, that of the check, and never again.
+    # oneDNN reads the variable at its first product, which is that of the check, and never again.
     with _environment_variable(name, os.environ.get(name, value)):
         if rounds_products():
             raise StepError(
-                f"matmul onednn: oneDNN rounds fp32 products to bf16 here; set {name}={value} before the start, or "
-                "take precision bf16-matmul"
+                f"matmul onednn: oneDNN rounds fp32 products to bf16 here; set {name}={value} before starting ntp, or "
+                "use precision bf16-matmul"
             )
 
 
 def rounds_products() -> bool:
-    """Whether fp32 products are rounded to bf16 where that is permitted. A small product is computed to see."""
+    """Compute a small product to see whether fp32 products are rounded to bf16 where that is permitted."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.rand(_PROBE_SIZE, _PROBE_SIZE, generator=generator) for _ in range(2))
     with medium_precision():
@@ -91,6 +91,6 @@ def _environment_variable(name: str, value: str) -> Iterator[None]:
 
 
 def onednn_says(question: str) -> bool:
-    """Whether one of oneDNN's operators for questions exists in this torch and answers yes."""
+    """Return whether torch's oneDNN operator for this question exists and answers yes."""
     operator = getattr(torch.ops.mkldnn, question, None)
     return operator is not None and bool(operator())

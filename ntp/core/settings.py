@@ -1,4 +1,4 @@
-"""Settings of the whole process that a model's code can change, and that a step's time depends on."""
+"""Process-wide settings that a model's code can change, and that affect a step's time."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ THREADS = "threads"
 
 
 def read_settings() -> dict[str, str]:
-    """The present value of each setting, as text, by its name. Nothing is changed."""
+    """Return the present value of each setting as text, by name."""
     settings = {
         THREADS: str(torch.get_num_threads()),
         "default dtype": str(torch.get_default_dtype()),
@@ -20,7 +20,7 @@ def read_settings() -> dict[str, str]:
         "anomaly detection": _on(torch.is_anomaly_enabled()),
         "autocast": _on(torch.is_autocast_enabled("cpu")),
         "gradients": _on(torch.is_grad_enabled()),
-        # torch has a function that sets it and none that tells: a half of the smallest normal number does.
+        # torch has a function to set it but none to read it: half of the smallest normal number shows it.
         "denormals": "kept" if sys.float_info.min / 2 else "flushed",
         "precision of fp32 products": "bf16" if _products_in_bf16() else "fp32",
     }
@@ -30,14 +30,14 @@ def read_settings() -> dict[str, str]:
 
 
 def changed_settings(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Before and after of each setting that is another now."""
+    """Return the old and new value of each setting that has changed."""
     return {name: (value, after[name]) for name, value in before.items() if after[name] != value}
 
 
 def _default_device() -> str:
     try:
         return str(torch.get_default_device())
-    except AttributeError:  # torch 2.9, where one was set and then taken back
+    except AttributeError:  # torch 2.9, after one was set and reset
         return "cpu"
 
 
@@ -46,6 +46,6 @@ def _on(enabled: bool) -> str:
 
 
 def _products_in_bf16() -> bool:
-    """Whether torch may round the factors of fp32 products, on a CPU where it then does otherwise than by default."""
+    """Return whether torch may round the factors of fp32 products, on a CPU where that has an effect."""
     precision = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
     return bool(precision == "bf16" and onednn_says("_is_mkldnn_bf16_supported"))

@@ -1,4 +1,4 @@
-"""The training step. The only one: training, benchmarks and profilers all call it.
+"""The training step. There is only one: training, benchmarks and profilers all call it.
 
 Shapes: B batch size, T sequence length, V vocabulary size.
 """
@@ -24,7 +24,7 @@ from ntp.core.products import products_of
 from ntp.errors import StepError
 
 Phase = Callable[[str], AbstractContextManager[object]]
-"""Called with a name of :data:`ntp.case.PHASES`; gives what is to surround that part, as ``record_function`` does."""
+"""Called with a name of :data:`ntp.case.PHASES`, returns the context for that phase, like ``record_function``."""
 
 
 def _update(optimizer: torch.optim.Optimizer) -> None:
@@ -33,23 +33,21 @@ def _update(optimizer: torch.optim.Optimizer) -> None:
 
 @dataclass(frozen=True)
 class Method:
-    """A step config made ready for one model: what :func:`train_step` needs besides optimizer and tokens."""
+    """A step config prepared for one model: what :func:`train_step` needs besides optimizer and tokens."""
 
     path: LossPath
-    """From tokens to the loss."""
     products: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Surrounds forward and backward."""
+    """The context for forward and backward."""
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """Surrounds forward alone: the backward pass takes the precisions that it chose."""
+    """The context for forward only: the backward pass uses the precisions that it chose."""
     update: Callable[[torch.optim.Optimizer], object] = _update
-    """The optimizer's step."""
 
     @classmethod
     def of(cls, config: StepConfig, model: LanguageModel, workload: Workload) -> Self:
-        """Make a config ready.
+        """Prepare a config for a model.
 
         Raises:
-            StepError: this model, this machine or this torch does not bear it.
+            StepError: this model, this machine or this torch does not support it.
         """
         products = products_of(config)
         path = _path(config, model, workload)
@@ -72,20 +70,22 @@ def _path(config: StepConfig, model: LanguageModel, workload: Workload) -> LossP
 
 
 def _exact_levers(config: StepConfig, model: LanguageModel) -> dict[str, str]:
-    """What is taken that should compute the same as its default, and the default to take instead.
+    """Map each lever that claims to be exact to the default to use instead.
 
-    What is compiled is left out: it would have to be compiled for the check's sizes first, which takes a minute.
+    Compilation is left out: it would have to compile for the check's sizes first, which takes a minute.
     """
-    taken = {name: getattr(config, name) for name in ("loss", "matmul")}
-    usual = {name: StepConfig.model_fields[name].default for name in taken}
-    levers = {f"{name} {value}": f"{name} {usual[name]}" for name, value in taken.items() if value != usual[name]}
-    if model.own_loss and config.loss == usual["loss"]:
-        levers["the model's own loss"] = "the mean cross entropy of all positions for it"
+    values = {name: getattr(config, name) for name in ("loss", "matmul")}
+    defaults = {name: StepConfig.model_fields[name].default for name in values}
+    levers = {
+        f"{name} {value}": f"{name} {defaults[name]}" for name, value in values.items() if value != defaults[name]
+    }
+    if model.own_loss and config.loss == defaults["loss"]:
+        levers["the model's own loss"] = "the mean cross entropy of all positions"
     return levers
 
 
 class _CompiledPath:
-    """A path in one compiled piece, model and loss: all of its time is the loss's, none is the forward pass's."""
+    """Model and loss, compiled in one piece: the loss phase takes all of the time, the forward phase none."""
 
     def __init__(self, path: LossPath) -> None:
         self._whole = torch.compile(lambda inputs, targets: path.loss(path.predict(inputs, targets), targets))
@@ -99,20 +99,20 @@ class _CompiledPath:
 
 
 def _check_compiler() -> None:
-    """Find out now that torch.compile has nothing to compile with: it tells in a page."""
-    wanted = os.environ.get("CXX")
-    if not any(map(shutil.which, [wanted] if wanted else ["g++", "clang++", "c++"])):
-        raise StepError(f"compile needs a C++ compiler, and there is no {wanted or 'g++'}: install one, or set CXX")
+    """Refuse a missing C++ compiler in one line, where torch.compile would report it on a page."""
+    compiler = os.environ.get("CXX")
+    if not any(map(shutil.which, [compiler] if compiler else ["g++", "clang++", "c++"])):
+        raise StepError(f"compile needs a C++ compiler, but there is no {compiler or 'g++'}: install one, or set CXX")
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: StepConfig) -> torch.optim.AdamW:
-    """AdamW with torch's defaults (lr 1e-3), as torch chooses to run it, or with its foreach or fused kernels."""
+    """Return AdamW with torch's defaults (lr 1e-3), and the kernels that torch chooses, or foreach or fused ones."""
     foreach, fused = (config.optimizer == kernels or None for kernels in ("foreach", "fused"))  # None: torch's choice
     return torch.optim.AdamW(parameters, lr=1e-3, foreach=foreach, fused=fused)
 
 
 def train_step(method: Method, optimizer: torch.optim.Optimizer, tokens: Tensor, phase: Phase = nullcontext) -> Tensor:
-    """One step on ``(B, T+1)`` int64 tokens. Returns the loss before the update, detached, of shape ``()``."""
+    """Train on ``(B, T+1)`` int64 tokens. Returns the loss before the update, detached, of shape ``()``."""
     inputs, targets = tokens[:, :-1], tokens[:, 1:]  # (B, T), (B, T)
     with phase("zero_grad"):
         optimizer.zero_grad()
@@ -131,7 +131,7 @@ def train_step(method: Method, optimizer: torch.optim.Optimizer, tokens: Tensor,
 
 @dataclass
 class Training:
-    """All that a step needs: a model, how its step is computed, its optimizer, and the batches with their generator."""
+    """Everything a step needs: a model, the method of its step, its optimizer, and the batches with their generator."""
 
     language_model: LanguageModel
     method: Method
@@ -143,11 +143,12 @@ class Training:
     def start(cls, workload: Workload, config: StepConfig) -> Self:
         """Seed torch's global generator with ``workload.seed``, then build the model, the batches and the optimizer.
 
-        The batches have a generator of their own that goes on from where building the model left the global one. They
-        are the batches one would draw up front, but cost no memory, and a model's dropout cannot change them.
+        The batches have their own generator, which continues from the state in which building the model left the global
+        one. They are the same batches as if drawn up front, but need no memory, and a model's dropout cannot change
+        them.
 
         Raises:
-            ModelError, DataError, StepError: the model, the data or the step config cannot be used; no step has been
+            ModelError, DataError, StepError: the model, the data or the step config cannot be used. No step has been
                 taken then.
         """
         torch.manual_seed(workload.seed)
@@ -161,7 +162,6 @@ class Training:
 
     @property
     def model(self) -> nn.Module:
-        """The module that is trained."""
         return self.language_model.module
 
     def step(self, phase: Phase = nullcontext) -> Tensor:

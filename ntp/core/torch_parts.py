@@ -1,4 +1,4 @@
-"""Parts of torch that it promises nobody, looked up by name: one that a torch lacks is said in one line."""
+"""Private parts of torch, looked up by name. If this torch lacks one, the error says so in one line."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ from ntp.errors import TorchError
 
 
 def part_of(owner: object, path: str, owners_name: str = "torch") -> Any:
-    """What an object of torch's has under a dotted name, as ``_C._profiler._EventType``.
+    """Look up a dotted name in an object of torch, such as ``_C._profiler._EventType``.
 
     Raises:
-        TorchError: this torch has no such thing.
+        TorchError: this torch has no such attribute.
     """
-    found = owner
+    part = owner
     for name in path.split("."):
         try:
-            found = getattr(found, name)
+            part = getattr(part, name)
         except AttributeError:
             raise TorchError(
-                f"this torch ({torch.__version__}) has no {owners_name}.{path}, which this needs: take the torch that "
-                "ntp is tested with; ntp doctor names it"
+                f"this torch ({torch.__version__}) has no {owners_name}.{path}, which this needs: install the torch "
+                "that ntp is tested with (ntp doctor names it)"
             ) from None
-    return found
+    return part

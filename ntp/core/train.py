@@ -1,4 +1,4 @@
-"""The training loop. It knows nothing of terminals: it yields records, and its caller shows them.
+"""The training loop. It yields records, and its caller shows them.
 
 Shapes: B batch size, T sequence length, V vocabulary size.
 """
@@ -24,25 +24,25 @@ SHOWN_POSITIONS = 8
 
 
 class StepRecord(Frozen):
-    """A step that was taken.
+    """The record of one step.
 
-    ``loss`` is that step's own, in nats. The times are means over all the steps since the last logged one, and cover
-    the steps alone, not what was done with their records.
+    ``loss`` is that step's own, in nats. The times are means over the steps since the last logged one, without the time
+    that the caller spent on their records.
     """
 
     step: int
-    loss: float = Field(allow_inf_nan=True)  # what diverges is told
+    loss: float = Field(allow_inf_nan=True)  # a loss that diverges is shown
     step_time_ms: float
     tokens_per_s: float
     logged: bool
 
 
 class Summary(Frozen):
-    """What a run came to.
+    """The result of a run.
 
-    ``steps`` counts from the run's beginning, the times and rates cover what this process did of them (``None`` if that
-    was nothing). The ids are the first of row 0 of the run's first batch; ``predicted_ids`` are the model's most
-    probable next tokens there.
+    ``steps`` counts from the beginning of the run. Times and rates cover the steps that this process took; they are
+    ``None`` if it took none. The ids are the first ones in row 0 of the run's first batch; ``predicted_ids`` are the
+    model's most probable next tokens there.
     """
 
     steps: int
@@ -60,16 +60,16 @@ class Summary(Frozen):
 
 
 class TrainingRun:
-    """A run of a workload, from its beginning or from its checkpoint.
+    """A run of a workload, from the beginning or from its checkpoint.
 
     Attributes:
-        step: how many steps have been taken, those before a resume included.
-        resumed_at: the step of the checkpoint that the run goes on from; ``None`` for a new run.
-        saved_at: the step of the checkpoint that is there; ``None`` without one.
+        step: the number of steps taken, including those before a resume.
+        resumed_at: the step of the checkpoint from which the run continues; ``None`` for a new run.
+        saved_at: the step of the latest checkpoint; ``None`` without one.
 
     Raises:
         ModelError, DataError: the workload cannot be run.
-        CheckpointError: ``directory`` cannot be written, or its checkpoint is damaged or of another run.
+        CheckpointError: ``directory`` cannot be written, or its checkpoint is damaged or belongs to another run.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class TrainingRun:
     def run(
         self, steps: int = 100, log_every: int = 10, checkpoint_every: int = 100
     ) -> Generator[StepRecord, None, None]:
-        """Train until ``steps`` steps have been taken in all, yielding each; with a directory, save as it goes.
+        """Train until ``steps`` steps have been taken in total, and yield a record of each.
 
-        A checkpoint is written every ``checkpoint_every`` steps and at the end. Ctrl-C, SIGTERM and SIGHUP have their
-        effect once the present step has ended and is saved; another, some seconds later, does not wait for the step.
+        With a directory, a checkpoint is written every ``checkpoint_every`` steps and at the end. Ctrl-C, SIGTERM and
+        SIGHUP take effect when the current step has ended and is saved; a second one, seconds later, does not wait.
 
         Raises:
             ModelError: the model failed, out of memory included.
@@ -109,7 +109,7 @@ class TrainingRun:
             KeyboardInterrupt: Ctrl-C, after the checkpoint was written.
         """
         since_logged: list[float] = []
-        # An exception in the middle of a step would leave half of the parameters updated, a state no run is ever in.
+        # An exception in the middle of a step would leave half of the parameters updated.
         with HeldBack(self._clock) as signals:
             while self.step < steps and not signals.asked:
                 loss, step_time_s = self._timed_step()
@@ -120,7 +120,7 @@ class TrainingRun:
                 logged = last or self.step % log_every == 0
                 try:
                     yield self._record(loss, since_logged, logged)
-                except GeneratorExit:  # whoever shows the records cannot go on; what was trained is kept all the same
+                except GeneratorExit:  # the caller cannot show more records, but the training is kept
                     self._save()
                     raise
                 if logged:
@@ -130,7 +130,7 @@ class TrainingRun:
                 self._save()
 
     def summary(self) -> Summary:
-        """The totals, the shapes, and a greedy prediction of the first batch. Changes nothing."""
+        """Return the totals, the shapes, and a greedy prediction for the first batch. Changes nothing."""
         inputs, targets = self._first_batch[:, :-1], self._first_batch[:, 1:]  # (B, T), (B, T)
         with evaluating(self.training.model), model_errors("predicting the first batch failed"):
             logits = self.training.language_model.logits(inputs)  # (B, T, V)
@@ -162,7 +162,7 @@ class TrainingRun:
         return saved
 
     def _peek(self) -> Tensor:
-        """The first batch, ``(B, T+1)``. It stays the first of the stream."""
+        """Return the first batch, ``(B, T+1)``, without consuming it."""
         state = self.training.generator.get_state()
         with model_errors(f"a batch of {self.workload.batch_size} x {self.workload.seq_len + 1} tokens cannot be made"):
             batch = next(self.training.batches)
@@ -197,7 +197,7 @@ class TrainingRun:
 
 @contextmanager
 def thread_count(threads: int | None) -> Iterator[None]:
-    """Run with that many of torch's intra-op threads, ``None`` for its own default, and restore the number after."""
+    """Set the number of torch's intra-op threads inside the block; ``None`` keeps torch's default."""
     before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(threads)

@@ -192,7 +192,7 @@ def test_what_looks_at_one_token_alone_is_deduplicated_though_it_wants_targets(w
 
 @pytest.mark.parametrize("name", ["Summed", "Smoothed"])
 def test_a_loss_of_its_own_that_is_another_is_refused(workload, name: str):
-    with pytest.raises(StepError, match=r"^the model's own loss: .* its loss is .* instead of .*; take the mean cross"):
+    with pytest.raises(StepError, match=r"^the model's own loss: .* its loss is .* instead of .*; use the mean cross"):
         Training.start(workload(name), StepConfig())
 
 
@@ -205,7 +205,7 @@ def test_a_model_that_is_told_what_to_predict_is_refused(workload):
     ("name", "message"),
     [
         ("Nothing", "returned tuple: its forward must return a tensor, a tuple that begins with one, or an object"),
-        ("Base", "the forward of \\(2, 6\\) ids failed: NotImplementedError"),
+        ("Base", "its forward failed on \\(2, 6\\) ids: NotImplementedError"),
     ],
 )
 def test_what_is_not_understood_is_refused_as_it_was_first(workload, name: str, message: str):

@@ -159,7 +159,7 @@ def test_a_model_that_looks_at_one_token_alone_may_be_deduplicated(between):
 def test_a_model_that_looks_around_may_not_even_if_it_does_not_do_so_yet(between):
     with pytest.raises(StepError, match="is not context-free: its logits depend on the tokens around") as caught:
         DeduplicatedLoss(LanguageModel(Simple(between).train()), WORKLOAD)
-    assert str(caught.value).endswith("take loss full")
+    assert str(caught.value).endswith("use loss full")
 
 
 def test_neither_may_one_that_draws_random_numbers():
@@ -188,7 +188,7 @@ def test_the_head_is_the_layer_whose_outputs_are_the_logits():
 
 @pytest.mark.parametrize("after", [nn.Tanh(), nn.LayerNorm(VOCAB)])
 def test_a_model_that_changes_its_logits_has_no_head(after):
-    with pytest.raises(StepError, match=r"no nn.Linear whose outputs are its logits; take loss full"):
+    with pytest.raises(StepError, match=r"no nn.Linear whose outputs are its logits; use loss full"):
         find_head(LanguageModel(Simple(after=after)), WORKLOAD)
 
 

@@ -138,7 +138,7 @@ def test_evaluating_restores_even_after_an_error():
         ("class Odd(BaseException): pass\ndef make(): raise Odd('odd')", "factory failed: Odd: odd"),
         ("def make(): return 3", "factory returned int, not a torch.nn.Module"),
         ("def make(): return nn.ReLU()", "nothing to train"),
-        ("def make(): return nn.Linear(3, 3)", "forward of \\(2, 4\\) ids failed: RuntimeError"),
+        ("def make(): return nn.Linear(3, 3)", "its forward failed on \\(2, 4\\) ids: RuntimeError"),
         ("def make(): return nn.Embedding(10, 11)", "vocabulary is too small, it has no id 10"),
         ("def make(): return nn.Embedding(11, 10)", "vocabulary is too small, 10 logits a position"),
         ("def make(): return nn.Sequential(nn.Embedding(11, 11), nn.Flatten())", r"gave \(2, 44\)"),

@@ -152,9 +152,9 @@ def test_a_checkpoint_does_not_choose_the_code_that_is_run(tmp_path: Path):
     spec = f"{path}:make"
     list(TrainingRun(WORKLOAD.model_copy(update={"model": spec}), StepConfig(), tmp_path).run(1))
     ran.unlink()
-    with pytest.raises(Untrusted, match=rf"of model '{spec}', code that would be run: .* name it with --model"):
+    with pytest.raises(Untrusted, match=rf"names the model '{spec}', whose code would be run: .* name it with --model"):
         load_trained(tmp_path)
-    with pytest.raises(OptionError, match=rf"of model '{spec}', not 'other.py:make'"):
+    with pytest.raises(OptionError, match=rf"names the model '{spec}', not 'other.py:make'"):
         load_trained(tmp_path, "other.py:make")
     assert not ran.exists()
     assert load_trained(tmp_path, spec)[1].model == spec
@@ -164,5 +164,5 @@ def test_a_checkpoint_does_not_choose_the_code_that_is_run(tmp_path: Path):
 def test_a_model_that_is_not_the_checkpoints_is_refused(tmp_path: Path):
     list(TrainingRun(WORKLOAD, StepConfig(), tmp_path).run(1))
     assert load_trained(tmp_path, "simple")[1] == WORKLOAD
-    with pytest.raises(OptionError, match=r"of model 'simple', not 'none\.py:make'"):
+    with pytest.raises(OptionError, match=r"names the model 'simple', not 'none\.py:make'"):
         load_trained(tmp_path, "none.py:make")

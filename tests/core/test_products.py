@@ -59,8 +59,8 @@ def test_what_the_machine_can_do_is_permitted(machine, config, rounds):
     [
         (StepConfig(precision="bf16"), False, False, "has no bf16 arithmetic; set NTP_FORCE_BF16=1"),
         (StepConfig(precision="bf16-matmul"), False, False, "has no bf16 arithmetic"),
-        (StepConfig(precision="bf16-matmul"), True, False, "computes fp32 products in fp32; take matmul onednn"),
-        (StepConfig(matmul="onednn"), False, False, "sends no fp32 product to oneDNN; take matmul default"),
+        (StepConfig(precision="bf16-matmul"), True, False, "computes fp32 products in fp32; use matmul onednn"),
+        (StepConfig(matmul="onednn"), False, False, "sends no fp32 product to oneDNN; use matmul default"),
         (StepConfig(matmul="onednn"), True, True, "rounds fp32 products to bf16 here; set ONEDNN_MAX_CPU_ISA="),
     ],
 )

@@ -214,7 +214,7 @@ def test_a_model_that_looks_around_is_refused_before_any_step(tmp_path):
 
 def test_without_a_compiler_there_is_nothing_to_compile_with(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(StepError, match="compile needs a C\\+\\+ compiler, and there is no no-such-compiler"):
+    with pytest.raises(StepError, match="compile needs a C\\+\\+ compiler, but there is no no-such-compiler"):
         Training.start(SMALL, named_step("compile:model"))
 
 

@@ -27,8 +27,8 @@ def test_what_is_not_there_is_named_with_the_torch_and_the_remedy():
     with pytest.raises(TorchError) as failure:
         part_of(torch, "_C._none.Such")
     assert str(failure.value) == (
-        f"this torch ({torch.__version__}) has no torch._C._none.Such, which this needs: take the torch that ntp is "
-        "tested with; ntp doctor names it"
+        f"this torch ({torch.__version__}) has no torch._C._none.Such, which this needs: install the torch that "
+        "ntp is tested with (ntp doctor names it)"
     )
 
 

@@ -231,9 +231,9 @@ def test_a_checkpoint_of_another_run_is_refused_and_the_differences_named(tmp_pa
     with pytest.raises(CheckpointError) as caught:
         TrainingRun(small(seed=1, batch_size=4), StepConfig(optimizer="fused"), tmp_path)
     for difference in (
-        "seed 42 there, 1 here",
-        "batch_size 3 there, 4 here",
-        "optimizer 'default' there, 'fused' here",
+        "seed: 42 there, 1 here",
+        "batch_size: 3 there, 4 here",
+        "optimizer: 'default' there, 'fused' here",
     ):
         assert difference in str(caught.value)
     assert "seq_len" not in str(caught.value)
