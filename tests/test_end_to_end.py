@@ -11,6 +11,7 @@ from ntp.case import PHASES, Case, Runtime, StepConfig, Workload
 from ntp.errors import WorkerFailed
 from ntp.report.profile import markdown
 from ntp.runners import profile as runner
+from ntp.runners.bench import Bench
 from ntp.worker.driver import Observing, PipeWorker, Sampling, cpus_for, measure
 
 ROOT = Path(__file__).parent.parent
@@ -84,7 +85,12 @@ def test_a_small_case_is_profiled(tmp_path, make_peaks, monkeypatch):
     case = Case(workload=SMALL)
     peaks = make_peaks(threads=1, fp32=50, workload=SMALL)
     stages = runner.profile(
-        case, tmp_path, sampling=QUICK, observing=Observing(phase_pairs=2, operator_steps=2), peaks=lambda _: peaks
+        case,
+        tmp_path,
+        sampling=QUICK,
+        observing=Observing(phase_pairs=2, operator_steps=2),
+        peaks=lambda _: peaks,
+        bench=Bench(),
     )
     *_, run = stages
     assert run.failures == ()

@@ -19,6 +19,7 @@ from ntp.machine.software import read_git
 from ntp.machine.system import read_machine
 from ntp.records.guard import Pair, SideName
 from ntp.records.tuning import Lever, Tuning
+from ntp.runners.bench import forking
 from ntp.runners.levers import machine_levers
 from ntp.runners.tune import RACE_BLOCK_S, RACE_STEPS_S, tune
 from ntp.worker.pairs import STEPS_S, WorkerStarter, measure_pair
@@ -89,11 +90,12 @@ def record_search(path: Path, name: str, rounds: int, finals: int, seed: int, te
                 searched = keep(cases=tuple(cases))
                 tell(f"{path.name}: round {turn + 1} of {rounds}, case {at + 1} of {len(order)}")
     allowed = int(SHARE * sum(len(each.pairs) for each in searched.cases))
-    for tuning in tune(default, levers, budget_s=_ENOUGH_S, seed=seed):
-        searched = keep(tuning=tuning)
-        tell(f"{path.name}: {_pairs_of(tuning)} of {allowed} pairs")
-        if _pairs_of(tuning) >= allowed:
-            break
+    with forking() as bench:
+        for tuning in tune(default, levers, budget_s=_ENOUGH_S, seed=seed, bench=bench):
+            searched = keep(tuning=tuning)
+            tell(f"{path.name}: {_pairs_of(tuning)} of {allowed} pairs")
+            if _pairs_of(tuning) >= allowed:
+                break
     if searched.tuning is None:
         return
     final = Raced(name="", base=searched.best, head=incumbent(searched.tuning))

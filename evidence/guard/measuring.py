@@ -19,7 +19,8 @@ from ntp.case import Case, Runtime
 from ntp.judge.guard import plan_of
 from ntp.machine.system import read_machine
 from ntp.records.guard import Block, GuardRecord, Pair, Plan
-from ntp.runners.guard import SIDES, guard
+from ntp.runners.bench import forking
+from ntp.runners.guard import SIDES, Sides, guard
 from ntp.worker.driver import PipeWorker
 from ntp.worker.pairs import WARM_UP_WINDOW, StartWorker, WorkerStarter, measure_pair, rounds_of
 from ntp.worker.sources import Source
@@ -62,9 +63,12 @@ def record_pairs(path: Path, rounds: int, base: str, head: str, directory: Path,
         ]
         return min(running, key=lambda cell: len(cell.pairs)).case_id if running else None
 
-    settings = {"budget_s": _NO_BUDGET_S, "seed": seed, "directory": directory, "next_case": fewest_pairs}
+    sides = Sides(base, head, directory)
     latest = None
-    with closing(guard(plan, base, head, **settings)) as records:
+    with (
+        forking() as bench,
+        closing(guard(plan, sides, bench=bench, budget_s=_NO_BUDGET_S, seed=seed, next_case=fewest_pairs)) as records,
+    ):
         try:
             for latest in records:
                 if _round_done(latest):

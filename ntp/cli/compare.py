@@ -1,6 +1,5 @@
 """``ntp compare``: runs side by side, judged if --gate is given."""
 
-import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ntp.cli.console import show
+from ntp.cli.console import command_line, show
 from ntp.cli.exit_status import NOT_COMPARABLE, OF_VERDICT
 from ntp.cli.options import reading, refuse_onto_input
 from ntp.errors import OptionError
@@ -111,7 +110,7 @@ def _show(paths: Sequence[Path], runs: Sequence["Run"], by: str, format_: Compar
     if format_ is ComparisonFormat.HTML:
         from ntp.report.html import comparison_page
 
-        show(comparison_page(comparison, ("ntp", *sys.argv[1:])))
+        show(comparison_page(comparison, command_line()))
     else:
         from ntp.report.comparison import csv, report
         from ntp.report.document import FORMATS
@@ -139,7 +138,7 @@ def _gate(base: "Run", head: "Run", format_: ComparisonFormat, threshold: float 
     verdict = judged(base, head, threshold or THRESHOLD, allowed)
     text = report(verdict)
     if format_ is ComparisonFormat.HTML:
-        show(html(text, "The head against the baseline", ("ntp", *sys.argv[1:])))
+        show(html(text, "The head against the baseline", command_line()))
     else:
         show(FORMATS[format_](text))
     return OF_VERDICT[verdict.verdict]

@@ -40,9 +40,14 @@ def tell(message: str) -> None:
 
 
 def tell_more(lines: str) -> None:
-    """What stands on stderr below what was told."""
+    """Lines on stderr below what was told."""
     with suppress(OSError):
         typer.echo(lines, err=True)
+
+
+def command_line() -> tuple[str, ...]:
+    """What was typed, as records and pages tell it."""
+    return ("ntp", *sys.argv[1:])
 
 
 def hold_streams() -> None:
@@ -73,7 +78,7 @@ def tell_if_terminal(message: str) -> None:
 
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that is written anew, if that is a terminal; gives the function that does so."""
+    """A line on stderr that is rewritten, if that is a terminal; gives the function that does so."""
     from rich.console import Console
 
     if not sys.stderr.isatty():

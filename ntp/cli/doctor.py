@@ -72,6 +72,7 @@ def _examine(refresh: bool) -> None:
     from ntp.machine.examine import examine
     from ntp.machine.software import tested_with
     from ntp.report.doctor import doctor as render
+    from ntp.runners.bench import Bench
     from ntp.runners.disturbance import spreads
     from ntp.runners.roofline import measure_peaks
 
@@ -79,7 +80,7 @@ def _examine(refresh: bool) -> None:
     environment = examine()
     most = available_cpus().max_threads
     try:
-        varying = spreads(most, progress=tell_if_terminal)
+        varying = spreads(most, bench=Bench(progress=tell_if_terminal))
     except WorkerFailed as exc:
         tell(f"no step could be timed: {one_line(str(exc))}")
         varying = None
@@ -98,10 +99,11 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
     from ntp.machine.cpus import available_cpus, check_runtime
     from ntp.report.calibration import report
     from ntp.report.document import terminal
+    from ntp.runners.bench import Bench
     from ntp.runners.calibrate import RUNS, default_cases
     from ntp.runners.calibrate import calibrate as run_calibration
 
-    named = [case for each in wanted for case in _cases_named(each, model)]
+    named = [case for text in wanted for case in _cases_named(text, model)]
     cases = list(dict.fromkeys(named if wanted else default_cases((1, available_cpus().max_threads))))
     if not cases:
         raise OptionError(f"--cases: there is no case in {', '.join(wanted)}")
@@ -113,10 +115,10 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
     try:
         with (
             status_line() as progress,
-            closing(run_calibration(cases, runs or RUNS, progress=progress)) as calibrations,
+            closing(run_calibration(cases, runs or RUNS, bench=Bench(progress=progress))) as calibrations,
         ):
-            for each in calibrations:
-                calibration = each
+            for so_far in calibrations:
+                calibration = so_far
     except KeyboardInterrupt as stop:
         if calibration is not None:
             stop.add_note("; the table shows what was finished")

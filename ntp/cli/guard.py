@@ -1,7 +1,6 @@
 """``ntp guard``: whether the head trains more slowly than the base."""
 
 import os
-import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from enum import StrEnum
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ntp.case import Case
-from ntp.cli.console import show, status_line, tell, tell_more
+from ntp.cli.console import command_line, show, status_line, tell, tell_more
 from ntp.cli.exit_status import OF_VERDICT, REGRESSION, TOOL_FAILED
 from ntp.cli.options import DEFAULT_MODEL, ModelOption, OrderSeedOption, reading, refuse_onto_input
 from ntp.errors import OptionError, RecordError
@@ -111,6 +110,8 @@ def guard(
     from ntp.records.sole_writer import sole_writer
     from ntp.report.document import markdown, terminal
     from ntp.report.guard import report
+    from ntp.runners.bench import forking
+    from ntp.runners.guard import Sides
     from ntp.runners.guard import guard as run_guard
 
     if replay is not None and base is None:
@@ -119,16 +120,11 @@ def guard(
     elif base is not None and replay is None:
         _check_out(out)
         plan = _guard_plan(cases or (), model, threshold, budget)
-        with sole_writer(out), status_line() as progress:
-            settings = {
-                "budget_s": budget,
-                "seed": order_seed,
-                "allowed": allow or (),
-                "setup": setup,
-                "links": link or (),
-                "command": ("ntp", *sys.argv[1:]),
-            }
-            record = _kept(run_guard(plan, base, head, **settings, progress=progress), out)  # type: ignore[arg-type]
+        sides = Sides(base, head, links=link or (), setup=setup)
+        with sole_writer(out), status_line() as progress, forking(progress, command_line()) as bench:
+            record = _kept(
+                run_guard(plan, sides, bench=bench, budget_s=budget, seed=order_seed, allowed=allow or ()), out
+            )
     else:
         raise OptionError("give --base REF to measure, or --replay FILE to judge what was measured before")
     try:
@@ -155,7 +151,7 @@ def _guard_plan(ids: Sequence[str], model: str, threshold: float, budget_s: floa
 
     if ids and model != DEFAULT_MODEL:
         raise OptionError(f"--model {model} is for the default cases, --cases names its own: give only one of the two")
-    cases = [Case.parse(each) for each in ids] or default_cases(model, (1, available_cpus().max_threads))
+    cases = [Case.parse(case_id) for case_id in ids] or default_cases(model, (1, available_cpus().max_threads))
     for case in cases:
         check_runtime(case.runtime)
         if Path(case.workload.model).is_absolute():

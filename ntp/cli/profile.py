@@ -1,13 +1,12 @@
 """``ntp profile``: one case, explained."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ntp.case import Case, Runtime, StepConfig, Workload
-from ntp.cli.console import tell_if_terminal, write
+from ntp.cli.console import command_line, tell_if_terminal, write
 from ntp.cli.options import takes_case
 
 _WRITTEN = ("profile.json", "profile.md", "profile.html")
@@ -37,15 +36,17 @@ def profile(
     from ntp.records.sole_writer import sole_writer
     from ntp.report.html import page
     from ntp.report.profile import PICTURES, markdown, pictures, terminal
+    from ntp.runners.bench import Bench
     from ntp.runners.profile import profile as run_profile
 
     case = Case.of({**options, "threads": options["threads"] or available_cpus().max_threads})
     check_runtime(case.runtime)
     check_writable(*(out / name for name in (*_WRITTEN, *PICTURES)))
+    bench = Bench(progress=tell_if_terminal, command=command_line())
     run = None
     with sole_writer(out / "profile.json"):
         try:
-            for run in run_profile(case, out, command=("ntp", *sys.argv[1:]), progress=tell_if_terminal):
+            for run in run_profile(case, out, bench=bench):
                 if not run.measurements:  # an earlier profile is worth more than the news that there is none
                     raise run.failures[-1].error()
                 write_whole(out / "profile.json", text_of(document_of(run)))
@@ -57,7 +58,7 @@ def profile(
         assert run is not None
         for name, draw in pictures(run).items():
             write_whole(out / name, draw())
-        flames = drawings((each.observations.flame for each in run.measurements), out)
+        flames = drawings((measurement.observations.flame for measurement in run.measurements), out)
         write_whole(out / "profile.html", page(run, flames))
     write(terminal(run))
     write(f"Written: profile.md, profile.html and everything they show, in {out}")

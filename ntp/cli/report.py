@@ -43,7 +43,7 @@ def report(
         from ntp.records.flame import drawings
         from ntp.report.html import page
 
-        flames = drawings((each.observations.flame for each in loaded.measurements), run.parent)
+        flames = drawings((measurement.observations.flame for measurement in loaded.measurements), run.parent)
         show(page(loaded, flames))
         return
     from ntp.report.text import FORMATS, markdown

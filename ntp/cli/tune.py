@@ -1,7 +1,6 @@
 """``ntp tune``: the fastest case of a workload on this machine."""
 
 import os
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ntp.case import Case, Workload
-from ntp.cli.console import status_line, tell, write
+from ntp.cli.console import command_line, status_line, tell, write
 from ntp.cli.options import MAX_THREADS, OrderSeedOption, reading, takes_case
 from ntp.errors import OptionError
 from ntp.interrupts import Terminated
@@ -78,6 +77,7 @@ def tune(
     from ntp.records.tuning import Tuning
     from ntp.report.document import markdown, terminal
     from ntp.report.tuning import report as report_of
+    from ntp.runners.bench import forking
     from ntp.runners.levers import machine_levers
     from ntp.runners.tune import tune as run_tune
     from ntp.worker.driver import cpus_for
@@ -91,8 +91,7 @@ def tune(
     if report.is_file() and not out.exists():
         raise OptionError(f"{report} would be replaced by the report of --out {out}: choose another name")
     check_writable(report)
-    with sole_writer(out), status_line() as progress:
-        known = Tuning.load(out) if out.is_file() and not fresh else None
+    with sole_writer(out), status_line() as progress, forking(progress, command_line()) as bench:
         tuning = _kept(
             run_tune(
                 default,
@@ -100,24 +99,23 @@ def tune(
                 budget_s=budget,
                 memory_limit_bytes=memory_limit,
                 seed=order_seed,
-                command=("ntp", *sys.argv[1:]),
-                known=known,
-                progress=progress,
+                earlier=Tuning.load(out) if out.is_file() and not fresh else None,
+                bench=bench,
             ),
             out,
         )
     if tuning is None:
         raise OptionError(f"no race fits into {budget:g} s: raise --budget")
-    found = winner(tuning)
-    runtime = found.case.runtime
-    text = report_of(tuning, found, environment_variables(runtime), cpus_for(runtime))
+    fastest = winner(tuning)
+    runtime = fastest.case.runtime
+    text = report_of(tuning, fastest, environment_variables(runtime), cpus_for(runtime))
     write_whole(report, markdown(text))
     write(terminal(text))
 
 
 def _kept(tunings: "Generator[Tuning, None, None]", out: Path) -> "Tuning | None":
-    """The last of the states, each of which takes the place of the one before it on the disk. Ctrl-C ends the search:
-    what was found until then is the answer.
+    """The last state of the search, each of which replaces the one before it on the disk. Ctrl-C ends the search: the
+    best so far is the answer.
     """
     from ntp.records.run import write_whole
 

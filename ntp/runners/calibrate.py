@@ -1,9 +1,7 @@
 """Runs of identical code, case by case in turn: what noise there is between two runs on this machine."""
 
 import itertools
-import time
-from collections.abc import Callable, Generator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from ntp.case import BATCH_SIZES, SEQ_LENS, Case
@@ -11,7 +9,9 @@ from ntp.errors import WorkerFailed
 from ntp.machine.cache import cache_dir, load_kept, save_kept
 from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
 from ntp.records.run import Measurement, check_writable
-from ntp.worker.driver import PipeWorker, Sampling, measure
+from ntp.runners.bench import Bench, now
+from ntp.worker.driver import Sampling, measure
+from ntp.worker.sources import Source
 
 RUNS = 5
 """With fewer, the quantile of Student's distribution outgrows the noise; more gain little each."""
@@ -31,12 +31,10 @@ def calibrate(
     runs: int = RUNS,
     *,
     sampling: Sampling | None = None,
-    start: Callable[[Case], PipeWorker] = PipeWorker,
     folder: Path | None = None,
-    clock_s: Callable[[], float] = time.perf_counter,
-    progress: Callable[[str], None] = lambda _: None,
+    bench: Bench,
 ) -> Generator[Calibration, None, None]:
-    """Measure each case in so many fresh workers; keep each run as soon as it is there, and yield what there is so far.
+    """Measure each case in ``runs`` fresh workers; keep each run as soon as it is there, and yield all so far.
 
     All cases are run once, then all of them again: a disturbance of a minute costs each of them a run, and none all.
     What was kept of a case before is replaced once there are as many new runs, or all that were asked for: whoever
@@ -46,10 +44,8 @@ def calibrate(
         cases: what is calibrated.
         runs: how many workers each case gets.
         sampling: how many steps are timed; a sweep's own unless given.
-        start: starts a worker.
         folder: where to keep the runs, instead of :func:`ntp.machine.cache.cache_dir`.
-        clock_s: tells how long the runs take.
-        progress: told what is about to be measured, a line for each run.
+        bench: starts the workers, and is told what is about to be measured, a line for each run.
 
     Raises:
         WorkerFailed: a worker died, hung or refused its case, or the machine changed meanwhile.
@@ -59,10 +55,10 @@ def calibrate(
     check_writable(folder / "calibration.json")
     new: dict[Case, CalibratedCase] = {}
     surroundings: tuple[str, str] | None = None
-    started_s = clock_s()
+    started_s = bench.clock_s()
     for done, (number, case) in enumerate((number, case) for number in range(1, runs + 1) for case in cases):
-        progress(_forecast(case, done, runs * len(cases), clock_s() - started_s))
-        with start(case) as worker:
+        bench.progress(_forecast(case, done, runs * len(cases), bench.clock_s() - started_s))
+        with bench.start(case, Source.here()) as worker:
             measurement = measure(case, worker, (sampling or Sampling()).for_case(case))
         if surroundings not in (None, fingerprints(measurement)):
             raise WorkerFailed(f"{case.id}: the machine or its software has changed since the first run: start over")
@@ -74,19 +70,18 @@ def calibrate(
         yield Calibration(machine=surroundings[0], software=surroundings[1], cases=tuple(new.values()))
 
 
-def _with_run(known: CalibratedCase | None, measurement: Measurement) -> CalibratedCase:
+def _with_run(earlier: CalibratedCase | None, measurement: Measurement) -> CalibratedCase:
     if measurement.calibration_kernel is None:
         raise WorkerFailed(f"{measurement.case.id}: torch refused the calibration kernel, so no run can be normalised")
     run = CalibratedRun(step_time_ns=measurement.step_time_ns, calibration_kernel=measurement.calibration_kernel)
-    if known is None:
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        return CalibratedCase(case=measurement.case, started=started, runs=(run,))
-    return known.model_copy(update={"runs": (*known.runs, run)})
+    if earlier is None:
+        return CalibratedCase(case=measurement.case, started=now(), runs=(run,))
+    return earlier.model_copy(update={"runs": (*earlier.runs, run)})
 
 
 def _runs_of(kept: Calibration, case: Case) -> int:
-    known = kept.at(case)
-    return len(known.runs) if known else 0
+    calibrated = kept.at(case)
+    return len(calibrated.runs) if calibrated else 0
 
 
 def _forecast(case: Case, done: int, planned: int, elapsed_s: float) -> str:

@@ -1,22 +1,20 @@
 """Base against head, until every case is decided or the budget is spent."""
 
 import random
-import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ntp.case import Case
 from ntp.errors import WorkerFailed
 from ntp.judge.guard import verdict_on
-from ntp.machine.system import read_machine
 from ntp.records.environment import Software
 from ntp.records.guard import WORK_TREE, GuardedCase, GuardRecord, Plan, Side, SideName
+from ntp.runners.bench import Bench
 from ntp.worker.checkout import changed_files, checkout, lacking
-from ntp.worker.pairs import Counted, SideFailed, StartWorker, WorkerStarter, count, measure_pair
+from ntp.worker.pairs import Counted, SideFailed, count, measure_pair
 from ntp.worker.preparing import failure_of, prepare
 from ntp.worker.sources import Source, foreign, own_files
 
@@ -43,37 +41,34 @@ def default_cases(model: str, threads: Sequence[int]) -> tuple[Case, ...]:
 
 
 class _Guard:
-    """A run of the guard under way."""
+    """A guard under way."""
 
-    def __init__(
-        self, record: GuardRecord, sources: dict[SideName, Source], start: StartWorker, clock_s: Callable[[], float]
-    ) -> None:
+    def __init__(self, record: GuardRecord, sources: dict[SideName, Source], bench: Bench) -> None:
         self.record = record
         self._sources = sources
-        self._start = start
-        self._clock_s = clock_s
-        self._started_s = clock_s()
+        self._bench = bench
+        self._started_s = bench.clock_s()
         self.longest_pair_s = 0.0
 
     @property
     def elapsed_s(self) -> float:
-        return self._clock_s() - self._started_s
+        return self._bench.clock_s() - self._started_s
 
     def replace(self, guarded: GuardedCase) -> GuardRecord:
-        """The record with one case renewed."""
-        cases = tuple(guarded if each.case_id == guarded.case_id else each for each in self.record.cases)
+        """The record with one case updated."""
+        cases = tuple(guarded if case.case_id == guarded.case_id else case for case in self.record.cases)
         self.record = self.record.model_copy(update={"cases": cases, "wall_time_s": round(self.elapsed_s, 3)})
         return self.record
 
     def count(self, guarded: GuardedCase) -> GuardRecord:
         """Count what a step of each side does. Both at once: counts need no quiet."""
-        started_s = self._clock_s()
+        started_s = self._bench.clock_s()
         case = Case.parse(guarded.case_id)
         # The workers end first: a thread that waits for an answer would be waited for.
         with ThreadPoolExecutor(len(SIDES)) as pool, ExitStack() as stack:
             # Started here: a process that a thread starts dies with the thread.
             counting = {
-                side: pool.submit(count, stack.enter_context(self._start(case, source)), source)
+                side: pool.submit(count, stack.enter_context(self._bench.start(case, source)), source)
                 for side, source in self._sources.items()
             }
             changes: dict[str, object] = {}
@@ -82,31 +77,32 @@ class _Guard:
                     changes |= self._counted(side, counting_side.result())
                 except WorkerFailed as error:
                     changes |= _failure(SideFailed(side, error), lacking(self._sources[side], _words(error)))
-        changes["wall_time_s"] = self._clock_s() - started_s
+        changes["wall_time_s"] = self._bench.clock_s() - started_s
         return self.replace(guarded.model_copy(update=changes))
 
     def _counted(self, side: SideName, counted: Counted) -> dict[str, object]:
-        """What a side's worker counted; but nothing, if it is not of that side alone."""
+        """What a side's worker counted; nothing if it has imported code from elsewhere."""
         files = counted.imported.files
-        self._found(side, counted.software, own_files(self._sources[side], files))
+        self._note(side, counted.software, own_files(self._sources[side], files))
         if elsewhere := foreign(self._sources[side], files):
             return {"foreign": f"{side}: {elsewhere}, so both sides may have run the same code: {_FOREIGN_REMEDY}"}
         return {side: counted.counts}
 
-    def _found(self, side: SideName, software: Software, loaded: Sequence[str]) -> None:
-        """Keep what the first worker of a side found, and what any of them loaded."""
-        known: Side = getattr(self.record, side)
-        loaded = tuple(sorted({*(known.loaded or ()), *loaded}))
-        changes: dict[str, object] = {"software": known.software or software, "loaded": loaded}
-        self.record = self.record.model_copy(update={side: known.model_copy(update=changes)})
+    def _note(self, side: SideName, software: Software, loaded: Sequence[str]) -> None:
+        """Keep the software that the first worker of a side has, and the files that any of them has loaded."""
+        before: Side = getattr(self.record, side)
+        loaded = tuple(sorted({*(before.loaded or ()), *loaded}))
+        self._update_side(side, software=before.software or software, loaded=loaded)
+
+    def _update_side(self, side: SideName, **changes: object) -> None:
+        updated = getattr(self.record, side).model_copy(update=changes)
+        self.record = self.record.model_copy(update={side: updated})
 
     def prepare(self, command: str) -> bool:
-        """Run the user's command in each side's folder. Whether all went well: else every case has failed of it."""
+        """Run the user's command in each side's folder. Returns whether it worked; if not, every case has failed."""
         for side, source in self._sources.items():
-            preparation = prepare(source.folder, command, self._clock_s)
-            known: Side = getattr(self.record, side)
-            updated = known.model_copy(update={"preparation": preparation})
-            self.record = self.record.model_copy(update={side: updated})
+            preparation = prepare(source.folder, command, self._bench.clock_s)
+            self._update_side(side, preparation=preparation)
             if preparation.status:
                 failed = _failure(SideFailed(side, failure_of(preparation)))
                 cases = tuple(guarded.model_copy(update=failed) for guarded in self.record.cases)
@@ -115,21 +111,21 @@ class _Guard:
         return True
 
     def pair(self, guarded: GuardedCase) -> GuardRecord:
-        """Add a pair to a guarded."""
-        started_s = self._clock_s()
+        """Add a pair to a guarded case."""
+        started_s = self._bench.clock_s()
         case = Case.parse(guarded.case_id)
         seed = random.Random(f"{self.record.seed} {guarded.case_id} {len(guarded.pairs)}").getrandbits(32)
         changes: dict[str, object]
         try:
             with ExitStack() as stack:
                 workers: dict[SideName, Worker] = {
-                    side: stack.enter_context(self._start(case, self._sources[side]))
+                    side: stack.enter_context(self._bench.start(case, self._sources[side]))
                     for side in random.Random(seed).sample(SIDES, 2)
                 }
                 changes = {"pairs": (*guarded.pairs, measure_pair(guarded.case_id, workers, seed))}
         except WorkerFailed as error:
             changes = _failure(error)
-        pair_s = self._clock_s() - started_s
+        pair_s = self._bench.clock_s() - started_s
         self.longest_pair_s = max(self.longest_pair_s, pair_s)
         return self.replace(guarded.model_copy(update={**changes, "wall_time_s": guarded.wall_time_s + pair_s}))
 
@@ -147,22 +143,30 @@ def _failure(error: WorkerFailed, more: str = "") -> dict[str, object]:
     return {"base_failure" if of_base else "failure": message, "stderr_tail": error.stderr_tail}
 
 
+class Sides(NamedTuple):
+    """What is compared, and how its trees are made ready."""
+
+    base: str
+    """A commit."""
+    head: str = WORK_TREE
+    """A commit, or the work tree."""
+    directory: Path | None = None
+    """A folder in the repository. None: the current one."""
+    links: Sequence[Path] = ()
+    """Paths of the work tree that the checkouts share with it."""
+    setup: str = ""
+    """A shell command that is run in each side's folder first."""
+
+
 def guard(
     plan: Plan,
-    base: str,
-    head: str = WORK_TREE,
+    sides: Sides,
     *,
-    next_case: NextCase = lambda record: verdict_on(record).next_case,
+    bench: Bench,
     budget_s: float,
     seed: int = 0,
     allowed: Sequence[str] = (),
-    setup: str = "",
-    links: Sequence[Path] = (),
-    command: Sequence[str] = (),
-    directory: Path | None = None,
-    start: StartWorker | None = None,
-    clock_s: Callable[[], float] = time.perf_counter,
-    progress: Callable[[str], None] = lambda _: None,
+    next_case: NextCase = lambda record: verdict_on(record).next_case,
 ) -> Generator[GuardRecord, None, None]:
     """Count every case of the plan on both sides, then add pairs where they are needed. Each step yields the record.
 
@@ -171,52 +175,42 @@ def guard(
 
     Args:
         plan: what is guarded, and when a verdict is reached.
-        base: a commit.
-        head: a commit, or the work tree.
-        next_case: the rule.
+        sides: base and head.
+        bench: starts the workers, and is told what comes next.
         budget_s: seconds, from the first count on.
-        seed: of the order of blocks.
+        seed: random seed of the order of blocks.
         allowed: names of counts that may rise, or patterns of them.
-        setup: a shell command that is run in each side's folder first.
-        links: paths of the work tree that the checkouts share with it.
-        command: as it was given.
-        directory: in the repository; None: the current one.
-        start: starts workers.
-        clock_s: a clock.
-        progress: is told what comes next.
+        next_case: the rule.
 
     Raises:
         OptionError: a ref, the folder or a link is wrong. Found before any worker is started.
     """
     with (
-        checkout(base, directory, links) as (base_side, base_source),
-        checkout(head, directory, links) as (head_side, head_source),
-        WorkerStarter() as starter,
+        checkout(sides.base, sides.directory, sides.links) as (base, base_source),
+        checkout(sides.head, sides.directory, sides.links) as (head, head_source),
     ):
         record = GuardRecord(
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            **bench.provenance(),
             wall_time_s=0,
-            command=tuple(command),
-            base=base_side,
-            head=head_side,
+            base=base,
+            head=head,
             plan=plan,
             budget_s=budget_s,
             seed=seed,
             allowed=tuple(allowed),
-            changed=changed_files(base_side, head_side, directory),
-            machine=read_machine(),
+            changed=changed_files(base, head, sides.directory),
             cases=tuple(GuardedCase(case_id=case_id) for case_id in plan.cases),
         )
-        run = _Guard(record, {"base": base_source, "head": head_source}, start or starter, clock_s)
-        if setup:
-            progress(f"preparing both sides: {setup}")
-            if not run.prepare(setup):
+        run = _Guard(record, {"base": base_source, "head": head_source}, bench)
+        if sides.setup:
+            bench.progress(f"preparing both sides: {sides.setup}")
+            if not run.prepare(sides.setup):
                 yield run.record
                 return
         for guarded in record.cases:
-            progress(f"counting what a step of {guarded.case_id} does")
+            bench.progress(f"counting what a step of {guarded.case_id} does")
             yield run.count(guarded)
         while (case_id := next_case(run.record)) and run.elapsed_s + run.longest_pair_s <= budget_s:
-            guarded = next(each for each in run.record.cases if each.case_id == case_id)
-            progress(f"{run.elapsed_s:.0f} of {budget_s:.0f} s: pair {len(guarded.pairs) + 1} of {case_id}")
+            guarded = next(case for case in run.record.cases if case.case_id == case_id)
+            bench.progress(f"{run.elapsed_s:.0f} of {budget_s:.0f} s: pair {len(guarded.pairs) + 1} of {case_id}")
             yield run.pair(guarded)

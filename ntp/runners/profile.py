@@ -3,10 +3,8 @@
 import math
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,9 +15,11 @@ from ntp.records.flame import Flame
 from ntp.records.observations import Observations
 from ntp.records.peaks import MachinePeaks, gemm_shapes
 from ntp.records.run import Failure, Measurement, Run, check_writable
+from ntp.runners.bench import Bench, now
 from ntp.runners.roofline import measure_peaks
-from ntp.worker.driver import Observing, PipeWorker, Sampling, measure, observe
+from ntp.worker.driver import Observing, Sampling, measure, observe
 from ntp.worker.protocol import Worker, stopped_on_error
+from ntp.worker.sources import Source
 
 TRACE = "trace.json"
 FILES = (TRACE, *FLAME_FILES)
@@ -44,13 +44,11 @@ def profile(
     case: Case,
     out_dir: Path,
     *,
-    command: tuple[str, ...] = (),
     sampling: Sampling | None = None,
     observing: Observing = OBSERVING,
-    start: Callable[[Case], PipeWorker] = PipeWorker,
     flame: RecordFlame = record_flame,
     peaks: Peaks = machine_peaks,
-    progress: Callable[[str], None] = lambda _: None,
+    bench: Bench,
 ) -> Iterator[Run]:
     """Measure a case, let every observer look at it, and yield the run after each stage, more complete each time.
 
@@ -63,42 +61,42 @@ def profile(
     _check_writable(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / TRACE).unlink(missing_ok=True)  # an earlier profile's must not pass for this one's
-    run = Run(started=datetime.now(UTC).isoformat(timespec="seconds"), wall_time_s=0, command=command, planned=1)
-    started_s = time.perf_counter()
+    run = Run(started=now(), wall_time_s=0, command=bench.command, planned=1)
+    started_s = bench.clock_s()
 
-    def now(**changes: object) -> Run:
-        elapsed_s = round(time.perf_counter() - started_s, 3)
+    def run_with(**changes: object) -> Run:
+        elapsed_s = round(bench.clock_s() - started_s, 3)
         return Run.model_validate({**dict(run), **changes, "wall_time_s": elapsed_s})
 
     try:
-        with start(case) as worker:
-            progress("starting a worker, warming it up and timing its steps")
+        with bench.start(case, Source.here()) as worker:
+            bench.progress("starting a worker, warming it up and timing its steps")
             measurement = measure(case, worker, sampling or Sampling())
-            yield (run := now(measurements=(measurement,)))
-            progress("observing phases, memory, operations and operators")
+            yield (run := run_with(measurements=(measurement,)))
+            bench.progress("observing phases, memory, operations and operators")
             measurement = measurement.model_copy(update={"observations": _observed(worker, observing, out_dir)})
-            yield (run := now(measurements=(measurement,)))
-            progress("recording a flame graph")
+            yield (run := run_with(measurements=(measurement,)))
+            bench.progress("recording a flame graph")
             measurement = _with_flame(measurement, worker, worker.pid, out_dir, flame)
-            yield (run := now(measurements=(measurement,)))
+            yield (run := run_with(measurements=(measurement,)))
     except WorkerFailed as error:
         failure = Failure.of(case.id, error)
-        run = now(failures=(*run.failures, failure))
+        run = run_with(failures=(*run.failures, failure))
         yield run
         if not run.measurements:
             return
-    progress("measuring this machine's roofline, if it is not known yet")
+    bench.progress("measuring this machine's roofline, if it is not known yet")
     try:
-        run = now(peaks=peaks(case))
+        run = run_with(peaks=peaks(case))
     except WorkerFailed as error:
         failure = Failure.of("roofline", error)
-        run = now(failures=(*run.failures, failure))
+        run = run_with(failures=(*run.failures, failure))
     yield run
 
 
 def _check_writable(out_dir: Path) -> None:
     check_writable(*(out_dir / name for name in FILES))
-    free_bytes = shutil.disk_usage(next(each for each in (out_dir, *out_dir.absolute().parents) if each.exists())).free
+    free_bytes = shutil.disk_usage(next(filter(Path.exists, (out_dir, *out_dir.absolute().parents)))).free
     if free_bytes < _NEEDED_BYTES:
         raise RecordError(
             f"{out_dir} has {free_bytes >> 20} MiB free, a profile needs {_NEEDED_BYTES >> 20}: free the disk"

@@ -8,21 +8,19 @@ and against itself without each of its levers.
 
 import math
 import random
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ntp.case import Case
 from ntp.errors import NtpError, OptionError, WorkerFailed
 from ntp.judge.tuning import incumbent, levers_of, log_ratio, standings, wants_another_pair, with_values
-from ntp.machine.system import read_machine
 from ntp.records.levers import COMPILE
 from ntp.records.tuning import Lever, Purpose, Race, Tuning
+from ntp.runners.bench import Bench
 from ntp.runners.proposals import Proposals, one_by_one
 from ntp.worker.channel import Refused
-from ntp.worker.pairs import Pruned, SideFailed, StartWorker, WorkerStarter, measure_pair
+from ntp.worker.pairs import Pruned, SideFailed, measure_pair
 from ntp.worker.sources import Source
 
 if TYPE_CHECKING:
@@ -47,18 +45,17 @@ _FIRST_PAIR_S = 5.0
 class _Search:
     """A search under way."""
 
-    def __init__(self, tuning: Tuning, start: StartWorker, clock_s: Callable[[], float]) -> None:
+    def __init__(self, tuning: Tuning, bench: Bench) -> None:
         self.tuning = tuning
-        self._start = start
-        self._clock_s = clock_s
-        self._started_s = clock_s()
+        self.bench = bench
+        self._started_s = bench.clock_s()
         self._before_s = tuning.wall_time_s
         self._pair_s: list[float] = []
 
     @property
     def elapsed_s(self) -> float:
-        """Of this session."""
-        return self._clock_s() - self._started_s
+        """Seconds since this session began."""
+        return self.bench.clock_s() - self._started_s
 
     @property
     def pair_s(self) -> float:
@@ -74,8 +71,8 @@ class _Search:
         return self.tuning.budget_s - self.elapsed_s
 
     def race(self, purpose: Purpose, case: Case, against: Case, pairs: int | None = None) -> Tuning:
-        """Race a case: over so many pairs, or for as long as the race is open."""
-        started_s = self._clock_s()
+        """Race a case: over this many pairs, or for as long as the race is open."""
+        started_s = self.bench.clock_s()
         race = Race(purpose=purpose, case_id=case.id, against=against.id, outcome="raced")
         try:
             while self._goes_on(race, pairs):
@@ -91,7 +88,7 @@ class _Search:
             race = race.model_copy(update={"outcome": outcome, "message": str(error)})
         except NtpError as error:
             race = race.model_copy(update={"outcome": "refused", "message": str(error)})
-        race = race.model_copy(update={"wall_time_s": round(self._clock_s() - started_s, 3)})
+        race = race.model_copy(update={"wall_time_s": round(self.bench.clock_s() - started_s, 3)})
         wall_time_s = round(self._before_s + self.elapsed_s, 3)
         self.tuning = self.tuning.model_copy(update={"races": (*self.tuning.races, race), "wall_time_s": wall_time_s})
         return self.tuning
@@ -99,7 +96,9 @@ class _Search:
     def _is_defaults_own(self, error: WorkerFailed, race: Race) -> bool:
         """Whether it is the default that cannot be run, and never could."""
         of_base = isinstance(error, SideFailed) and error.side == "base"
-        return of_base and race.against == self.tuning.default and not any(each.pairs for each in self.tuning.races)
+        return (
+            of_base and race.against == self.tuning.default and not any(earlier.pairs for earlier in self.tuning.races)
+        )
 
     def _goes_on(self, race: Race, pairs: int | None) -> bool:
         if race.pairs and self.time_left_s() < self.pair_s:
@@ -109,18 +108,19 @@ class _Search:
         return wants_another_pair([log_ratio(pair) for pair in race.pairs])
 
     def _with_pair(self, race: Race, case: Case, against: Case) -> Race:
-        started_s = self._clock_s()
+        started_s = self.bench.clock_s()
         text = f"{self.tuning.seed} {race.purpose} {race.case_id} {race.against} {len(race.pairs)}"
         seed = random.Random(text).getrandbits(32)
         with ExitStack() as stack:
             cases: dict[SideName, Case] = {"base": against, "head": case}
             workers: dict[SideName, Worker] = {
-                side: stack.enter_context(self._start(each, Source.here())) for side, each in cases.items()
+                side: stack.enter_context(self.bench.start(side_case, Source.here()))
+                for side, side_case in cases.items()
             }
             drop_above = DROP_ABOVE if race.purpose == "search" else math.inf
             pair = measure_pair(case.id, workers, seed, RACE_STEPS_S, RACE_BLOCK_S, drop_above)
             peak_rss_bytes = max(workers["head"].run(1).peak_rss_bytes, race.peak_rss_bytes or 0)
-        self._pair_s.append(self._clock_s() - started_s)
+        self._pair_s.append(self.bench.clock_s() - started_s)
         limit = self.tuning.memory_limit_bytes
         changes: dict[str, object] = {"pairs": (*race.pairs, pair), "peak_rss_bytes": peak_rss_bytes}
         if limit is not None and peak_rss_bytes > limit and race.purpose == "search":
@@ -136,7 +136,7 @@ class _Search:
 
 
 def _finite(loss: float | None) -> bool:
-    """Also of one that is not known."""
+    """Whether a loss is finite, as one that is not known may be."""
     return loss is None or math.isfinite(loss)
 
 
@@ -147,54 +147,45 @@ def tune(
     budget_s: float,
     memory_limit_bytes: int | None = None,
     seed: int = 0,
-    command: Sequence[str] = (),
-    known: Tuning | None = None,
-    start: StartWorker | None = None,
-    clock_s: Callable[[], float] = time.perf_counter,
-    progress: Callable[[str], None] = lambda _: None,
+    earlier: Tuning | None = None,
+    bench: Bench,
 ) -> Generator[Tuning, None, None]:
-    """Search until the budget is spent or nothing is left to try. Each step yields what is known.
+    """Search until the budget is spent or nothing is left to try. Each step yields the search so far.
 
     Args:
         default: the case that the search starts from.
         levers: what may be varied.
-        budget_s: of this session.
+        budget_s: seconds of this session.
         memory_limit_bytes: a candidate that needs more is dropped.
-        seed: of the order of blocks, and of the sampler.
-        command: as it was given.
-        known: an earlier session of the same search, to go on from.
-        start: starts workers.
-        clock_s: a clock.
-        progress: is told what comes next.
+        seed: random seed of the order of blocks, and of the sampler.
+        earlier: an earlier session of the same search, to resume from.
+        bench: starts the workers, and is told what comes next.
 
     Raises:
-        OptionError: ``known`` is of another search.
+        OptionError: ``earlier`` is another search.
         WorkerFailed, StepError: the default itself cannot be run.
     """
     tuning = Tuning(
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        **bench.provenance(),
         wall_time_s=0,
-        command=tuple(command),
         default=default.id,
         levers=tuple(levers),
         budget_s=budget_s,
         memory_limit_bytes=memory_limit_bytes,
         seed=seed,
-        machine=read_machine(),
     )
-    if known is not None:
-        if known.task != tuning.task:
+    if earlier is not None:
+        if earlier.task != tuning.task:
             raise OptionError(
                 "the file holds a search of another workload, levers, limit or machine: give --fresh or another file"
             )
-        tuning = known.model_copy(update={"budget_s": budget_s})
-    with WorkerStarter() as starter:
-        search = _Search(tuning, start or starter, clock_s)
-        for case in _candidates(search):
-            best = incumbent(search.tuning)
-            progress(f"{search.elapsed_s:.0f} of {budget_s:.0f} s: {case.id} against {best}")
-            yield search.race("search", case, Case.parse(best))
-        yield from _last_races(search, progress)
+        tuning = earlier.model_copy(update={"budget_s": budget_s})
+    search = _Search(tuning, bench)
+    for case in _candidates(search):
+        best = incumbent(search.tuning)
+        bench.progress(f"{search.elapsed_s:.0f} of {budget_s:.0f} s: {case.id} against {best}")
+        yield search.race("search", case, Case.parse(best))
+    yield from _last_races(search)
 
 
 def _candidates(search: _Search) -> Iterator[Case]:
@@ -256,22 +247,22 @@ def _settled(search: _Search) -> list[Lever]:
 
 def _tell(proposals: Proposals, tuning: Tuning, told: int) -> int:
     """Let the sampler learn what is new. Returns how many races it knows."""
-    known = {ranking.case_id: ranking.ratio for ranking in standings(tuning)}
+    ratios = {ranking.case_id: ranking.ratio for ranking in standings(tuning)}
     compiled = Case.parse(incumbent(tuning)).step.compile
     for race in tuning.races[told:]:
         case = Case.parse(race.case_id)
         if race.purpose == "search" and case.step.compile == compiled:
-            pace = known.get(race.against, 1.0) * race.pace if race.pace else None
-            proposals.tell(case, known.get(race.case_id, pace))
+            pace = ratios.get(race.against, 1.0) * race.pace if race.pace else None
+            proposals.tell(case, ratios.get(race.case_id, pace))
     return len(tuning.races)
 
 
-def _last_races(search: _Search, progress: Callable[[str], None]) -> Iterator[Tuning]:
+def _last_races(search: _Search) -> Iterator[Tuning]:
     """Hold the winner against the default, and against itself without each of its levers."""
     default, best = Case.parse(search.tuning.default), Case.parse(incumbent(search.tuning))
     if best == default:
         return
-    progress(f"{search.elapsed_s:.0f} s: the winner, {best.id}, against the default")
+    search.bench.progress(f"{search.elapsed_s:.0f} s: the winner, {best.id}, against the default")
     yield search.race("final", best, default, FINAL_PAIRS)
     for field, (_, usual) in levers_of(best, default).items():
         if search.time_left_s() < search.pair_s:
@@ -280,5 +271,5 @@ def _last_races(search: _Search, progress: Callable[[str], None]) -> Iterator[Tu
             without = with_values(best, {field: usual})
         except OptionError:
             continue
-        progress(f"{search.elapsed_s:.0f} s: the winner without {field}")
+        search.bench.progress(f"{search.elapsed_s:.0f} s: the winner without {field}")
         yield search.race("without", without, best, WITHOUT_PAIRS)

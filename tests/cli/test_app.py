@@ -362,7 +362,7 @@ def test_profile_writes_what_was_found_and_says_it(
     assert result.out == f"{terminal(last)}\nWritten: profile.md, profile.html and everything they show, in {out}\n"
     ((case, folder, options),) = asked
     assert (case.id, folder) == ("simple-b8-s128-t1-fused-glibc", out)
-    assert options["command"] == ("ntp", "profile", "--threads", "1")
+    assert options["bench"].command == ("ntp", "profile", "--threads", "1")
     assert (out / "profile.md").read_text() == markdown(last)
     assert Run.load(out / "profile.json") == last
     assert {path.name for path in out.iterdir()} == {"profile.md", "profile.html", "profile.json", *pictures(last)}

@@ -235,7 +235,7 @@ class TestMeasuring:
         path = tmp_path / "identical-quiet.json.gz"
         asked, told = [], []
 
-        def guard(plan, base, head, *, next_case, **_):
+        def guard(plan, _sides, *, next_case, **_):
             cells = {cell.case_id: cell for cell in whole.cases}
             taken = dict.fromkeys(cells, 0)
             record = None

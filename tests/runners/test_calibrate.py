@@ -9,6 +9,7 @@ from ntp.machine.system import read_machine
 from ntp.records.calibration import CalibratedCase, Calibration
 from ntp.records.environment import Process, Software
 from ntp.records.run import KernelBurst, WarmUp
+from ntp.runners.bench import Bench
 from ntp.runners.calibrate import calibrate, default_cases
 from ntp.worker.channel import Refused
 from ntp.worker.driver import Sampling
@@ -20,7 +21,7 @@ SAMPLING = Sampling(time_s=0.02, min_samples=3, blocks=2)
 SOFTWARE = Software(torch="2.9")
 
 
-class Bench:
+class FakeBench:
     """All workers of a calibration: the n-th worker's steps take n ns longer than a millisecond."""
 
     def __init__(self, folder):
@@ -34,7 +35,7 @@ class Bench:
         self.software = {}
         """Of the n-th worker, where it is another."""
 
-    def start(self, case):
+    def start(self, case, _source):
         self.started += 1
         self.log.append(case.id)
         self.now_s += 2.0
@@ -44,10 +45,8 @@ class Bench:
         return list(self.calibrating(cases, runs, **options))
 
     def calibrating(self, cases, runs, sampling=SAMPLING):
-        return calibrate(
-            cases, runs, sampling=sampling, start=self.start, folder=self.folder, clock_s=lambda: self.now_s,
-            progress=self.told.append,
-        )  # fmt: skip
+        bench = Bench(self.start, lambda: self.now_s, self.told.append)
+        return calibrate(cases, runs, sampling=sampling, folder=self.folder, bench=bench)
 
     @property
     def kept(self):
@@ -93,7 +92,7 @@ class Worker:
 
 @pytest.fixture
 def bench(tmp_path):
-    return Bench(tmp_path / "cache")
+    return FakeBench(tmp_path / "cache")
 
 
 def test_cases_take_turns_each_in_a_fresh_worker(bench):

@@ -1,20 +1,21 @@
-"""Two processes that take turns, of workers that need no process."""
+"""Two processes that alternate, of workers that need no process."""
 
 import pytest
 
 from ntp.errors import WorkerFailed
 from ntp.records.run import WarmUp
+from ntp.runners.bench import Bench
 from ntp.runners.disturbance import spreads
 from ntp.worker.driver import Sampling
 from ntp.worker.protocol import Ran
 
 
 class Steps:
-    """A worker whose steps take 10 ms, but for the first two of a turn, and one in ten where it is plain."""
+    """A worker whose steps take 10 ms, but for the first two of a block, and one in ten where it is plain."""
 
     def __init__(self, case, asked, bursts=()):
         self.plain = case.runtime.allocator == "glibc"
-        self.asked, self.bursts, self.turn = asked, bursts, 0
+        self.asked, self.bursts, self.block = asked, bursts, 0
 
     def __enter__(self):
         return self
@@ -30,13 +31,13 @@ class Steps:
 
     def run(self, steps):
         self.asked.append((self.plain, steps))
-        self.turn += 1
-        usual = [30 if self.turn in self.bursts or (self.plain and n % 10 == 0) else 10 for n in range(steps - 2)]
+        self.block += 1
+        usual = [30 if self.block in self.bursts or (self.plain and n % 10 == 0) else 10 for n in range(steps - 2)]
         # A burst makes half of its steps slow.
-        if self.turn in self.bursts:
+        if self.block in self.bursts:
             usual[::2] = [10] * len(usual[::2])
         return Ran(
-            step_time_ns=tuple(each * 1_000_000 for each in (90, 50, *usual)),
+            step_time_ns=tuple(time_ms * 1_000_000 for time_ms in (90, 50, *usual)),
             minor_page_faults=0,
             major_page_faults=0,
             cpu_time_s=0,
@@ -44,17 +45,19 @@ class Steps:
         )
 
 
-def test_turns_alternate_and_their_first_steps_do_not_count():
+def test_blocks_alternate_and_their_first_steps_do_not_count():
     asked = []
-    found = spreads(2, sampling=Sampling(time_s=1.0, blocks=5), start=lambda case: Steps(case, asked))
+    spread = spreads(2, sampling=Sampling(time_s=1.0, blocks=5), bench=Bench(lambda case, _: Steps(case, asked)))
     assert asked == ["load", "load", *[(False, 22), (True, 22)] * 5, "stop", "stop"]
-    assert found.quiet == 0
-    assert found.plain == pytest.approx(2)
+    assert spread.quiet == 0
+    assert spread.plain == pytest.approx(2)
 
 
 def test_a_burst_or_two_are_not_the_machines_own():
-    found = spreads(1, sampling=Sampling(time_s=1.0, blocks=5), start=lambda case: Steps(case, [], bursts=(1, 4)))
-    assert found.quiet == 0
+    spread = spreads(
+        1, sampling=Sampling(time_s=1.0, blocks=5), bench=Bench(lambda case, _: Steps(case, [], bursts=(1, 4)))
+    )
+    assert spread.quiet == 0
 
 
 def test_a_worker_that_is_lost_ends_it_and_the_other():
@@ -65,5 +68,5 @@ def test_a_worker_that_is_lost_ends_it_and_the_other():
             raise WorkerFailed("died")
 
     with pytest.raises(WorkerFailed, match="died"):
-        spreads(1, start=lambda case: Lost(case, asked))
+        spreads(1, bench=Bench(lambda case, _: Lost(case, asked)))
     assert asked == ["load", "load", "stop", "stop"]

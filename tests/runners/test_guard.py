@@ -1,6 +1,5 @@
 """The course of a guard: a real repository, workers and a clock that need no time, and a rule that a test writes."""
 
-import importlib
 import os
 import subprocess
 import threading
@@ -13,19 +12,18 @@ from ntp.judge.guard import plan_of, verdict_on
 from ntp.records.environment import Machine, Process, Software
 from ntp.records.guard import GuardRecord, Plan
 from ntp.records.run import WarmUp
-from ntp.runners.guard import default_cases, guard
+from ntp.runners.bench import Bench, forking
+from ntp.runners.guard import Sides, default_cases, guard
 from ntp.worker.pairs import MIN_BLOCKS, count
 from ntp.worker.protocol import Imported, Loaded, Ran
 from ntp.worker.sources import Source
-
-runner = importlib.import_module("ntp.runners.guard")
 
 MACHINE = Machine(cpu_model="Example CPU")
 SMALL = Case(workload=Workload(batch_size=2, seq_len=4))
 LARGE = Case(workload=Workload(batch_size=8, seq_len=4))
 STEP_NS = 500_000_000
 PAIR_S = 2 * 2 + 2 * MIN_BLOCKS * 0.5
-"""A pair of such steps: warm-ups of 2 s, then as few turns as there may be, of a step each."""
+"""A pair of such steps: warm-ups of 2 s, then as few blocks as there may be, of a step each."""
 
 GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -90,7 +88,7 @@ class Worker:
         return self.said(name, getattr(self.bench.shows, name))
 
 
-class Bench:
+class FakeBench:
     """A repository whose base and head differ in a file, and all that a guard starts there."""
 
     def __init__(self, path, shows):
@@ -130,16 +128,11 @@ class Bench:
             raise WorkerFailed(error, "last words")
         return Worker(self, case, side)
 
-    def guard(self, next_case, cases=(SMALL,), base="HEAD", **options):
-        values = {"budget_s": 1000, "directory": self.path, "start": self.start}
-        return guard(
-            Plan(cases=tuple(case.id for case in cases)),
-            base,
-            next_case=next_case,
-            clock_s=lambda: self.time_s,
-            progress=self.messages.append,
-            **(values | options),
-        )
+    def guard(self, next_case, cases=(SMALL,), base="HEAD", head="worktree", **options):
+        plan = Plan(cases=tuple(case.id for case in cases))
+        bench = Bench(self.start, lambda: self.time_s, self.messages.append, ("ntp", "guard"))
+        options = {"budget_s": 1000, "bench": bench, **options}
+        return guard(plan, Sides(base, head, self.path), next_case=next_case, **options)
 
     def clean(self):
         """Whether all is as before the guard: no worker, no worktree."""
@@ -152,10 +145,10 @@ def bench(make_observations, monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     for name, value in GIT.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(runner, "read_machine", lambda: MACHINE)
+    monkeypatch.setattr("ntp.runners.bench.read_machine", lambda: MACHINE)
     path = tmp_path / "repository"
     path.mkdir()
-    return Bench(path, make_observations())
+    return FakeBench(path, make_observations())
 
 
 class Wants:
@@ -225,7 +218,7 @@ def test_the_rule_sees_all_that_was_handed_out(bench):
 
 
 def test_the_record_says_what_was_asked_and_seen(bench):
-    options = {"budget_s": 99, "seed": 5, "allowed": ["flops"], "command": ["ntp", "guard"]}
+    options = {"budget_s": 99, "seed": 5, "allowed": ["flops"]}
     *_, record = bench.guard(Wants(SMALL, SMALL), base="trunk", **options)
     assert (record.plan, record.budget_s, record.seed) == (Plan(cases=(SMALL.id,)), 99, 5)
     assert record.machine == MACHINE
@@ -471,33 +464,29 @@ def test_of_a_side_that_cannot_be_loaded_no_software_is_known(bench):
 def test_unless_told_otherwise_it_ends_with_the_verdict(bench):
     plan = plan_of([SMALL.id, LARGE.id], 0.01, 1000)
     *_, record = guard(
-        plan, "HEAD", budget_s=1000, directory=bench.path, start=bench.start, clock_s=lambda: bench.time_s
+        plan, Sides("HEAD", directory=bench.path), budget_s=1000, bench=Bench(bench.start, lambda: bench.time_s)
     )
     assert pairs_of(record) == [plan.min_pairs, plan.min_pairs], "equal steps need no more than the first look"
     assert (verdict_on(record).verdict, verdict_on(record).next_case) == ("pass", None)
 
 
-def test_unless_told_otherwise_workers_come_from_a_starter_that_ends_with_the_guard(bench, monkeypatch):
+def test_forks_come_from_a_starter_that_ends_with_the_bench(monkeypatch):
+    log = []
+
     class Starter:
         def __enter__(self):
-            bench.log.append("enter")
+            log.append("enter")
             return self
 
         def __exit__(self, *_):
-            assert bench.running == [], "its processes outlive the workers"
-            bench.log.append("exit")
+            log.append("exit")
 
-        def __call__(self, case, source):
-            return bench.start(case, source)
-
-    monkeypatch.setattr(runner, "WorkerStarter", Starter)
-    run = bench.guard(for_ever(SMALL), start=None)
-    next(run)
-    next(run)
-    run.close()
-    assert (bench.log[0], bench.log[-1]) == ("enter", "exit")
-    assert ("warm_up", SMALL.id, "head") in bench.log
-    assert bench.clean()
+    monkeypatch.setattr("ntp.runners.bench.WorkerStarter", Starter)
+    with forking(log.append, ("ntp", "guard")) as bench:
+        bench.progress("between")
+        assert isinstance(bench.start, Starter)
+        assert bench.command == ("ntp", "guard")
+    assert log == ["enter", "between", "exit"]
 
 
 def test_the_default_cases_are_a_small_step_and_a_large_on_each_number_of_threads():

@@ -12,6 +12,7 @@ from ntp.records.environment import Process, Software
 from ntp.records.flame import Flame, FlameWarning
 from ntp.records.run import KernelBurst, WarmUp
 from ntp.runners import profile as runner
+from ntp.runners.bench import Bench
 from ntp.runners.profile import FLAME_S, OBSERVING, profile
 from ntp.worker.channel import Refused
 from ntp.worker.driver import Observing, Sampling
@@ -24,7 +25,7 @@ STEP_NS = 100_000_000
 DIED = WorkerFailed("simple-b2-s4-t2: died of SIGSEGV", "its last words")
 
 
-class Bench:
+class FakeBench:
     """All that a profile starts, in one log: what was asked, in order, and when a run was handed out."""
 
     def __init__(self, shows, peaks):
@@ -85,13 +86,11 @@ class Bench:
         for run in profile(
             CASE,
             out_dir,
-            command=("ntp", "profile"),
             sampling=SAMPLING,
             observing=Observing(phase_pairs=2, operator_steps=3),
-            start=lambda case: self.said(f"start {case.id}", self),
             flame=lambda *arguments: self.flame(*arguments),
             peaks=lambda case: self.said(f"peaks {case.id}", self.peaks),
-            **options,
+            bench=Bench(lambda case, _: self.said(f"start {case.id}", self), command=("ntp", "profile"), **options),
         ):
             self.log.append(f"yield {len(runs)}")
             runs.append(run)
@@ -100,7 +99,7 @@ class Bench:
 
 @pytest.fixture
 def bench(make_observations, make_peaks):
-    return Bench(make_observations(), make_peaks())
+    return FakeBench(make_observations(), make_peaks())
 
 
 OBSERVERS = ["phases 2", "memory", "denormals", "flops", "operators 3"]
@@ -177,7 +176,7 @@ def test_what_lies_where_a_folder_is_tried_is_not_touched(bench, tmp_path):
 
 def test_progress_is_told_before_each_stage(bench, tmp_path):
     bench.profile(tmp_path, progress=lambda line: bench.log.append(line[:9]))
-    told = ["starting ", "looking a", "recording", "measuring"]
+    told = ["starting ", "observing", "recording", "measuring"]
     firsts = ["load", "phases 2", "flame", "peaks simple-b2-s4-t2"]
     for line, first in zip(told, firsts, strict=True):
         assert bench.log.index(line) < bench.log.index(first)
@@ -330,7 +329,7 @@ def test_checking_a_folder_leaves_nothing_in_it(bench, tmp_path):
 
 
 def test_who_stops_listening_stops_the_worker(bench, tmp_path):
-    runs = profile(CASE, tmp_path, sampling=SAMPLING, start=lambda _: bench, flame=bench.flame)
+    runs = profile(CASE, tmp_path, sampling=SAMPLING, flame=bench.flame, bench=Bench(lambda *_: bench))
     next(runs)
     runs.close()
     assert bench.log[-3:] == ["run 10", "calibration_kernel", "stop"]

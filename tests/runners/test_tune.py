@@ -1,6 +1,5 @@
 """The course of a search: workers and a clock that need no time, on a machine whose every case has a known speed."""
 
-import importlib
 import itertools
 import math
 import random
@@ -14,13 +13,12 @@ from ntp.records.endings import Ending
 from ntp.records.environment import Machine, Process, Software
 from ntp.records.run import WarmUp
 from ntp.records.tuning import Lever
+from ntp.runners.bench import Bench
 from ntp.runners.levers import levers
 from ntp.runners.proposals import Proposals, one_by_one
 from ntp.runners.tune import COMPILING_S, DROP_ABOVE, FINAL_PAIRS, tune
 from ntp.worker.channel import Refused
 from ntp.worker.protocol import Loaded, Ran
-
-runner = importlib.import_module("ntp.runners.tune")
 
 DEFAULT = Case.of({"threads": 2})
 LEVERS = (
@@ -34,7 +32,7 @@ FACTORS = {"deduplicated": 0.25, "onednn": 0.8, "foreach": 0.97, "fused": 0.9, "
 """By what each value multiplies the time of a step."""
 
 
-class Bench:
+class FakeBench:
     """A machine: how long a step of each case takes, what goes wrong, and the clock."""
 
     def __init__(self):
@@ -61,8 +59,8 @@ class Bench:
         return Worker(self, case)
 
     def tune(self, budget_s=300.0, levers=LEVERS, **settings):
-        settings = {"start": self.start, "clock_s": lambda: self.time_s, **settings}
-        return list(tune(DEFAULT, levers, budget_s=budget_s, **settings))
+        bench = Bench(self.start, lambda: self.time_s)
+        return list(tune(DEFAULT, levers, budget_s=budget_s, bench=bench, **settings))
 
 
 class Worker:
@@ -109,12 +107,12 @@ class Worker:
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    monkeypatch.setattr(runner, "read_machine", lambda: Machine(cpu_model="Example CPU"))
+    monkeypatch.setattr("ntp.runners.bench.read_machine", lambda: Machine(cpu_model="Example CPU"))
 
 
 @pytest.fixture
 def bench():
-    return Bench()
+    return FakeBench()
 
 
 def test_a_candidate_that_does_not_train_never_wins(bench):
@@ -210,7 +208,7 @@ def test_what_needs_too_much_memory_is_dropped_with_its_number(bench):
 def test_it_goes_on_where_it_stopped(bench):
     part = bench.tune(budget_s=60.0)[-1]
     races = len(part.races)
-    whole = bench.tune(budget_s=200.0 + bench.time_s, known=part)[-1]
+    whole = bench.tune(budget_s=200.0 + bench.time_s, earlier=part)[-1]
     assert whole.races[:races] == part.races
     searched = [race.case_id for race in whole.races if race.purpose == "search"]
     assert len(set(searched)) == len(searched)
@@ -221,11 +219,11 @@ def test_it_goes_on_where_it_stopped(bench):
 def test_another_search_is_not_gone_on_with(bench):
     part = bench.tune(budget_s=60.0)[-1]
     with pytest.raises(OptionError, match="holds a search of another workload"):
-        bench.tune(known=part, levers=LEVERS[:2])
+        bench.tune(earlier=part, levers=LEVERS[:2])
 
 
 def test_the_same_seed_tries_the_same(bench):
-    again = Bench()
+    again = FakeBench()
     assert [race.case_id for race in bench.tune(60.0)[-1].races] == [
         race.case_id for race in again.tune(60.0)[-1].races
     ]
@@ -243,7 +241,7 @@ def test_compiling_is_tried_last_and_only_if_there_is_time(bench):
     compile_ = Lever(field="compile", values=("off", "model"))
     short = bench.tune(budget_s=COMPILING_S, levers=(compile_, LEVERS[0]))[-1]
     assert not any("compile" in race.case_id for race in short.races)
-    bench = Bench()
+    bench = FakeBench()
     races = bench.tune(levers=(compile_, LEVERS[0]))[-1].races
     search = [race.case_id for race in races if race.purpose == "search"]
     assert "compile:model" in search[1]
@@ -288,7 +286,7 @@ class TestProposals:
         assert 1 < len(tried) <= 4
 
     def test_it_learns(self):
-        bench, proposals, tried = Bench(), Proposals(DEFAULT, LEVERS, seed=0), {DEFAULT}
+        bench, proposals, tried = FakeBench(), Proposals(DEFAULT, LEVERS, seed=0), {DEFAULT}
         proposals.tell(DEFAULT, 1.0)
         ratios = []
         for _ in range(24):
