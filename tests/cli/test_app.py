@@ -476,7 +476,7 @@ def test_compare_shows_a_run_within_itself(stored, run):
         (1, ("--by", "colour"), "no such field"),
         (2, ("--by", "threads"), "got 2 runs"),
         (3, ("--gate",), "got 3 runs"),
-        (2, ("--gate", "--format", "csv"), "terminal or markdown"),
+        (2, ("--gate", "--format", "csv"), "terminal, markdown or html"),
     ],
 )
 def test_compare_refuses_what_makes_no_sense(stored, run, runs, options, said):
