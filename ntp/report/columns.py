@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from ntp.judge.statistics import Interval
+from ntp.lines import one_line
 from ntp.report.markup import code, prose
 from ntp.report.units import UNKNOWN
 
@@ -31,7 +32,7 @@ class Column(NamedTuple, Generic[Row]):
 
     def shown(self, row: Row) -> str:
         value = self.value(row)
-        return UNKNOWN if value is None else self.text(value)
+        return UNKNOWN if value is None else one_line(self.text(value))
 
     def in_markdown(self, row: Row) -> str:
         return (code if self.is_code else prose)(self.shown(row))
@@ -53,7 +54,7 @@ class Table(NamedTuple):
 
     @property
     def titles(self) -> tuple[str, ...]:
-        return tuple(column.title for column in self.columns)
+        return tuple(one_line(column.title) for column in self.columns)
 
     def in_format(self, name: Format) -> "Table":
         """The table with the columns that this format shows."""

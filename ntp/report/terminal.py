@@ -1,7 +1,6 @@
 """A run for the terminal, in lines of at most :data:`WIDTH` characters."""
 
 import textwrap
-from collections.abc import Sequence
 
 from tabulate import SEPARATING_LINE, tabulate
 
@@ -46,25 +45,17 @@ def wrapped(text: str, indent: str = "", first: str = "", width: int = WIDTH) ->
     return textwrap.fill(one_line(text), width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def id_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in which case ids, its first column, are shortened until the other columns fit."""
-    others = sum(max(len(row[column]) for row in (headers, *rows)) + 2 for column in range(1, len(headers)))
-    fitted = [(shorten(case_id, WIDTH - others), *cells) for case_id, *cells in rows]
-    # The headers as a row: tabulate makes columns of proper headers two characters wider.
-    lines = [headers, SEPARATING_LINE, *fitted]
-    return tabulate(lines, tablefmt="simple", disable_numparse=True, colalign=_alignment(headers))
-
-
-def _alignment(headers: Sequence[str]) -> list[str]:
-    return ["left"] + ["right"] * (len(headers) - 1)
-
-
 def table_text(table: Table, note: str = "") -> str:
-    """A table, if it has rows, and a note right below it."""
+    """A table, if it has rows, and a note right below it. Its first column is shortened until the others fit."""
     if not table.rows:
         return ""
     table = table.in_format("terminal")
-    text = id_table(table.titles, [[column.shown(row) for column in table.columns] for row in table.rows])
+    titles, rows = table.titles, [[column.shown(row) for column in table.columns] for row in table.rows]
+    others = sum(max(len(line[column]) for line in (titles, *rows)) + 2 for column in range(1, len(titles)))
+    fitted = [(shorten(first, WIDTH - others), *cells) for first, *cells in rows]
+    # The titles as a row: tabulate makes columns of proper headers two characters wider.
+    alignment = ["left"] + ["right"] * (len(titles) - 1)
+    text = tabulate([titles, SEPARATING_LINE, *fitted], tablefmt="simple", disable_numparse=True, colalign=alignment)
     return f"{text}\n{wrapped(note)}" if note else text
 
 
