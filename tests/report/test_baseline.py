@@ -1,11 +1,8 @@
 """The verdict on a run against a baseline, as text."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 
-from ntp.case import Case, Workload
+from ntp.case import Case
 from ntp.judge.baseline import BaselineVerdict, CaseJudgement, TimeFinding
 from ntp.judge.counts import Change
 from ntp.judge.statistics import Interval
@@ -106,24 +103,3 @@ def test_cases_that_are_new_and_the_day_of_the_calibration():
     assert "not in the baseline, and not judged: simple-b9-s64-t1" in text
     assert "(calibrated 2025-01-02)" in text
     assert "calibrated" not in terminal(verdict(case(), calibrated=()))
-
-
-def test_both_formats_say_the_same():
-    found = verdict(case(SLOWER), case(UNKNOWN_NOISE, 2), only_head=("simple-b9-s64-t1",))
-    text = markdown(found)
-    assert text.startswith("**Regression: the head is up to 8.3% slower")
-    for word in ("+8.3%", "calibrate", "simple-b9-s64-t1", "ntp guard"):
-        assert word in text
-
-
-@given(
-    st.text(
-        st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters=":"), min_size=1, max_size=150
-    )
-)
-def test_lines_fit_and_tables_hold_whatever_a_case_is_called(name):
-    named = case(SLOWER)._replace(case=Case(workload=Workload(model=f"{name}.py:make")))
-    found = verdict(named, named._replace(times=UNKNOWN_NOISE))
-    assert max(map(len, terminal(found).splitlines())) <= 100
-    table = MarkdownIt().enable("table").parse(markdown(found))
-    assert sum(token.type == "td_open" for token in table) == 12

@@ -1,9 +1,8 @@
 """The noise between runs, as text."""
 
-from hypothesis import given
 from hypothesis import strategies as st
 
-from ntp.case import Case, Workload
+from ntp.case import Case
 from ntp.judge.baseline import Noise
 from ntp.report import document
 from ntp.report.calibration import report
@@ -37,16 +36,3 @@ def test_one_case_and_none():
     once = terminal([noise(runs=1, raw=None, normalised=None)])
     assert once.startswith("No case was run twice")
     assert cells(once, "simple-b8-s64-t1") == ["simple-b8-s64-t1", "1", "12.3", "ms", "-", "-", "-"]
-
-
-@given(
-    st.text(
-        st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters=":"), min_size=1, max_size=150
-    ),
-    SPREADS,
-    SPREADS,
-)
-def test_lines_fit_whatever_a_case_is_called_and_however_noisy_it_is(name, raw, normalised):
-    case = Case(workload=Workload(model=f"{name}.py:make"))
-    text = terminal([Noise(case, 2, 1.0, raw, normalised)])
-    assert max(map(len, text.splitlines())) <= 100

@@ -2,13 +2,9 @@
 
 import csv as csv_format
 
-from hypothesis import given
-from hypothesis import strategies as st
-from markdown_it import MarkdownIt
-
 from ntp.judge.compare import Column, compare
 from ntp.report.comparison import CSV_COLUMNS, csv, report
-from ntp.report.document import markdown, terminal
+from ntp.report.document import terminal
 
 
 def of(*runs):
@@ -48,14 +44,3 @@ def test_csv_has_a_row_for_each_case_and_column(make_measurement):
         ("base", "", "True"),
         ("head", "1.0", "False"),
     ]
-
-
-@given(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=150))
-def test_lines_fit_and_tables_hold_whatever_a_case_is_called(make_measurement, name):
-    case = make_measurement().case
-    workload = case.workload.model_copy(update={"model": f"{name}.py:make"})
-    run = [make_measurement(case.model_copy(update={"workload": workload}))]
-    comparison = of(run, run)
-    assert max(map(len, terminal(report(comparison)).splitlines())) <= 100
-    table = MarkdownIt().enable("table").parse(markdown(report(comparison)))
-    assert sum(token.type == "td_open" for token in table) == 5
