@@ -1,4 +1,4 @@
-"""What a search for the fastest case saw, as one JSON file: every race, with every sample of it."""
+"""The record of a search for the fastest case, as one JSON file: every race, with all its samples."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -14,7 +14,7 @@ from ntp.records.run import Command, read_versioned
 SCHEMA_VERSION = 2
 
 Purpose = Literal["search", "without", "final"]
-"""What a race is for: to find the fastest, to see what one lever of it is worth, or to hold it against the default."""
+"""What a race is for: to find the fastest, to see what one lever of it is worth, or to compare it with the default."""
 
 Outcome = Literal["raced", "pruned", "too large", "refused", "failed"]
 """How it ended: with pairs; given up for being much slower, or for its memory; or without a measurement."""
@@ -29,7 +29,7 @@ class Race(Frozen):
     outcome: Outcome
     pairs: tuple[Pair, ...] = ()
     pace: Amount | None = None
-    """Of one that was pruned: its step time over that of the other, in the warm-up."""
+    """The step time over that of the other in the warm-up, where the race was pruned."""
     peak_rss_bytes: Count | None = None
     message: str = ""
     """Why it was refused, or how it failed."""
@@ -44,16 +44,16 @@ class Lever(Frozen):
 
 
 class Tuning(Frozen):
-    """A search: what it was asked, and what it saw."""
+    """A search: what it was asked, and what it measured."""
 
     schema_version: Count = SCHEMA_VERSION
     started: str
     """ISO 8601, UTC."""
     wall_time_s: Amount
-    """Of all its sessions together."""
+    """All its sessions together."""
     command: Command
     default: str
-    """Id of the case that the search starts from, and that the winner is held against."""
+    """The id of the case that the search starts from, and that the winner is compared with."""
     levers: tuple[Lever, ...]
     budget_s: Amount = Field(gt=0)
     memory_limit_bytes: Positive | None = None

@@ -19,10 +19,10 @@ def doctor(
     peaks: MachinePeaks | None = None,
     spreads: Spreads | None = None,
 ) -> str:
-    """The answer first, then advice, then how much steps vary, the machine's peaks and the environment as tables."""
+    """The answer comes first, then advice, then what is known of steps, peaks and the environment as a table."""
     advice = [
-        "\n".join((wrapped(f"- {each.kind}: {each.message}", "  "), wrapped(each.advice, "    ", first="  > ")))
-        for each in warnings
+        f"{wrapped(f'- {warning.kind}: {warning.message}', '  ')}\n{wrapped(warning.advice, '    ', first='  > ')}"
+        for warning in warnings
     ]
     advice += [wrapped(f"- {line}", "  ") for line in machine_lines(peaks)]
     facts = (
@@ -40,14 +40,14 @@ def doctor(
 
 
 def _answer(spreads: Spreads | None, warnings: Sequence[MeasurementWarning]) -> str:
-    """How much timings vary, and why most of all."""
+    """Say how much timings vary, and what causes most of it."""
     said = []
     if spreads:
         said.append(f"Step times vary by about {spreads.quiet:.1%} here.")
     if spreads and spreads.plain_is_louder:
         said.append(
-            "The loudest cause is the runtime, where it is left as it comes: they vary by "
-            f"{spreads.plain:.1%} then. ntp's workers are protected from it, your own training is not."
+            "The loudest cause is a runtime left at its defaults: step times then vary by "
+            f"{spreads.plain:.1%}. ntp's workers are protected from it; your own training is not."
         )
         cause = "What is left"
     else:
@@ -62,10 +62,13 @@ def _answer(spreads: Spreads | None, warnings: Sequence[MeasurementWarning]) -> 
 
 def _spread_facts(spreads: Spreads | None) -> Iterator[Fact]:
     if spreads is not None:
-        yield "Slowest step in 20", f"{spreads.quiet:.1%} slower than the typical one; {spreads.plain:.1%} left alone"
+        yield (
+            "Slowest step in 20",
+            f"{spreads.quiet:.1%} slower than the typical one; {spreads.plain:.1%} at the defaults",
+        )
 
 
 def _lines(name: str, text: str) -> list[tuple[str, str]]:
-    """A fact as rows of a table, its name in the first alone."""
+    """The rows of a fact, the first of which has its name."""
     lines = wrapped(text, width=74).splitlines()
     return [(name if number == 0 else "", line) for number, line in enumerate(lines)]

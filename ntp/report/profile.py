@@ -1,4 +1,4 @@
-"""A profile as Markdown, with its pictures: what bounds this step, what to try, and all that the observers saw."""
+"""A profile as Markdown, with its pictures: what bounds the step, what to try, and everything that was observed."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -23,29 +23,31 @@ POINTS = 8
 
 
 PICTURES = ("steps.svg", "phases.svg", "operators.svg", "peak.svg", "memory.svg", "roofline.svg")
-"""The names of all that :func:`pictures` may draw."""
+"""The names of all files that :func:`pictures` may draw."""
 
 
 def markdown(run: Run) -> str:
     """The profile of a run of one case: the answer first, then phases, operators, memory, roofline, machine."""
     if not run.measurements:
-        failures = "\n\n".join(f"{code(each.case_id)}: {prose(failure_message(each))}" for each in run.failures)
+        failures = "\n\n".join(
+            f"{code(failure.case_id)}: {prose(failure_message(failure))}" for failure in run.failures
+        )
         return f"# Profile\n\n**Nothing was measured.**\n\n{failures}\n"
     measurement = run.measurements[0]
-    seen = measurement.observations
-    found = bottleneck(measurement, run.peaks)
+    observations = measurement.observations
+    bound_by = bottleneck(measurement, run.peaks)
     peaks = run.peaks.at(measurement.case.runtime.threads) if run.peaks else None
     sections = [
         f"# Profile of {code(measurement.case.id)}",
-        f"**{prose(found.answer)}**",
-        _advice(found),
+        f"**{prose(bound_by.answer)}**",
+        _advice(bound_by),
         _incomplete(run, measurement),
         _step(measurement),
-        _phases(seen.phases) if seen.phases else "",
-        _operators(measurement, seen.operators, peaks) if seen.operators else "",
+        _phases(observations.phases) if observations.phases else "",
+        _operators(measurement, observations.operators, peaks) if observations.operators else "",
         _flops(measurement),
-        _memory(measurement, seen.memory),
-        _roofline(measurement, found.point, peaks, run.peaks) if run.peaks and peaks else "",
+        _memory(measurement, observations.memory),
+        _roofline(measurement, bound_by.point, peaks, run.peaks) if run.peaks and peaks else "",
         _flame(measurement),
         _warnings(measurement),
         _machine(measurement),
@@ -59,32 +61,31 @@ def terminal(run: Run) -> str:
     if not run.measurements:
         return "Nothing was measured."
     measurement = run.measurements[0]
-    found = bottleneck(measurement, run.peaks)
+    bound_by = bottleneck(measurement, run.peaks)
     step = median_interval(measurement.step_time_ns)
-    lines = [wrapped(f"{measurement.case.id}, {duration(step.value)} a step: {found.answer}")]
-    for number, advice in enumerate(found.advice, 1):
-        lines.append(wrapped(f"{number}. {_sentence(advice.text + _bound(advice))}", "   "))
+    lines = [wrapped(f"{measurement.case.id}, {duration(step.value)} a step: {bound_by.answer}")]
+    lines += [wrapped(f"{number}. {_saving(advice)}", "   ") for number, advice in enumerate(bound_by.advice, 1)]
     return "\n".join(lines)
 
 
 def pictures(run: Run) -> dict[str, Callable[[], str]]:
-    """File names, and what draws each of them as SVG. Only those for which the run holds something."""
+    """The names of the files for which the run holds something, and what draws each of them as SVG."""
     from ntp.report import charts
 
     if not run.measurements:
         return {}
     measurement = run.measurements[0]
-    seen = measurement.observations
+    observations = measurement.observations
     peaks = run.peaks.at(measurement.case.runtime.threads) if run.peaks else None
     drawn: dict[str, Callable[[], str]] = {"steps.svg": lambda: charts.svg(charts.step_times(measurement))}
-    if seen.phases:
-        phases = [(measurement.case.id, seen.phases)]
+    if observations.phases:
+        phases = [(measurement.case.id, observations.phases)]
         drawn["phases.svg"] = lambda: charts.svg(charts.phase_shares(phases))
-    if seen.operators:
-        profile = seen.operators
+    if observations.operators:
+        profile = observations.operators
         drawn["operators.svg"] = lambda: charts.svg(charts.operator_times(profile))
-    if seen.memory:
-        memory = seen.memory
+    if observations.memory:
+        memory = observations.memory
         drawn["peak.svg"] = lambda: charts.svg(charts.peak_composition(memory))
         drawn["memory.svg"] = lambda: charts.svg(charts.memory_timeline(memory))
     if peaks and (points := list(_points(measurement, peaks, run.peaks))):
@@ -98,20 +99,19 @@ def _points(
     point = bottleneck(measurement, machine).point
     if point is not None:
         yield "whole step", point
-    for operator, each in operator_points(measurement, peaks, POINTS):
+    for operator, under_roof in operator_points(measurement, peaks, POINTS):
         if operator.flops_per_step:
-            yield f"{operator.name} ({operator.phase})", each
+            yield f"{operator.name} ({operator.phase})", under_roof
 
 
-def _advice(found: Bottleneck) -> str:
-    lines = []
-    for number, advice in enumerate(found.advice, 1):
-        lines.append(f"{number}. {prose(_sentence(advice.text + _bound(advice)))}")
+def _advice(bound_by: Bottleneck) -> str:
+    lines = [f"{number}. {prose(_saving(advice))}" for number, advice in enumerate(bound_by.advice, 1)]
     return "\n".join(["What to try:", "", *lines]) if lines else ""
 
 
-def _bound(advice: Advice) -> str:
-    return "" if advice.at_most is None else f" (saves {advice.at_most:.0%} of the step at the very most)"
+def _saving(advice: Advice) -> str:
+    saving = "" if advice.at_most is None else f" (saves {advice.at_most:.0%} of the step at the very most)"
+    return _sentence(advice.text + saving)
 
 
 def _sentence(text: str) -> str:
@@ -119,7 +119,7 @@ def _sentence(text: str) -> str:
 
 
 def _incomplete(run: Run, measurement: Measurement) -> str:
-    failures = (f"{each.case_id}: {failure_message(each)}" for each in run.failures)
+    failures = (f"{failure.case_id}: {failure_message(failure)}" for failure in run.failures)
     missing = [*failures, *measurement.observations.failures]
     return "\n".join(["**Incomplete:**", "", *(f"- {prose(line)}" for line in missing)]) if missing else ""
 
@@ -140,7 +140,7 @@ def _phases(phases: PhaseTimes) -> str:
     ]
     return (
         f"## Phases\n\n{table(('phase', 'median', 'of the step'), rows)}\n\n"
-        f"Together {phases.coverage:.2%} of the step. Timing them made a step {_more(phases.cost)} "
+        f"Together they take {phases.coverage:.2%} of the step. Timing them made a step {_more(phases.cost)} "
         f"({len(phases.bare_step_ns)} pairs of steps with and without).\n\n"
         "![How the step divides into its phases](phases.svg)"
     )
@@ -155,15 +155,15 @@ def _operators(measurement: Measurement, profile: OperatorProfile, peaks: Thread
     rows = [_operator_row(profile, operator, points.get(operator)) for operator in profile.operators[:OPERATORS]]
     headers = ("operator", "phase", "calls", "self time", "share", "allocated", "GFLOP/s", "FLOP/byte", "bound by")
     shapes = [
-        (code(each.name), each.phase, code(each.input_shapes or UNKNOWN), significant(each.calls_per_step),
-         duration(each.self_time_ns_per_step), share(profile.share(each)))
-        for each in profile.largest_by_shape[:OPERATORS]
+        (code(operator.name), operator.phase, code(operator.input_shapes or UNKNOWN),
+         significant(operator.calls_per_step), duration(operator.self_time_ns_per_step), share(profile.share(operator)))
+        for operator in profile.largest_by_shape[:OPERATORS]
     ]  # fmt: skip
     steps = len(profile.profiled_step_ns)
     return (
         f"## Operators\n\n{table(headers, rows)}\n\n"
-        f"Per step, over {steps} profiled steps. FLOP/byte counts four bytes for each element that an operator is "
-        f"given, and what it allocates, as if no cache held any. "
+        f"Everything is per step, over {steps} profiled steps. FLOP/byte counts four bytes for each element that an "
+        f"operator is given, and what it allocates, as if no cache held any. "
         f"The profiler made a step {_more(profile.overhead)}. "
         "The last of them is in `trace.json`, for ui.perfetto.dev.\n\n"
         f"![Self time by operator](operators.svg)\n\n"
@@ -192,8 +192,8 @@ def _flops(measurement: Measurement) -> str:
     count = measurement.observations.flops
     if count is None:
         return ""
-    rows = [(each.name, significant(each.flops / 1e9)) for each in count.phases if each.flops]
-    text = f"## Operations\n\n{count.total_flops / 1e9:,.2f} GFLOP a step, counted as it ran"
+    rows = [(phase.name, significant(phase.flops / 1e9)) for phase in count.phases if phase.flops]
+    text = f"## Operations\n\nA step takes {count.total_flops / 1e9:,.2f} GFLOP, counted as it ran"
     formula = closed_form_flops(measurement.case.workload)
     if formula is not None:
         text += f"; the closed form 6 (2EH + EV) BT gives {formula / 1e9:,.2f}"
@@ -206,15 +206,16 @@ def _flops(measurement: Measurement) -> str:
 def _memory(measurement: Measurement, memory: MemoryProfile | None) -> str:
     faults = measurement.minor_page_faults_per_step
     resident = (
-        f"Peak resident size of the process {size(measurement.peak_rss_bytes)} (interpreter and libraries included); "
-        f"{significant(faults)} minor page faults a step, {measurement.major_page_faults} major ones in all."
+        f"The process's resident size peaks at {size(measurement.peak_rss_bytes)}, interpreter and libraries included; "
+        f"there are {significant(faults)} minor page faults a step, and {measurement.major_page_faults} major ones in "
+        "all."
     )
     if memory is None:
         return f"## Memory\n\n{resident}"
     composition = [
         (name.replace("_", " "), size(count), share(count / memory.peak_bytes)) for name, count in memory.peak if count
     ]
-    phases = [(each.phase, size(each.peak_bytes), size(each.live_bytes)) for each in memory.phases]
+    phases = [(phase.phase, size(phase.peak_bytes), size(phase.live_bytes)) for phase in memory.phases]
     return (
         f"## Memory\n\nTensors take {size(memory.peak_bytes)} at their peak, in {memory.peak_phase}:\n\n"
         f"{table(('at the peak', 'bytes', 'share'), [*composition, ('all', size(memory.peak_bytes), share(1.0))])}\n\n"
@@ -276,15 +277,15 @@ def _flame(measurement: Measurement) -> str:
         lines.append(
             f"{code(flame.speedscope)} opens in speedscope: {flame.samples} samples at {flame.rate_hz} Hz, {depth}."
         )
-    lines += [f"**{each.kind}**: {prose(each.message)}. {prose(_sentence(each.advice))}" for each in flame.warnings]
+    lines += [f"**{doubt.kind}**: {prose(doubt.message)}. {prose(_sentence(doubt.advice))}" for doubt in flame.warnings]
     return "\n\n".join(["## Flame graph", *lines])
 
 
 def _warnings(measurement: Measurement) -> str:
     lines = [
-        f"- **{each.kind}**: {prose(each.message)}. {prose(_sentence(each.advice))}"
-        for each in warnings_of(measurement)
-        if each.kind != "not-observed"  # the profile begins with what is missing
+        f"- **{warning.kind}**: {prose(warning.message)}. {prose(_sentence(warning.advice))}"
+        for warning in warnings_of(measurement)
+        if warning.kind != "not-observed"  # the profile begins with what is missing
     ]
     return "\n".join(["## Warnings", "", *lines]) if lines else ""
 

@@ -32,9 +32,11 @@ def test_how_much_timings_vary_and_why_is_the_answer():
         "Step times vary by about 2.0% here. The likeliest cause: CPUs are shared."
     )
     louder = first_lines((SHARED,), spreads=Spreads(0.02, 0.09))
-    assert "The loudest cause is the runtime, where it is left as it comes: they vary by 9.0% then." in louder
+    assert "The loudest cause is a runtime left at its defaults: step times then vary by 9.0%." in louder
     assert louder.endswith("What is left: CPUs are shared.")
-    assert "2.0% slower than the typical one; 9.0% left alone" in doctor(NOTHING_KNOWN, (), spreads=Spreads(0.02, 0.09))
+    assert "2.0% slower than the typical one; 9.0% at the defaults" in doctor(
+        NOTHING_KNOWN, (), spreads=Spreads(0.02, 0.09)
+    )
 
 
 def test_advice_comes_before_the_table():

@@ -115,7 +115,7 @@ def test_what_nobody_saw_has_no_section(full, missing, title):
 def test_without_the_tensors_there_is_the_resident_size(full):
     text = markdown(observed(full, memory=None))
     assert titles(text) == titles(markdown(full))
-    assert "Peak resident size of the process 612 MiB" in text
+    assert "resident size peaks at 612 MiB, " in text
     assert "memory.svg" not in text
 
 
@@ -165,7 +165,7 @@ def test_empty_observations_render(make_measurement, make_run, make_operators, m
     bare = make_peaks()
     nothing = bare.model_copy(update={"by_threads": (bare.by_threads[0].model_copy(update={"products": ()}),)})
     run = make_run(make_measurement(CASE, observations=empty), peaks=nothing)
-    assert "0.00 GFLOP a step" in markdown(run)
+    assert "A step takes 0.00 GFLOP" in markdown(run)
     assert terminal(run)
     kinds = {token.type for token in parsed(markdown(run))}
     assert "html_block" not in kinds
@@ -182,7 +182,7 @@ def test_a_model_of_someone_elses_has_no_closed_form(full):
     other = Case(workload=Workload(model="gpt2.py:tiny"), runtime=Runtime(threads=2))
     run = full.model_copy(update={"measurements": (measurement.model_copy(update={"case": other}),)})
     assert "; the closed form 6 (2EH + EV) BT gives 19.18" in markdown(full)
-    assert "19.18 GFLOP a step, counted as it ran. " in markdown(run)
+    assert "A step takes 19.18 GFLOP, counted as it ran. " in markdown(run)
 
 
 def test_names_stay_what_they_are(make_measurement, make_run, make_operators, make_peaks):
