@@ -1,6 +1,6 @@
-"""What is kept of this machine from one command to the next: one file for each kind, machine and software.
+"""Records about this machine that are kept between commands: one file for each kind, machine and software.
 
-The files lie in the user's own cache folder, and what is in them is raw.
+The files are in the user's cache folder, and contain raw data.
 """
 
 import os
@@ -21,28 +21,28 @@ _NAMES: dict[type[Calibration] | type[MachinePeaks], str] = {Calibration: "calib
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """The cache folder: ``ntp`` in XDG_CACHE_HOME if that is absolute, else in ``~/.cache``.
+    """Return the cache folder: ``ntp`` in XDG_CACHE_HOME if that is absolute, else in ``~/.cache``.
 
     Raises:
-        MachineError: the user has no home.
+        MachineError: the user has no home directory.
     """
     base = environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):
         return Path(base) / "ntp"
-    home = os.path.expanduser("~")  # itself, where nothing is known
+    home = os.path.expanduser("~")  # "~" itself if it is unknown
     if not os.path.isdir(home):
         raise MachineError("this user has no home directory: set XDG_CACHE_HOME to a folder for a cache")
     return Path(home) / ".cache/ntp"
 
 
 def load_kept(kind: type[Kept], machine: str, software: str, folder: Path | None = None) -> Kept:
-    """What is kept for these fingerprints; an empty record where there is no file, or none that can be used.
+    """Load the record for these fingerprints; an empty one if there is no usable file.
 
     Args:
-        kind: of record.
+        kind: the type of the record.
         machine: :attr:`ntp.records.environment.Machine.fingerprint`.
         software: :attr:`ntp.records.environment.Software.fingerprint`.
-        folder: the cache, where it is not :func:`cache_dir`.
+        folder: the cache; by default :func:`cache_dir`.
     """
     empty = kind(machine=machine, software=software)
     try:
@@ -53,7 +53,7 @@ def load_kept(kind: type[Kept], machine: str, software: str, folder: Path | None
 
 
 def is_kept(kind: type[Kept], machine: str, folder: Path | None = None) -> bool:
-    """Whether there is a file for a machine, with whatever software."""
+    """Return whether there is a file for a machine, with any software."""
     try:
         return any((folder or cache_dir()).glob(f"{_NAMES[kind]}-{machine}-*.json"))
     except MachineError:
@@ -61,11 +61,11 @@ def is_kept(kind: type[Kept], machine: str, folder: Path | None = None) -> bool:
 
 
 def save_kept(record: Calibration | MachinePeaks, folder: Path | None = None) -> None:
-    """Replace what is kept for the record's machine and software.
+    """Save the record for its machine and software, and replace the previous one.
 
     Raises:
         RecordError: the file cannot be written.
-        MachineError: the user has no home.
+        MachineError: the user has no home directory.
     """
     write_whole(_path(folder, type(record), record.machine, record.software), record.model_dump_json())
 

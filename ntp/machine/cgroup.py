@@ -1,7 +1,7 @@
-"""The CPU quota that control groups impose, and how long it held the process back; cgroup versions 1 and 2.
+"""The CPU quota of control groups, and how long it throttled the process; cgroup versions 1 and 2.
 
-A limit of any group on the path from the process's own up to the top holds, so all of them are read. Which folder is
-the top depends on what is mounted: a container often sees only its own group, under a path that it does not have.
+The limits of all groups on the path from the process's own up to the top apply, so all of them are read. Which folder
+is the top depends on what is mounted: a container often sees only its own group, under a path that it does not have.
 Sources: cgroups(7), proc_pid_mountinfo(5), and the kernel's admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst.
 """
 
@@ -14,7 +14,7 @@ from ntp.machine.procfs import read_fields, read_number, read_text
 
 
 class _Mount(NamedTuple):
-    """A mounted hierarchy: the group that is its top here, and the folder of that group."""
+    """A mounted hierarchy: its top group, and the folder of that group."""
 
     version: int
     top: PurePosixPath
@@ -25,7 +25,7 @@ _USUAL_MOUNTS = ((2, "sys/fs/cgroup"), (1, "sys/fs/cgroup/cpu"))
 
 
 def _mounts(root: Path) -> Iterator[_Mount]:
-    """List the hierarchies that may limit CPU time, as mountinfo lists them, or else where they usually are."""
+    """List the hierarchies that may limit CPU time, from mountinfo, or else at their usual places."""
     text = read_text(root / "proc/self/mountinfo")
     if text is None:
         yield from (_Mount(version, PurePosixPath("/"), root / folder) for version, folder in _USUAL_MOUNTS)
@@ -52,14 +52,14 @@ def _own_groups(root: Path) -> Iterator[tuple[int, PurePosixPath]]:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """List the folders of the process's groups, and of every group above them that can be seen. None comes twice."""
+    """List the folders of the process's groups, and of every visible group above them, without repetition."""
     mounts = list(_mounts(root))
     for version, group in _own_groups(root):
         same = [mount for mount in mounts if mount.version == version and mount.folder.is_dir()]
         above = [mount for mount in same if group.is_relative_to(mount.top) and ".." not in group.parts]
         if above:
             inner = group.relative_to(above[0].top)
-            # A path that is not there is the host's name for what is mounted here as the top.
+            # A path that does not exist is the host's name for the group that is mounted here as the top.
             yield from (above[0].folder / part for part in (inner, *inner.parents))
         elif same:
             yield same[0].folder
@@ -74,14 +74,14 @@ def _quota(folder: Path) -> float | None:
 
 
 def cpu_quota(root: Path) -> float | None:
-    """Find the tightest limit on CPU time, in CPUs; null without one."""
+    """Find the tightest limit on CPU time, in CPUs; null if there is none."""
     return min((quota for folder in _folders(root) if (quota := _quota(folder)) is not None), default=None)
 
 
 def cpu_throttling(root: Path) -> tuple[float | None, int | None]:
-    """Read how long, in CPU seconds, and in how many periods quotas held the process's groups back since they began.
+    """Read for how many CPU seconds, and in how many periods, quotas have throttled the process's groups.
 
-    Both are null where no group counts it.
+    Both are null if no group counts it.
     """
     stats = [stat for folder in _folders(root) if "nr_throttled" in (stat := read_fields(folder / "cpu.stat"))]
     if not stats:

@@ -1,4 +1,4 @@
-"""Which CPUs there are, which of them this process may use, and which it should.
+"""The CPUs of the machine, those that this process may use, and those that it should use.
 
 Sources: Documentation/admin-guide/cputopology.rst, Documentation/ABI/stable/sysfs-devices-system-cpu and, for the
 kinds of cores of Intel's hybrid machines, the CPUs that their counters (cpu_core, cpu_atom) cover.
@@ -16,7 +16,7 @@ from ntp.machine.cgroup import cpu_quota
 from ntp.machine.procfs import (
     REAL_ROOT,
     cpu_dir,
-    cpu_list_or_none,
+    cpu_list,
     is_real,
     online_cpus,
     read_cpu_list,
@@ -29,7 +29,7 @@ _NAMED_KINDS = {"performance": "cpu_core", "efficiency": "cpu_atom", "low-power"
 """Kinds of cores, the fastest first, and the devices whose ``cpus`` file lists them."""
 
 _KIND_RATIO = 1.15
-"""Slower by more than this is another kind of core. Favoured cores of one kind differ by some 5%, kinds by over 20%."""
+"""Cores that are slower by more than this are another kind. Favoured cores differ by about 5%, kinds by over 20%."""
 
 
 class CpuPlace(NamedTuple):
@@ -48,13 +48,13 @@ class CpuBudget(Frozen):
 
     @property
     def max_threads(self) -> int:
-        """How many threads can be busy at once: never more than there are CPUs, nor than the quota begins to pay."""
+        """The number of threads that can be busy at once: at most the number of CPUs, and the quota rounded up."""
         quota = math.inf if self.quota_cpus is None else self.quota_cpus
         return max(1, math.ceil(min(len(self.cpus), quota)))
 
 
 def core_of(root: Path, cpus: Iterable[int]) -> dict[int, int]:
-    """Map each CPU to the lowest CPU of its physical core; empty where neither /sys nor /proc tells."""
+    """Map each CPU to the lowest CPU of its physical core; empty if neither /sys nor /proc says it."""
     siblings = {cpu: read_cpu_list(cpu_dir(root, cpu) / "topology/thread_siblings_list") for cpu in cpus}
     if siblings and all(siblings.values()):
         return {cpu: min(others) for cpu, others in siblings.items() if others}
@@ -69,13 +69,13 @@ def core_of(root: Path, cpus: Iterable[int]) -> dict[int, int]:
 
 
 def node_of(root: Path) -> dict[int, int]:
-    """Map each CPU to its NUMA node; empty where the kernel knows no nodes."""
+    """Map each CPU to its NUMA node; empty if the kernel has no nodes."""
     folders = sorted((root / "sys/devices/system/node").glob("node[0-9]*"))
     return {cpu: int(folder.name[4:]) for folder in folders for cpu in read_cpu_list(folder / "cpulist") or ()}
 
 
 def kinds(root: Path, cpus: Iterable[int]) -> list[tuple[str | None, tuple[int, ...]]]:
-    """Group the CPUs by kind of core, as (name, CPUs), the fastest first; one group without a name if none differs."""
+    """Group the CPUs by kind of core, as (name, CPUs), the fastest first; a single unnamed group if all are alike."""
     rest = set(cpus)
     named: list[tuple[str | None, tuple[int, ...]]] = []
     for name, device in _NAMED_KINDS.items():
@@ -92,7 +92,7 @@ def kinds(root: Path, cpus: Iterable[int]) -> list[tuple[str | None, tuple[int, 
 
 
 def _by_speed(speeds: Mapping[int, int]) -> list[tuple[int, ...]]:
-    """Group the CPUs by like speed, the fastest group first."""
+    """Group the CPUs by similar speed, the fastest group first."""
     groups: list[list[int]] = []
     previous = 0
     for cpu in sorted(speeds, key=lambda cpu: (-speeds[cpu], cpu)):
@@ -104,7 +104,7 @@ def _by_speed(speeds: Mapping[int, int]) -> list[tuple[int, ...]]:
 
 
 def read_topology(root: Path = REAL_ROOT) -> dict[int, CpuPlace]:
-    """Read where each online CPU sits. What is not known counts as a core of its own, node 0, the fastest kind."""
+    """Read where each online CPU sits. If unknown, it counts as a separate core on node 0, of the fastest kind."""
     cpus = online_cpus(root)
     cores, nodes = core_of(root, cpus), node_of(root)
     kind_of = {cpu: kind for kind, (_, members) in enumerate(kinds(root, cpus)) for cpu in members}
@@ -112,17 +112,17 @@ def read_topology(root: Path = REAL_ROOT) -> dict[int, CpuPlace]:
 
 
 def affinity(root: Path = REAL_ROOT) -> tuple[int, ...] | None:
-    """Read which CPUs this process may run on; null where the platform has no such thing, as macOS."""
+    """Read which CPUs this process may run on; null if the platform has no affinity, like macOS."""
     if is_real(root) and hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     for line in (read_text(root / "proc/self/status") or "").splitlines():
         if line.startswith("Cpus_allowed_list:"):
-            return cpu_list_or_none(line.partition(":")[2])
+            return cpu_list(line.partition(":")[2])
     return None
 
 
 def available_cpus(root: Path = REAL_ROOT) -> CpuBudget:
-    """Find the CPUs this process may use, by affinity (else all that are online) and by the tightest cgroup quota."""
+    """Find the CPUs this process may use, from affinity (or all online CPUs) and the tightest cgroup quota."""
     return CpuBudget(cpus=affinity(root) or online_cpus(root), quota_cpus=cpu_quota(root))
 
 
@@ -130,8 +130,7 @@ def check_runtime(runtime: Runtime) -> None:
     """Refuse more threads of either kind than this process has CPUs for.
 
     Raises:
-        OptionError: naming how many there are.
-
+        OptionError: there are fewer. The message says how many.
     """
     check_threads(runtime.threads)
     check_threads(runtime.interop_threads, option="interop-threads")
@@ -141,8 +140,7 @@ def check_threads(threads: int, root: Path = REAL_ROOT, *, option: str = "thread
     """Refuse more threads than this process has CPUs for.
 
     Raises:
-        OptionError: naming how many there are.
-
+        OptionError: there are fewer. The message says how many.
     """
     available = available_cpus(root).max_threads
     if threads > available:
@@ -153,19 +151,18 @@ def check_threads(threads: int, root: Path = REAL_ROOT, *, option: str = "thread
 
 
 def choose_cpus(cpus: Iterable[int], threads: int, topology: Mapping[int, CpuPlace]) -> tuple[int, ...]:
-    """Choose the CPUs for so many busy threads: the same ones every time, ascending.
+    """Choose the CPUs for a number of busy threads: the same ones every time, ascending.
 
-    A physical core of its own for each thread comes first, then the fastest kind of core, then a single NUMA node.
-    A second thread joins a core only when all cores have one.
+    The first goal is a physical core for each thread, the second the fastest kind of core, the third a single NUMA
+    node. A core gets a second thread only when all cores have one.
 
     Args:
-        cpus: those that may be used.
-        threads: how many will be busy. More than there are CPUs get all of them.
-        topology: from :func:`read_topology`. A CPU missing from it counts as a core of its own.
+        cpus: the CPUs that may be used.
+        threads: the number of busy threads. If there are fewer CPUs, all are chosen.
+        topology: from :func:`read_topology`. A CPU missing from it counts as a separate core.
 
     Raises:
         OptionError: less than one thread.
-
     """
     if threads < 1:
         raise OptionError(f"threads: at least one thread needs a CPU (got {threads})")
@@ -180,10 +177,10 @@ def choose_cpus(cpus: Iterable[int], threads: int, topology: Mapping[int, CpuPla
 
 
 def _costs(places: Mapping[int, CpuPlace]) -> dict[int, tuple[int, int]]:
-    """Rate what using a CPU costs: first how many siblings before it share its core, then how slow its kind is."""
-    seen: dict[int, int] = {}
+    """Rate the cost of using a CPU: first by the siblings before it on its core, then by how slow its kind is."""
+    siblings: dict[int, int] = {}
     costs = {}
     for cpu, place in sorted(places.items()):
-        costs[cpu] = (seen.get(place.core, 0), place.kind)
-        seen[place.core] = seen.get(place.core, 0) + 1
+        costs[cpu] = (siblings.get(place.core, 0), place.kind)
+        siblings[place.core] = siblings.get(place.core, 0) + 1
     return costs

@@ -1,4 +1,4 @@
-"""A look at the machine as it is right now."""
+"""Examine the machine as it is now."""
 
 import time
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from ntp.records.environment import Environment, conditions
 
 
 def examine(seconds: float = 1.0, sleep: Callable[[float], None] = time.sleep) -> Environment:
-    """The environment of this process, with what other processes did during so many idle seconds."""
+    """Read the environment of this process, and what other processes do during some idle seconds."""
     before, cpu_s = read_counters(), time.process_time()
     sleep(seconds)
-    seen = conditions(before, read_counters(), time.process_time() - cpu_s)
-    import torch  # noqa: F401  (its libraries are to be found loaded)
+    observed = conditions(before, read_counters(), time.process_time() - cpu_s)
+    import torch  # noqa: F401  (so that its libraries are loaded)
 
     return Environment(
-        machine=read_machine(), software=read_software(), process=read_process(), git=read_git(), conditions=seen
+        machine=read_machine(), software=read_software(), process=read_process(), git=read_git(), conditions=observed
     )

@@ -1,8 +1,7 @@
-"""A runtime as what a process needs to be started with: environment variables and a CPU mask.
+"""The environment variables that put a runtime into effect.
 
-All of it must be in place before torch is imported: the C library reads its allocator settings when the process starts,
-the OpenMP runtime its wait policy when it is loaded. What torch itself is told follows after
-(:mod:`ntp.worker.worker`).
+They must be set before torch is imported: the C library reads its allocator settings when the process starts, the
+OpenMP runtime its wait policy when it is loaded. Torch's own settings follow later (:mod:`ntp.worker.worker`).
 """
 
 import os
@@ -14,7 +13,7 @@ from ntp.errors import OptionError
 from ntp.records.levers import RECIPES, recipes_of
 
 _PRELOADED = {"jemalloc": "libjemalloc2", "tcmalloc": "libtcmalloc-minimal4", "mimalloc": "libmimalloc3"}
-"""Allocators that take glibc's place where they are preloaded, and the Debian packages that have them."""
+"""Allocators that replace glibc's when they are preloaded, and the Debian packages that contain them."""
 
 GLIBC_ALIASES = {
     "MALLOC_ARENA_MAX": "arena_max",
@@ -26,7 +25,7 @@ GLIBC_ALIASES = {
     "MALLOC_TOP_PAD_": "top_pad",
     "MALLOC_TRIM_THRESHOLD_": "trim_threshold",
 }
-"""glibc's older names of its tunables (mallopt(3))."""
+"""The older names of glibc's tunables (mallopt(3))."""
 
 CONTROLLED = frozenset(
     {
@@ -52,10 +51,10 @@ CONTROLLED = frozenset(
         "KMP_HW_SUBSET",
     }
 )
-"""Variables whose value is the runtime's to choose: what the caller's environment says of them is dropped.
+"""Variables that the runtime determines: their values in the caller's environment are dropped.
 
-Others are handed on, :data:`RELEVANT` ones into the record, too: which kernels a library takes (``OPENBLAS_CORETYPE``,
-``MKL_CBWR``), what is preloaded. No fingerprint is made of them.
+All others are passed on, and the :data:`RELEVANT` ones are recorded, too: they choose a library's kernels
+(``OPENBLAS_CORETYPE``, ``MKL_CBWR``), or what is preloaded. They are not part of any fingerprint.
 """
 
 RELEVANT = re.compile(
@@ -66,7 +65,7 @@ RELEVANT = re.compile(
 
 
 def environment_variables(runtime: Runtime) -> dict[str, str]:
-    """The variables that put ``runtime`` into effect, to be laid over an environment cleared of :data:`CONTROLLED`.
+    """Return the variables that put ``runtime`` into effect, for an environment cleared of :data:`CONTROLLED`.
 
     Raises:
         OptionError: the allocator is not installed.
@@ -76,25 +75,28 @@ def environment_variables(runtime: Runtime) -> dict[str, str]:
     for recipe in recipes_of(runtime):
         variables |= recipe.variables
     if runtime.allocator in _PRELOADED:
-        # Whatever is preloaded already comes after: the first allocator is the one that counts.
+        # Other preloaded libraries come after it: the first allocator is the one that counts.
         others = os.environ.get("LD_PRELOAD", "")
         variables["LD_PRELOAD"] = " ".join(filter(None, (allocator_library(runtime.allocator), others)))
     return variables
 
 
 def allocator_library(name: str) -> str:
-    """The file name of the shared library of an allocator.
+    """Return the file name of the shared library of an allocator.
 
     Raises:
         OptionError: it is not installed.
     """
-    found = find_library(name) or find_library(f"{name}_minimal")
-    if found is None:
+    library = _find(name)
+    if library is None:
         raise OptionError(f"allocator {name} is not installed: on Debian, apt install {_PRELOADED[name]}")
-    return found
+    return library
 
 
 def installed_allocators() -> tuple[str, ...]:
-    """The allocators that a runtime can name on this machine."""
-    preloaded = (name for name in _PRELOADED if find_library(name) or find_library(f"{name}_minimal"))
-    return ("glibc-tuned", "glibc", *preloaded)
+    """Return the allocators that a runtime can use on this machine."""
+    return ("glibc-tuned", "glibc", *filter(_find, _PRELOADED))
+
+
+def _find(allocator: str) -> str | None:
+    return find_library(allocator) or find_library(f"{allocator}_minimal")

@@ -1,7 +1,4 @@
-"""The software and the process that a measurement runs in, and the commit it measures.
-
-Apart from :mod:`ntp.records.environment` because reading them needs torch, and git a process.
-"""
+"""Read the software and the process that a measurement runs in, and the commit that it measures."""
 
 import ctypes
 import os
@@ -23,10 +20,10 @@ from ntp.machine.runtime import GLIBC_ALIASES, RELEVANT
 from ntp.records.environment import Git, Library, NamedValues, Process, Software, TorchBuild
 
 _NOT_THE_USERS = "KMP_DUPLICATE_LIB_OK"
-"""threadpoolctl sets it when it is imported. It allows a second OpenMP library, and changes nothing else."""
+"""threadpoolctl sets this variable on import. It permits a second OpenMP library, and changes nothing else."""
 
 _DIRECTORIES = re.compile(r"(?<![^:;,=])~?[^/:;,=]*/(?:[^:;,=]*/)?")
-"""The directories of a path that is a value or one of its parts."""
+"""The directories in a value that is a path or contains paths."""
 
 _ALLOCATORS = {
     "jemalloc": "libjemalloc",
@@ -35,7 +32,7 @@ _ALLOCATORS = {
     "glibc": r"libc\.so\.6|libc-2\.",
     "musl": r"ld-musl|libc\.musl",
 }
-"""Allocators by how their library's name begins. Those that replace another come before those that are always there."""
+"""Allocators, and how their libraries' names begin. Those that replace another precede those that are always loaded."""
 
 _GIT_TIMEOUT_S = 10
 
@@ -64,26 +61,26 @@ def _software(torch: str | None, capability: str | None, build: TorchBuild | Non
 
 
 def tested_with(package: str) -> str:
-    """The version of a package that ntp is tested with, as the constraints have it that it is installed by."""
+    """Return the version of a package that ntp is tested with, from the constraints."""
     text = (files("ntp") / "constraints.txt").read_text(encoding="utf-8")
     (version,) = re.findall(rf"^{re.escape(package)}==(\S+)$", text, re.MULTILINE)
     return str(version)
 
 
 def parse_torch_config(text: str) -> TorchBuild:
-    """Parse ``torch.__config__.show()``, whose format nobody promises: what is not found is null."""
+    """Parse ``torch.__config__.show()``, whose format is not stable: what is not found is null."""
 
-    def found(pattern: str) -> str | None:
+    def search(pattern: str) -> str | None:
         match = re.search(pattern, text, re.MULTILINE)
         return match[1].strip() if match else None
 
     return TorchBuild(
-        compiler=found(r"^\s*- ((?:GCC|clang|MSVC)\b.*)$"),
-        blas=found(r"\bBLAS_INFO=(\w+)"),
-        mkl=found(r"Math Kernel Library Version ([\w.]+)"),
-        onednn=found(r"(?:MKL-DNN|oneDNN) v([\w.]+)"),
-        openmp=found(r"a\.k\.a\. OpenMP ([\d.]+)") or found(r"^\s*- OpenMP (\d+)"),
-        commit=found(r"\bCOMMIT_SHA=([0-9a-f]+)"),
+        compiler=search(r"^\s*- ((?:GCC|clang|MSVC)\b.*)$"),
+        blas=search(r"\bBLAS_INFO=(\w+)"),
+        mkl=search(r"Math Kernel Library Version ([\w.]+)"),
+        onednn=search(r"(?:MKL-DNN|oneDNN) v([\w.]+)"),
+        openmp=search(r"a\.k\.a\. OpenMP ([\d.]+)") or search(r"^\s*- OpenMP (\d+)"),
+        commit=search(r"\bCOMMIT_SHA=([0-9a-f]+)"),
     )
 
 
@@ -92,12 +89,12 @@ def read_libraries() -> tuple[Library, ...]:
     from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that two OpenMP libraries are loaded is what the record will say
+        warnings.simplefilter("ignore")  # about two loaded OpenMP libraries, which the record shows
         return libraries_of(threadpool_info())
 
 
 def libraries_of(infos: Iterable[Mapping[str, Any]]) -> tuple[Library, ...]:
-    """Keep what threadpoolctl reports, without the paths."""
+    """Convert what threadpoolctl reports into records without paths."""
     libraries = (
         Library(
             user_api=info["user_api"],
@@ -115,18 +112,17 @@ def libraries_of(infos: Iterable[Mapping[str, Any]]) -> tuple[Library, ...]:
 
 
 def _package(path: str) -> str | None:
-    """Tell which package's wheel a library came in: ``site-packages/numpy.libs/...`` is numpy's."""
+    """Find the package whose wheel contains a library: ``site-packages/numpy.libs/...`` is numpy's."""
     match = re.search(r"/(?:site|dist)-packages/([^/]+?)(?:\.libs|\.dylibs)?/", path)
     return match[1] if match else None
 
 
 def read_process(root: Path = REAL_ROOT, environ: Mapping[str, str] | None = None) -> Process:
-    """Read how this process is set up. Thread counts are null unless torch is loaded already; it is not imported.
+    """Read how this process is set up. Torch is not imported: without it, thread counts are null.
 
     Args:
-        root: of the file tree.
-        environ: the environment variables; None stands for those of this process.
-
+        root: the root of the file tree.
+        environ: the environment variables; by default those of this process.
     """
     variables = dict(os.environ if environ is None else environ)
     allocator = allocator_of(read_text(root / "proc/self/maps"), _malloc_address() if is_real(root) else None)
@@ -146,12 +142,12 @@ def _relevant(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Pick the variables that matter, without directories: a record is shown to others."""
     for name, value in variables.items():
         if RELEVANT.fullmatch(name) and name != _NOT_THE_USERS:
-            # The loader's lists are parted by spaces too, which other paths may contain.
+            # The loader's lists are separated by spaces, too, which other paths may contain.
             yield name, _DIRECTORIES.sub("", ":".join(value.split()) if name == "LD_PRELOAD" else value)
 
 
 def _initial_environ(root: Path) -> dict[str, str]:
-    """Read the environment that the process was started with. Allocators read no later change."""
+    """Read the environment with which the process was started: allocators ignore later changes."""
     pairs = (entry.partition("=") for entry in (read_text(root / "proc/self/environ") or "").split("\0"))
     return {name: value for name, _, value in pairs if name}
 
@@ -159,8 +155,8 @@ def _initial_environ(root: Path) -> dict[str, str]:
 def _malloc_address() -> int | None:
     """Find where the allocator in use is loaded.
 
-    Not malloc itself: an interpreter that is not position-independent resolves that to a stub of its own. Every
-    allocator that replaces another defines this function too.
+    Looks up malloc_usable_size, which every replacement allocator defines, too. An interpreter that is not
+    position-independent would resolve malloc itself to a stub of its own.
     """
     try:
         return ctypes.cast(ctypes.CDLL(None).malloc_usable_size, ctypes.c_void_p).value
@@ -173,9 +169,8 @@ def allocator_of(maps: str | None, address: int | None = None) -> str | None:
 
     Args:
         maps: the text of the file.
-        address: of a function of the allocator. Without it, or if it lies in no known library, the libraries that are
-            loaded decide: one that replaces malloc before the C library's own.
-
+        address: the address of a function of the allocator. Without it, or if it lies in no known library, the loaded
+            libraries decide: one that replaces malloc comes before the C library.
     """
     files = []
     for line in (maps or "").splitlines():
@@ -196,29 +191,31 @@ def _allocator(files: Iterable[str]) -> str | None:
 
 
 def tunables(allocator: str | None, environ: Mapping[str, str]) -> NamedValues:
-    """Read how environment variables tune the allocator; glibc's two ways of saying it under one name.
+    """Read how environment variables tune the allocator, with one name for glibc's two spellings.
 
     Sources: mallopt(3), "Memory Allocation Tunables" in glibc's manual, jemalloc(3).
     """
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     if allocator == "glibc":
-        found = {alias: environ[name] for name, alias in GLIBC_ALIASES.items() if name in environ}
-        # These are read by the loader, and win.
+        settings = {alias: environ[name] for name, alias in GLIBC_ALIASES.items() if name in environ}
+        # The loader reads these, and they win.
         entries = (entry.partition("=") for entry in environ.get("GLIBC_TUNABLES", "").split(":"))
-        found |= {name.removeprefix("glibc.malloc."): value for name, _, value in entries if "glibc.malloc." in name}
+        settings |= {name.removeprefix("glibc.malloc."): value for name, _, value in entries if "glibc.malloc." in name}
     elif allocator == "jemalloc":
         pairs = (entry.partition(":") for entry in environ.get("MALLOC_CONF", "").split(","))
-        found = {name: value for name, _, value in pairs if name}
+        settings = {name: value for name, _, value in pairs if name}
     elif allocator in {"tcmalloc", "mimalloc"}:
         prefix = f"{allocator.upper()}_"
-        found = {name.removeprefix(prefix).lower(): value for name, value in environ.items() if name.startswith(prefix)}
-    return tuple(sorted(found.items()))
+        settings = {
+            name.removeprefix(prefix).lower(): value for name, value in environ.items() if name.startswith(prefix)
+        }
+    return tuple(sorted(settings.items()))
 
 
 def read_git(path: Path | None = None) -> Git:
-    """Read the commit of the repository around ``path`` (None: the working directory); all null outside of one."""
-    # A hook sets GIT_DIR and its like to the repository it runs in, which need not be this one. Without the optional
-    # locks no other git is kept waiting.
+    """Read the commit of the repository around ``path`` (by default the working directory); all null outside of one."""
+    # A hook sets GIT_DIR and similar variables to its own repository, which may be another one. Without optional locks
+    # no other git has to wait.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         status = subprocess.run(
@@ -231,13 +228,16 @@ def read_git(path: Path | None = None) -> Git:
             timeout=_GIT_TIMEOUT_S,
             check=True,
         )
-    except (OSError, subprocess.SubprocessError):  # no git, no repository, or a file system that hangs
+    except (
+        OSError,
+        subprocess.SubprocessError,
+    ):  # no git, no repository, one of another owner, or a hung file system
         return Git()
     return parse_git_status(status.stdout)
 
 
 def parse_git_status(text: str) -> Git:
-    """Parse what ``git status --porcelain=v2 --branch`` says (git-status(1))."""
+    """Parse the output of ``git status --porcelain=v2 --branch`` (git-status(1))."""
     lines = text.splitlines()
     headers = dict(line.removeprefix("# branch.").split(" ", 1) for line in lines if line.startswith("# branch."))
     commit, branch = headers.get("oid"), headers.get("head")

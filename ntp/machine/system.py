@@ -1,8 +1,8 @@
-"""The machine and its counters, read from /proc and /sys.
+"""Read the machine and its counters from /proc and /sys.
 
 Sources: proc(5), and the kernel's ABI/testing/sysfs-devices-system-cpu and admin-guide/pm/cpufreq.rst.
-py-cpuinfo fills in what other platforms have instead. Its cache sizes are not used: they come from the "cache size" of
-/proc/cpuinfo, which is the third level's on Intel and the second's on AMD.
+py-cpuinfo covers other platforms. Its cache sizes are not used: they come from the "cache size" of /proc/cpuinfo, which
+is the third level's on Intel and the second's on AMD.
 """
 
 import functools
@@ -36,25 +36,17 @@ _ISA_FLAGS = frozenset(
         *("sve", "sve2", "svebf16", "svei8mm", "svef32mm", "sme", "sme2"),
     }
 )
-"""The instruction sets that BLAS libraries choose kernels by, as Linux spells them on x86 and ARM."""
+"""The instruction sets by which BLAS libraries choose kernels, as Linux spells them on x86 and ARM."""
 
 _FOREIGN_FLAGS = {"avx1.0": "avx"}
-"""What another system calls them."""
+"""Other systems' spellings."""
 
 _SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
-def read_machine(root: Path = REAL_ROOT) -> Machine:
-    """Read the machine under ``root``. The real one is read once a process."""
-    return _real_machine() if is_real(root) else _read_machine(root)
-
-
 @functools.cache
-def _real_machine() -> Machine:
-    return _read_machine(REAL_ROOT)
-
-
-def _read_machine(root: Path) -> Machine:
+def read_machine(root: Path = REAL_ROOT) -> Machine:
+    """Read the machine under ``root``, once in a process."""
     cpus = online_cpus(root)
     cpuinfo = read_cpuinfo(root)
     foreign = _foreign_cpuinfo() if is_real(root) and not (_model(cpuinfo) and _flags(cpuinfo)) else {}
@@ -79,12 +71,12 @@ def _read_machine(root: Path) -> Machine:
 
 
 def _foreign_cpuinfo() -> dict[str, Any]:
-    """Ask py-cpuinfo, which finds out by commands that take a second or so."""
+    """Ask py-cpuinfo, which runs commands for about a second."""
     import cpuinfo
 
     try:
         return dict(cpuinfo.get_cpu_info())
-    except Exception:  # noqa: BLE001  (it raises a bare one for an architecture that it does not know)
+    except Exception:  # noqa: BLE001  (it raises a bare one for an unknown architecture)
         return {}
 
 
@@ -93,7 +85,7 @@ def _first(cpuinfo: Iterable[dict[str, str]], *keys: str) -> str | None:
 
 
 def _joined(texts: Iterable[str | None], separator: str) -> str | None:
-    """Join the different texts in the order of their first appearance."""
+    """Join the distinct texts in order of appearance."""
     return separator.join(dict.fromkeys(text for text in texts if text)) or None
 
 
@@ -102,7 +94,7 @@ def _model(cpuinfo: Iterable[dict[str, str]]) -> str | None:
 
 
 def _arm_model(cpuinfo: Iterable[dict[str, str]]) -> str | None:
-    """Name an ARM core by its numbers: 64-bit kernels give no names."""
+    """Name an ARM core by its numbers, because 64-bit kernels give no names."""
     pairs = ((fields.get("cpu implementer"), fields.get("cpu part")) for fields in cpuinfo)
     return _joined((f"ARM implementer {implementer} part {part}" for implementer, part in pairs if part), " + ")
 
@@ -112,8 +104,8 @@ def _flags(cpuinfo: Iterable[dict[str, str]]) -> list[str]:
 
 
 def _isa_flags(flags: Iterable[str]) -> tuple[str, ...] | None:
-    known = {_FOREIGN_FLAGS.get(flag, flag) for flag in flags}
-    return tuple(sorted(known & _ISA_FLAGS)) if known else None
+    names = {_FOREIGN_FLAGS.get(flag, flag) for flag in flags}
+    return tuple(sorted(names & _ISA_FLAGS)) if names else None
 
 
 def _physical_cores(root: Path, cpus: Collection[int]) -> int | None:
@@ -141,10 +133,10 @@ def _core_kinds(root: Path, cpus: Collection[int]) -> tuple[CoreKind, ...] | Non
     def most(members: Iterable[int], file: str) -> int | None:
         return max((speed for cpu in members if (speed := read_number(cpu_dir(root, cpu) / file))), default=None)
 
-    found = []
+    core_kinds = []
     for name, members in kinds(root, cpus):
         frequency_khz = most(members, "cpufreq/cpuinfo_max_freq")
-        found.append(
+        core_kinds.append(
             CoreKind(
                 name=name,
                 capacity=most(members, "cpu_capacity"),
@@ -152,11 +144,11 @@ def _core_kinds(root: Path, cpus: Collection[int]) -> tuple[CoreKind, ...] | Non
                 cpus=len(members),
             )
         )
-    return tuple(found)
+    return tuple(core_kinds)
 
 
 def _caches(root: Path, cpus: Iterable[int]) -> tuple[Cache, ...] | None:
-    """Make one entry of each level and size. An instance is a set of CPUs that share it."""
+    """Return one entry for each level and size. An instance is a set of CPUs that share it."""
     instances = set()
     for cpu in cpus:
         for folder in cpu_dir(root, cpu).glob("cache/index[0-9]*"):
@@ -186,7 +178,7 @@ def _memory_bytes(root: Path) -> int | None:
 
 
 def _hypervisor(root: Path, cpuinfo: Collection[dict[str, str]]) -> bool | None:
-    """Tell a guest. X86 kernels always say so; elsewhere only a yes can be read."""
+    """Return whether this is a guest. x86 kernels always say; elsewhere only a yes can be read."""
     if "hypervisor" in _flags(cpuinfo) or (root / "proc/device-tree/hypervisor").exists():
         return True
     if read_text(root / "sys/hypervisor/type"):
@@ -199,7 +191,7 @@ def _governor(root: Path, cpus: Iterable[int]) -> str | None:
 
 
 def _transparent_hugepages(root: Path) -> str | None:
-    """Read the one in brackets: ``always [madvise] never``."""
+    """Read the choice in brackets: ``always [madvise] never``."""
     text = read_text(root / "sys/kernel/mm/transparent_hugepage/enabled") or ""
     return text.partition("[")[2].partition("]")[0] or None
 
@@ -212,12 +204,11 @@ def _os(root: Path) -> str | None:
 
 
 def read_counters(root: Path = REAL_ROOT, cpus: Collection[int] | None = None) -> Counters:
-    """Read what the kernel has counted up to now: CPU time, throttling, load.
+    """Read the kernel's counters: CPU time, throttling, load.
 
     Args:
-        root: of the file tree.
-        cpus: count the time of these CPUs alone; None counts all of the machine's.
-
+        root: the root of the file tree.
+        cpus: count the time of these CPUs only; by default that of all.
     """
     total_s, idle_s, steal_s = _cpu_times_s(root, cpus)
     throttled_s, throttled_periods = cpu_throttling(root)
@@ -232,10 +223,10 @@ def read_counters(root: Path = REAL_ROOT, cpus: Collection[int] | None = None) -
 
 
 def _cpu_times_s(root: Path, cpus: Collection[int] | None) -> tuple[float | None, float | None, float | None]:
-    """Sum CPU seconds in total, idle, and stolen, from the ticks of /proc/stat."""
+    """Sum the total, idle and stolen CPU seconds from the ticks of /proc/stat."""
     wanted = {"cpu"} if cpus is None else {f"cpu{cpu}" for cpu in cpus}
     lines = [line.split() for line in (read_text(root / "proc/stat") or "").splitlines()]
-    # user nice system idle iowait irq softirq steal; the guests' time that follows is part of user and nice.
+    # user nice system idle iowait irq softirq steal; the guest times that follow are part of user and nice.
     rows = [[int(ticks) for ticks in line[1:9]] for line in lines if line and line[0] in wanted]
     if not rows or any(len(row) < 8 for row in rows):
         return None, None, None

@@ -8,20 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.errors import OptionError
-from ntp.machine.cpus import CpuBudget, CpuPlace, available_cpus, check_threads, choose_cpus, read_topology
-from ntp.machine.procfs import format_cpu_list, parse_cpu_list
+from ntp.machine.cpus import CpuBudget, CpuPlace, available_cpus, choose_cpus, read_topology
+from ntp.machine.procfs import cpu_list
 from ntp.machine.system import read_counters, read_machine
 from ntp.records.environment import Cache, CoreKind, Counters, Machine, conditions
 
 CPU = "sys/devices/system/cpu"
-
-
-def lay(root: Path, files: dict[str, str]) -> Path:
-    for path, text in files.items():
-        target = root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text + "\n")
-    return root
 
 
 def cpuinfo(cpus: int, *lines: str) -> dict[str, str]:
@@ -122,8 +114,8 @@ def without_sys() -> dict[str, str]:
     return {"proc/cpuinfo": "\n\n".join(blocks), "proc/meminfo": "MemTotal:        8000000 kB"}
 
 
-def test_smt(tmp_path):
-    machine = read_machine(lay(tmp_path, smt_machine()))
+def test_smt(lay):
+    machine = read_machine(lay(smt_machine()))
     assert machine.cpu_model == "Intel(R) Core(TM) i7-8559U CPU @ 2.70GHz"
     assert (machine.logical_cpus, machine.physical_cores, machine.smt, machine.numa_nodes) == (8, 4, True, 1)
     assert machine.caches == (
@@ -140,15 +132,15 @@ def test_smt(tmp_path):
     assert (machine.kernel, machine.os) == ("6.8.0-45-generic", "Ubuntu 24.04.1 LTS")
 
 
-def test_smt_switched_off_leaves_the_cores(tmp_path):
+def test_smt_switched_off_leaves_the_cores(lay):
     files = smt_machine() | {f"{CPU}/online": "0-3"}
     files |= {f"{CPU}/cpu{cpu}/topology/thread_siblings_list": str(cpu) for cpu in range(4)}
-    machine = read_machine(lay(tmp_path, files))
+    machine = read_machine(lay(files))
     assert (machine.logical_cpus, machine.physical_cores, machine.smt) == (4, 4, False)
 
 
-def test_two_numa_nodes(tmp_path):
-    machine = read_machine(lay(tmp_path, two_node_machine()))
+def test_two_numa_nodes(tmp_path, lay):
+    machine = read_machine(lay(two_node_machine()))
     assert (machine.logical_cpus, machine.physical_cores, machine.smt) == (8, 8, False)
     assert machine.numa_nodes == 2
     assert machine.caches == (Cache(level=3, size_bytes=32 * 2**20, instances=2),)
@@ -157,8 +149,8 @@ def test_two_numa_nodes(tmp_path):
     assert [place.node for place in read_topology(tmp_path).values()] == [0, 1] * 4
 
 
-def test_intel_hybrid_cores(tmp_path):
-    machine = read_machine(lay(tmp_path, intel_hybrid_machine()))
+def test_intel_hybrid_cores(tmp_path, lay):
+    machine = read_machine(lay(intel_hybrid_machine()))
     assert machine.core_kinds == (
         CoreKind(name="performance", max_frequency_mhz=5200, cpus=4),
         CoreKind(name="efficiency", max_frequency_mhz=3800, cpus=4),
@@ -175,8 +167,8 @@ def test_intel_hybrid_cores(tmp_path):
     assert topology[5] == CpuPlace(core=5, node=0, kind=1)
 
 
-def test_arm_hybrid_cores(tmp_path):
-    machine = read_machine(lay(tmp_path, arm_hybrid_machine()))
+def test_arm_hybrid_cores(tmp_path, lay):
+    machine = read_machine(lay(arm_hybrid_machine()))
     assert machine.cpu_model == " + ".join(f"ARM implementer 0x41 part {part}" for part in ("0xd05", "0xd0b", "0xd44"))
     assert machine.core_kinds == tuple(CoreKind(capacity=c, cpus=n) for c, n in ((1024, 2), (760, 2), (250, 4)))
     assert machine.isa_flags == ("asimd", "asimddp", "bf16", "i8mm", "sve")
@@ -185,23 +177,23 @@ def test_arm_hybrid_cores(tmp_path):
     assert choose_cpus(range(8), 3, read_topology(tmp_path)) == (4, 6, 7)
 
 
-def test_favoured_cores_are_no_other_kind(tmp_path):
+def test_favoured_cores_are_no_other_kind(lay):
     files = {f"{CPU}/online": "0-3"}
     files |= {f"{CPU}/cpu{cpu}/cpu_capacity": "1024" for cpu in range(4)}
     files |= {f"{CPU}/cpu{cpu}/cpufreq/cpuinfo_max_freq": str(5_850_000 - 100_000 * cpu) for cpu in range(4)}
-    machine = read_machine(lay(tmp_path, files))
+    machine = read_machine(lay(files))
     assert machine.core_kinds == (CoreKind(capacity=1024, max_frequency_mhz=5850, cpus=4),)
 
 
-def test_kinds_that_only_the_frequency_tells_apart(tmp_path):
+def test_kinds_that_only_the_frequency_tells_apart(lay):
     files = {f"{CPU}/online": "0-3"}
     files |= {f"{CPU}/cpu{cpu}/cpufreq/cpuinfo_max_freq": str(3_500_000 if cpu < 2 else 4_900_000) for cpu in range(4)}
-    machine = read_machine(lay(tmp_path, files))
+    machine = read_machine(lay(files))
     assert machine.core_kinds == (CoreKind(max_frequency_mhz=4900, cpus=2), CoreKind(max_frequency_mhz=3500, cpus=2))
 
 
-def test_without_sys_only_proc_counts(tmp_path):
-    machine = read_machine(lay(tmp_path, without_sys()))
+def test_without_sys_only_proc_counts(tmp_path, lay):
+    machine = read_machine(lay(without_sys()))
     assert (machine.logical_cpus, machine.physical_cores, machine.smt) == (4, 2, True)
     assert machine.hypervisor is True
     assert machine.isa_flags == ("avx2", "fma")
@@ -218,7 +210,7 @@ def test_an_empty_root_is_all_null(tmp_path):
     assert available_cpus(tmp_path).max_threads == 1
 
 
-def test_nonsense_is_null(tmp_path):
+def test_nonsense_is_null(tmp_path, lay):
     files = {
         "proc/cpuinfo": "::\n\nprocessor\t: x",
         "proc/meminfo": "MemTotal: much",
@@ -231,22 +223,22 @@ def test_nonsense_is_null(tmp_path):
         f"{CPU}/smt/active": "forceoff",
         "sys/devices/system/node/node0/cpulist": "?",
     }
-    machine = read_machine(lay(tmp_path, files))
+    machine = read_machine(lay(files))
     assert machine == Machine(architecture=machine.architecture)
     assert read_counters(tmp_path) == Counters()
     assert available_cpus(tmp_path) == CpuBudget(cpus=())
 
 
-def test_a_file_that_cannot_be_read_is_null(tmp_path):
+def test_a_file_that_cannot_be_read_is_null(tmp_path, lay):
     files = smt_machine()
     del files["proc/meminfo"]
-    (lay(tmp_path, files) / "proc/meminfo").mkdir()
+    (lay(files) / "proc/meminfo").mkdir()
     assert read_machine(tmp_path).memory_bytes is None
 
 
-def test_governors_that_differ_are_all_named(tmp_path):
+def test_governors_that_differ_are_all_named(lay):
     files = smt_machine() | {f"{CPU}/cpu3/cpufreq/scaling_governor": "performance"}
-    assert read_machine(lay(tmp_path, files)).governor == "powersave,performance"
+    assert read_machine(lay(files)).governor == "powersave,performance"
 
 
 def test_the_real_machine_is_read_once():
@@ -256,149 +248,15 @@ def test_the_real_machine_is_read_once():
     assert Machine.model_validate_json(machine.model_dump_json()) == machine
 
 
-# CPU quotas
-
-
-def v2(own: str, top: str = "/", **limits: str) -> dict[str, str]:
-    files = {
-        "proc/self/cgroup": f"0::{own}",
-        "proc/self/mountinfo": f"30 23 0:26 {top} /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate",
-        "sys/fs/cgroup/cgroup.controllers": "cpu memory",
-        "proc/self/status": "Name:\tpython\nCpus_allowed_list:\t0-7",
-    }
-    return files | {f"sys/fs/cgroup/{folder.replace('__', '/')}/cpu.max": limit for folder, limit in limits.items()}
-
-
-def v1(own: str, top: str = "/") -> dict[str, str]:
-    return {
-        "proc/self/cgroup": f"9:name=systemd:/\n4:memory:/elsewhere\n3:cpu,cpuacct:{own}\n0::/",
-        "proc/self/mountinfo": (
-            f"32 31 0:29 {top} /sys/fs/cgroup/cpu,cpuacct ro,relatime master:11 - cgroup cgroup rw,cpu,cpuacct\n"
-            "34 31 0:31 / /sys/fs/cgroup/cpuset rw,relatime - cgroup cgroup rw,cpuset\n"
-            "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw"
-        ),
-        "sys/fs/cgroup/unified/cpu.stat": "usage_usec 5",
-        "proc/self/status": "Cpus_allowed_list:\t0-3,8",
-    }
-
-
-def test_a_version_2_quota_of_an_ancestor_holds_too(tmp_path):
-    root = lay(tmp_path, v2("/pod/inner", pod="150000 100000", pod__inner="max 100000"))
-    budget = available_cpus(root)
-    assert budget == CpuBudget(cpus=tuple(range(8)), quota_cpus=1.5)
-    assert budget.max_threads == 2
-
-
-def test_the_tightest_version_2_quota_wins(tmp_path):
-    root = lay(tmp_path, v2("/pod/inner", pod="400000 100000", pod__inner="50000 100000"))
-    assert available_cpus(root).quota_cpus == 0.5
-    assert available_cpus(root).max_threads == 1
-
-
-def test_a_version_2_namespace_shows_its_own_group_as_the_top(tmp_path):
-    files = v2("/") | {"sys/fs/cgroup/cpu.max": "200000 100000"}
-    assert available_cpus(lay(tmp_path, files)).quota_cpus == 2
-
-
-def test_a_group_outside_of_the_namespace_falls_back_on_the_top(tmp_path):
-    files = v2("/../sibling") | {"sys/fs/cgroup/cpu.max": "300000 100000"}
-    assert available_cpus(lay(tmp_path, files)).quota_cpus == 3
-
-
-def test_no_quota(tmp_path):
-    assert available_cpus(lay(tmp_path, v2("/pod", pod="max 100000"))).quota_cpus is None
-
-
-def test_no_more_threads_than_the_quota_pays_for(tmp_path):
-    root = lay(tmp_path, v2("/pod/inner", pod="150000 100000", pod__inner="max 100000"))
-    check_threads(1, root)
-    check_threads(2, root)
-    with pytest.raises(OptionError) as refused:
-        check_threads(3, root)
-    assert str(refused.value) == (
-        "threads: 3 asked for, but this process may use 2 (CPU affinity and cgroup quota counted): ask for fewer"
-    )
-
-
-def test_no_more_threads_than_cpus(tmp_path):
-    root = lay(tmp_path, {f"{CPU}/online": "0-7", "proc/self/status": "Cpus_allowed_list:\t1-3"})
-    check_threads(3, root)
-    with pytest.raises(OptionError, match="4 asked for, but this process may use 3"):
-        check_threads(4, root)
-
-
-@pytest.mark.parametrize("top", ["/docker/0123abcd", "/"])
-def test_a_version_1_container_sees_its_group_as_the_top(tmp_path, top):
-    files = v1("/docker/0123abcd", top) | {
-        "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "250000",
-        "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
-    }
-    budget = available_cpus(lay(tmp_path, files))
-    assert budget == CpuBudget(cpus=(0, 1, 2, 3, 8), quota_cpus=2.5)
-    assert budget.max_threads == 3
-
-
-def test_version_1_walks_up_and_minus_one_is_no_limit(tmp_path):
-    folder = "sys/fs/cgroup/cpu,cpuacct"
-    files = v1("/slice/job")
-    files |= {f"{folder}{group}/cpu.cfs_period_us": "100000" for group in ("", "/slice", "/slice/job")}
-    files |= {
-        f"{folder}{group}/cpu.cfs_quota_us": us
-        for group, us in (("", "-1"), ("/slice", "100000"), ("/slice/job", "-1"))
-    }
-    assert available_cpus(lay(tmp_path, files)).quota_cpus == 1
-
-
-def test_without_mountinfo_the_usual_folder_is_tried(tmp_path):
-    files = v2("/pod", pod="100000 100000")
-    del files["proc/self/mountinfo"]
-    assert available_cpus(lay(tmp_path, files)).quota_cpus == 1
-
-
-def test_affinity_bounds_the_threads_below_the_quota():
-    assert CpuBudget(cpus=(1, 4), quota_cpus=8.0).max_threads == 2
-    assert CpuBudget(cpus=(1, 4)).max_threads == 2
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this platform has no CPU affinity")
-def test_the_real_affinity_is_what_the_kernel_says():
-    assert set(available_cpus().cpus) == os.sched_getaffinity(0)
-
-
-# Counters
-
-
-def test_version_2_throttling_is_summed_over_the_groups(tmp_path):
-    files = v2("/pod/inner") | {
-        "sys/fs/cgroup/cpu.stat": "usage_usec 900",
-        "sys/fs/cgroup/pod/cpu.stat": "usage_usec 9\nnr_periods 5\nnr_throttled 2\nthrottled_usec 1500000",
-        "sys/fs/cgroup/pod/inner/cpu.stat": "nr_periods 5\nnr_throttled 1\nthrottled_usec 250000",
-    }
-    counters = read_counters(lay(tmp_path, files))
-    assert (counters.throttled_s, counters.throttled_periods) == (1.75, 3)
-
-
-def test_version_1_counts_throttling_in_nanoseconds(tmp_path):
-    files = v1("/") | {"sys/fs/cgroup/cpu,cpuacct/cpu.stat": "nr_periods 9\nnr_throttled 4\nthrottled_time 2500000000"}
-    counters = read_counters(lay(tmp_path, files))
-    assert (counters.throttled_s, counters.throttled_periods) == (2.5, 4)
-
-
-def test_a_root_group_that_counts_no_throttling_is_null(tmp_path):
-    files = v2("/") | {"sys/fs/cgroup/cpu.stat": "usage_usec 900"}
-    counters = read_counters(lay(tmp_path, files))
-    assert (counters.throttled_s, counters.throttled_periods) == (None, None)
-
-
 PROC_STAT = """cpu  500 20 80 1000 100 5 5 290 70 3
 cpu0 100 10 40 600 50 0 0 200 0 0
 cpu1 400 10 40 400 50 5 5 90 70 3
 intr 12345"""
 
 
-def test_guest_time_counts_once(tmp_path, monkeypatch):
+def test_guest_time_counts_once(lay, monkeypatch):
     monkeypatch.setattr(os, "sysconf", lambda name: 100)
-    root = lay(tmp_path, {"proc/stat": PROC_STAT, "proc/loadavg": "0.50 0.30 0.10 1/100 4242"})
+    root = lay({"proc/stat": PROC_STAT, "proc/loadavg": "0.50 0.30 0.10 1/100 4242"})
     assert read_counters(root) == Counters(total_s=20.0, idle_s=11.0, steal_s=2.9, load_1min=0.5)
     assert read_counters(root, cpus=[1]) == Counters(total_s=10.0, idle_s=4.5, steal_s=0.9, load_1min=0.5)
     assert read_counters(root, cpus=[7]).total_s is None
@@ -412,52 +270,43 @@ def test_real_counters_make_conditions():
     assert seen.load_1min == before.load_1min
 
 
-# CPU lists
-
-
-@given(st.sets(st.integers(0, 300)))
-def test_a_cpu_list_survives_the_round_trip(cpus):
-    assert parse_cpu_list(format_cpu_list(cpus)) == tuple(sorted(cpus))
-
-
 @pytest.mark.parametrize(
     ("text", "cpus"),
-    [("0-3,8,10-11", (0, 1, 2, 3, 8, 10, 11)), ("", ()), (" 5\n", (5,)), ("3,1-2", (1, 2, 3)), ("1-3,2", (1, 2, 3))],
+    [
+        *(
+            ("0-3,8,10-11", (0, 1, 2, 3, 8, 10, 11)),
+            ("", ()),
+            (" 5\n", (5,)),
+            ("3,1-2", (1, 2, 3)),
+            ("1-3,2", (1, 2, 3)),
+        ),
+        *((malformed, None) for malformed in (None, "3-1", "-1", "a", "1,,2", "0-", "1 2", "0x3")),
+    ],
 )
-def test_cpu_lists_as_kernels_write_them(text, cpus):
-    assert parse_cpu_list(text) == cpus
-
-
-def test_cpu_lists_are_written_short():
-    assert format_cpu_list([11, 0, 1, 2, 3, 8, 10]) == "0-3,8,10-11"
-
-
-@pytest.mark.parametrize("text", ["3-1", "-1", "a", "1,,2", "0-", "1 2", "0x3"])
-def test_what_is_no_cpu_list_is_refused(text):
-    with pytest.raises(OptionError, match="is not a list of CPUs"):
-        parse_cpu_list(text)
+def test_a_cpu_list_is_read_as_kernels_write_it_or_not_at_all(text, cpus):
+    assert cpu_list(text) == cpus
 
 
 # Choosing
 
 
-def test_siblings_come_last(tmp_path):
-    topology = read_topology(lay(tmp_path, smt_machine()))
+def test_siblings_come_last(lay):
+    topology = read_topology(lay(smt_machine()))
     assert choose_cpus(range(8), 2, topology) == (0, 1)
     assert choose_cpus(range(8), 4, topology) == (0, 1, 2, 3)
     assert choose_cpus(range(8), 5, topology) == (0, 1, 2, 3, 4)
     assert choose_cpus([1, 5, 6], 2, topology) == (1, 6)
 
 
-def test_one_node_where_it_fits(tmp_path):
-    topology = read_topology(lay(tmp_path, two_node_machine()))
+def test_one_node_where_it_fits(lay):
+    topology = read_topology(lay(two_node_machine()))
     assert choose_cpus(range(8), 4, topology) == (0, 2, 4, 6)
     assert choose_cpus([0, 1, 3, 5], 3, topology) == (1, 3, 5)
     assert choose_cpus(range(8), 5, topology) == (0, 1, 2, 4, 6)
 
 
-def test_performance_cores_come_first_and_their_siblings_last(tmp_path):
-    topology = read_topology(lay(tmp_path, intel_hybrid_machine()))
+def test_performance_cores_come_first_and_their_siblings_last(lay):
+    topology = read_topology(lay(intel_hybrid_machine()))
     assert choose_cpus(range(8), 2, topology) == (0, 2)
     assert choose_cpus(range(8), 3, topology) == (0, 2, 4)
     assert choose_cpus(range(8), 7, topology) == (0, 1, 2, 4, 5, 6, 7)
