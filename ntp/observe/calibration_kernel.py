@@ -1,7 +1,7 @@
 """The calibration kernel: a matrix product of fixed size, timed in a worker between the blocks of steps.
 
-It is the roofline's fp32 product, as torch does it by itself. What slows the machine down for a while (another guest,
-a lower frequency) slows it, too, so that a step's time over its time can be held against that of another day.
+It is the roofline's fp32 product by torch's default route. What slows the machine down for a while (another guest, a
+lower frequency) slows it, too, so that the ratio of a step's time to its time can be compared with another day's.
 """
 
 import math
@@ -17,19 +17,18 @@ from ntp.observe.rounds import burst
 from ntp.records.run import KernelBurst
 
 SIDE = 512
-"""Of the square matrices. Large enough that the threads hardly wait for each other, small enough that a slow CPU still
+"""Rows of the square matrices: enough that the threads hardly wait for each other, few enough that a slow CPU still
 gives several samples in a few tens of milliseconds."""
 
 CALLS = 3
-"""That are timed in a burst, after one that is not: it finds neither its matrices in the caches nor threads awake."""
+"""Timed calls in a burst. One comes before them: it finds neither its matrices in the caches nor the threads awake."""
 
 
 def kernel_burst(threads: int, side: int = SIDE, calls: int = CALLS) -> KernelBurst:
-    """Time (S, S) x (S, S) -> (S, S) in fp32 with so many threads, the second factor transposed as nn.Linear keeps it.
+    """Time (S, S) x (S, S) -> (S, S) in fp32, the second factor transposed as nn.Linear keeps it.
 
-    Nothing of it stays behind: the matrices lie in memory of their own, which goes back to the kernel at once, so that
-    neither the heap of the training nor its resident size is touched; and the random numbers are of a generator of
-    their own.
+    The training is left as it was: the matrices lie in memory of their own, which goes back to the kernel at once, so
+    that neither heap nor resident size changes; and the random numbers come from a generator of their own.
     """
     room = mmap.mmap(-1, 3 * 4 * side**2)  # unmapped when the last tensor in it is gone
     a, b, out = torch.frombuffer(room, dtype=torch.float32).view(3, side, side)
@@ -45,9 +44,9 @@ def kernel_burst(threads: int, side: int = SIDE, calls: int = CALLS) -> KernelBu
 
 @contextmanager
 def plain_settings(threads: int) -> Iterator[None]:
-    """So many threads and fp32 products in fp32, whatever a model has set: a change of that must not hide in the ratio.
+    """Use this many threads and compute fp32 products in fp32, then put both back as they were.
 
-    Both are put back as they were.
+    A model may have set them otherwise, and a change of that must not hide in the ratio.
     """
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

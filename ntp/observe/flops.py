@@ -17,8 +17,8 @@ def flop_pass(training: "Training") -> FlopCount:
     """Count the floating-point operations of one step, with torch's ``FlopCounterMode``.
 
     It sees the operators that reach torch's dispatcher and knows formulas for matrix products, convolutions and
-    attention. Causal attention counts as if nothing were masked, and a backward pass that computes something anew has
-    it counted anew: these are the operations that are carried out, not those that the model's mathematics asks for.
+    attention. Causal attention counts as if nothing were masked, and what a backward pass computes again is counted
+    again: these are the operations that are carried out, not those that the model's mathematics asks for.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -51,8 +51,8 @@ def _operator_name(operator: object) -> str:
 
 
 def _formulas_torch_lacks(training: "Training") -> dict[Any, Callable[..., int]]:
-    """The fused attention of CPUs: torch counts its CUDA sisters alone, and attention would be free of charge here.
-    And the chunked loss, which computes its gradients with itself.
+    """Formulas for the fused attention of CPUs, of which torch counts only the CUDA sisters, so that attention would be
+    free of charge here; and for the chunked loss, which computes its gradients with itself.
     """
     import torch
 
@@ -64,23 +64,23 @@ def _formulas_torch_lacks(training: "Training") -> dict[Any, Callable[..., int]]
         "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward_flops,
     }
     # A torch without one of these computes attention by operators that it counts.
-    known: dict[Any, Callable[..., int]] = {
-        getattr(torch.ops.aten, name): each for name, each in formulas.items() if hasattr(torch.ops.aten, name)
+    by_operator: dict[Any, Callable[..., int]] = {
+        getattr(torch.ops.aten, name): formula for name, formula in formulas.items() if hasattr(torch.ops.aten, name)
     }
     if isinstance(training.method.path, ChunkedLoss):
-        known[part_of(torch, "ops.torch_nn._linear_cross_entropy_batch_chunked")] = _chunked_loss_flops
-    return known
+        by_operator[part_of(torch, "ops.torch_nn._linear_cross_entropy_batch_chunked")] = _chunked_loss_flops
+    return by_operator
 
 
 def _chunked_loss_flops(hidden: tuple[int, ...], weight: tuple[int, ...], *_: object, **__: object) -> int:
-    """The logits, and the gradients of hidden states and weight: three products of ``(M, E)`` and ``(V, E)``."""
+    """Count the logits and the gradients of hidden states and weight: three products of ``(M, E)`` and ``(V, E)``."""
     return 3 * 2 * hidden[0] * hidden[1] * weight[0]
 
 
 def _attention_forward_flops(
     query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object
 ) -> int:
-    """QK' and its product with V. Shapes (B, heads, T, head size); the keys' T and the values' head size may differ."""
+    """Count QK' and its product with V. Shapes (B, heads, T, head size); keys' T and values' head size may differ."""
     batch, heads, queries, key_size = query
     return 2 * batch * heads * queries * key[2] * (key_size + value[3])
 
@@ -93,6 +93,6 @@ def _attention_backward_flops(
     *_: object,
     **__: object,
 ) -> int:
-    """QK' anew, as the forward pass kept no scores; then the gradients of scores, V, Q and K: torch's own count."""
+    """Count QK' again, as the forward pass kept no scores; then the gradients of scores, V, Q and K, as torch does."""
     batch, heads, queries, key_size = query
     return 2 * batch * heads * queries * key[2] * (3 * key_size + 2 * value[3])

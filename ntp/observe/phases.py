@@ -1,4 +1,4 @@
-"""A clock for the phases of a step: an observer that :func:`ntp.core.step.train_step` calls around each."""
+"""A clock for the phases of a step: :func:`ntp.core.step.train_step` calls it around each of them."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,6 @@ class PhaseClock:
         self.time_ns: dict[str, int] = {}
 
     def reset(self) -> None:
-        """Forget what was measured so far."""
         self.time_ns = {}
 
     def __call__(self, phase: str) -> Self:
@@ -45,10 +44,10 @@ class PhaseClock:
 
 
 def phase_pass(training: "Training", steps: int, clock_ns: Callable[[], int] = time.perf_counter_ns) -> PhaseTimes:
-    """Time the phases of ``steps`` steps, and as many bare steps to tell what that costs.
+    """Time the phases of ``steps`` steps, and as many bare steps, which show what that costs.
 
-    Bare and instrumented steps run in pairs, and every other pair the other way round (ABBA): a machine that slows down
-    or speeds up meanwhile does so to both.
+    Bare and instrumented steps run in pairs, every other pair the other way round (ABBA), so that a machine that slows
+    down or speeds up meanwhile affects both.
 
     Raises:
         ValueError: ``steps`` is less than 1.

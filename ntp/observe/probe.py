@@ -1,6 +1,6 @@
-"""Peaks of this process: it multiplies matrices by every route torch has, and streams arrays.
+"""What this process can do at most: matrix products by every route that torch has, and passes over large arrays.
 
-:mod:`ntp.runners.roofline` asks a worker for them that holds no case.
+:mod:`ntp.runners.roofline` asks a worker that holds no case for it.
 
 Shapes: M, K, N of a product (M, K) x (K, N) -> (M, N).
 """
@@ -63,7 +63,6 @@ class GemmRoute:
         return a, b, torch.empty(m, n, dtype=dtype)
 
     def job(self, shape: Shape) -> Job:
-        """A function that multiplies once."""
         a, b, out = self.operands(shape)
 
         def run() -> None:
@@ -76,12 +75,12 @@ class GemmRoute:
         return run if self.setting is nullcontext else run_in_setting
 
     def error(self) -> float:
-        """Largest deviation from the product in float64, over its largest element, on a small product."""
+        """The largest deviation from a small product in float64, over its largest element."""
         a, b, out = self.operands(_CHECK_SHAPE)
         exact = a.double() @ b.double()
         with self.setting():
-            got = self.multiply(a, b, out)
-        return float((got.double() - exact).abs().max() / exact.abs().max())
+            product = self.multiply(a, b, out)
+        return float((product.double() - exact).abs().max() / exact.abs().max())
 
 
 def _through_torch(a: "Tensor", b: "Tensor", out: "Tensor") -> "Tensor":
@@ -91,7 +90,7 @@ def _through_torch(a: "Tensor", b: "Tensor", out: "Tensor") -> "Tensor":
 
 
 def _through_onednn(a: "Tensor", b: "Tensor", _out: "Tensor") -> "Tensor":
-    """Through the inner product of oneDNN, as torch.compile calls it. It allocates its result; its weight is (N, K)."""
+    """Call oneDNN's inner product, as torch.compile does. It allocates its result; its weight is (N, K)."""
     import torch
 
     from ntp.core.torch_parts import part_of
@@ -101,7 +100,7 @@ def _through_onednn(a: "Tensor", b: "Tensor", _out: "Tensor") -> "Tensor":
 
 
 def gemm_routes() -> Iterator[GemmRoute | Skipped]:
-    """Every route of every dtype: one that works here, or why it does not."""
+    """Every route of every dtype, or why it does not work here."""
     import torch
 
     from ntp.core.products import medium_precision, onednn_says
@@ -124,7 +123,7 @@ def gemm_routes() -> Iterator[GemmRoute | Skipped]:
 
 
 def _tried(route: GemmRoute) -> GemmRoute | Skipped:
-    """The route, if one product by it can be computed: not every build of torch has every operator."""
+    """Try one product: not every build of torch has every operator."""
     try:
         route.error()
     except (RuntimeError, AttributeError, TypeError) as error:  # NotImplementedError is a RuntimeError
@@ -134,9 +133,9 @@ def _tried(route: GemmRoute) -> GemmRoute | Skipped:
 
 def measure_products(shapes: Sequence[Shape], budget_s: float) -> tuple[tuple[Product, ...], tuple[Skipped, ...]]:
     """Time a product of each shape by each route."""
-    found = tuple(gemm_routes())
-    routes = [route for route in found if isinstance(route, GemmRoute)]
-    skipped = tuple(route for route in found if isinstance(route, Skipped))
+    tried = tuple(gemm_routes())
+    routes = [route for route in tried if isinstance(route, GemmRoute)]
+    skipped = tuple(route for route in tried if isinstance(route, Skipped))
     errors = {id(route): route.error() for route in routes}
     pairs = [(route, shape) for shape in shapes for route in routes]
     times = time_in_rounds([route.job(shape) for route, shape in pairs], budget_s)
@@ -155,7 +154,7 @@ def measure_products(shapes: Sequence[Shape], budget_s: float) -> tuple[tuple[Pr
 
 
 def measure_streams(array_bytes: int, budget_s: float) -> tuple[Stream, ...]:
-    """Time copy and triad over three fp32 arrays, whose pages the same threads have touched first."""
+    """Time copy and triad over three fp32 arrays, whose pages the same threads have touched before."""
     import torch
 
     a, b, c = (torch.empty(array_bytes // 4).fill_(value) for value in (0.0, 1.0, 2.0))

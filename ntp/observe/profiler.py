@@ -1,4 +1,4 @@
-"""A pass under torch.profiler: which operators a step's time goes to, and a trace to look at in ui.perfetto.dev."""
+"""A pass under torch.profiler: the operators that a step's time goes to, and a trace for ui.perfetto.dev."""
 
 import contextlib
 import functools
@@ -24,10 +24,10 @@ from ntp.files import try_to_write
 from ntp.records.observations import BETWEEN_OPERATORS, BETWEEN_PHASES, Operator, OperatorProfile
 
 SPAN_PREFIX = "ntp."
-"""What tells our spans from a model's own."""
+"""It tells our spans from a model's own."""
 
 STEP_SPAN = SPAN_PREFIX + "step"
-"""The span that the phases lie in."""
+"""The span around the phases."""
 
 _ELEMENT_BYTES = 4
 _LARGEST = 20
@@ -35,7 +35,7 @@ _SHOWN_SHAPES = 4
 
 
 def phase_span(phase: str) -> record_function:
-    """The hook for :meth:`ntp.core.step.Training.step`: a span of the trace, named after the phase."""
+    """Hook :meth:`ntp.core.step.Training.step`: a span of the trace is named after each phase."""
     return record_function(SPAN_PREFIX + phase)
 
 
@@ -45,13 +45,13 @@ def operator_pass(
     trace: Path | str | None = None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> OperatorProfile:
-    """Profile ``steps`` steps, each right after a bare one that tells what the profiler costs.
+    """Profile ``steps`` steps, each right after a bare one, which shows what the profiler costs.
 
-    An operator belongs to the phase in whose time it began, whichever thread it ran on. Each step is a session of the
-    profiler's own, and one more session comes first that does not count, as it pays for setting the profiler up.
+    An operator belongs to the phase during which it began, whichever thread it ran on. Each step has a session of the
+    profiler to itself. One more session comes first and does not count, as it pays for setting the profiler up.
 
     Args:
-        training: warmed up.
+        training: a training that is warmed up.
         steps: how many steps are averaged.
         trace: the file for the last step's trace, in Chrome's JSON format; gzipped if the name ends in ``.gz``.
         clock_ns: times whole steps.
@@ -84,7 +84,7 @@ def operator_pass(
 
 
 def _make_writable(path: Path) -> None:
-    """Refuse a path while it costs nothing: the profiler's own export prints a line and goes on."""
+    """Refuse a path while that costs nothing: the profiler's own export prints a line and goes on."""
     try:
         try_to_write(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,12 +108,12 @@ class _Call:
 def _profile_step(
     training: Training, clock_ns: Callable[[], int], trace_path: Path | None = None
 ) -> tuple[int, list[_Call]]:
-    """One step in a session of its own: how long it took, and its calls.
+    """Run one step in a session of its own; return how long it took, and its calls.
 
     Until a session's events are gone, they keep a small piece of every tensor that was an input. Lying where large
     blocks were freed, these pieces keep the next large blocks from taking their place: in a longer session the heap
     grows step by step, and page faults in the new memory make whatever allocates look slow. The events refer to one
-    another, so that it takes the collector to be rid of them.
+    another, so that only the collector frees them.
     """
     with profile(
         activities=[ProfilerActivity.CPU], record_shapes=True, profile_memory=True, with_flops=True
@@ -131,7 +131,7 @@ def _profile_step(
 
 
 def _export(profiler: profile, path: Path) -> None:
-    """Write the trace. torch takes a path as UTF-8 alone: to a folder that is not, Linux has another way."""
+    """Write the trace. torch takes only paths that are UTF-8: to another folder, Linux has a way around."""
     with contextlib.suppress(UnicodeEncodeError):
         str(path).encode()
         profiler.export_chrome_trace(str(path))
@@ -144,7 +144,7 @@ def _export(profiler: profile, path: Path) -> None:
 
 
 def _calls_within_step(events: Iterable[FunctionEvent]) -> Iterator[_Call]:
-    """The calls within the step, each with the phase in whose time it began."""
+    """The calls within the step, each with the phase during which it began."""
     events = list(events)
     step = _Spans(event for event in events if event.name == STEP_SPAN)
     ours = {SPAN_PREFIX + phase for phase in PHASES}
@@ -165,32 +165,32 @@ def _calls_within_step(events: Iterable[FunctionEvent]) -> Iterator[_Call]:
 
 
 def _allocated_bytes(event: FunctionEvent) -> int:
-    """An event has what it allocated less what it freed; to have freed more than that is not to allocate."""
+    """An event counts what it allocated less what it freed. Where it freed more, it allocated nothing."""
     return max(0, int(event.self_cpu_memory_usage))
 
 
 def _moved_bytes(event: FunctionEvent) -> int:
-    """What an operator read and wrote, by its shapes: see :class:`~ntp.records.observations.Operator`."""
+    """Estimate what an operator read and wrote from its shapes: see :class:`~ntp.records.observations.Operator`."""
     name = event.name
     if not name.startswith("aten::") or name.startswith(("aten::empty", "aten::resize_")) or _gives_a_view(name):
         return 0
     elements = sum(math.prod(shape) for shape in _tensor_shapes(event.input_shapes or ()))
     moved = _ELEMENT_BYTES * elements + _allocated_bytes(event)
-    # One that lets others do the work moves nothing itself. Products copy and convert for themselves.
+    # An operator that lets others do the work moves nothing itself. Products copy and convert for themselves.
     by_others = sum(_moved_bytes(child) for child in event.cpu_children)
     return moved if event.flops or 2 * by_others < moved else 0
 
 
 @functools.cache
 def _gives_a_view(operator: str) -> bool:
-    """Whether an operator's result is a view of its input, by its schema: no byte moves then."""
+    """Whether an operator's schema says that its result is a view of its input: then no byte moves."""
     schemas = part_of(torch, "_C._jit_get_schemas_for_operator")(operator)
     results = [result.alias_info for schema in schemas for result in schema.returns]
     return any(alias is not None and not alias.is_write for alias in results)
 
 
 class _Spans:
-    """Spans that do not overlap, to be asked which of them an instant lies in."""
+    """Spans that do not overlap, and which of them an instant lies in."""
 
     def __init__(self, events: Iterable[FunctionEvent]) -> None:
         self._spans = sorted((event.time_range.start, event.time_range.end, event.name) for event in events)
@@ -206,7 +206,7 @@ class _Spans:
 
 
 def _added_up(calls: Iterable[_Call], steps: int, *, by_shape: bool = False) -> list[Operator]:
-    """One operator for each name and phase (and shapes, if asked), the costliest first."""
+    """Add calls up to one operator for each name and phase (and shapes, if asked), the costliest first."""
     groups: dict[tuple[str, str, str], list[_Call]] = {}
     for call in calls:
         groups.setdefault((call.name, call.phase, call.input_shapes if by_shape else ""), []).append(call)
@@ -227,14 +227,14 @@ def _added_up(calls: Iterable[_Call], steps: int, *, by_shape: bool = False) -> 
 
 
 def shapes_text(shapes: Any) -> str:
-    """``[[4096, 256], [], [256, 1024]]`` as ``4096x256, 256x1024``. What is no tensor has no shape and is left out."""
-    found = list(_tensor_shapes(shapes or ()))
-    more = ", ..." if len(found) > _SHOWN_SHAPES else ""
-    return ", ".join("x".join(map(str, shape)) for shape in found[:_SHOWN_SHAPES]) + more
+    """Format ``[[4096, 256], [], [256, 1024]]`` as ``4096x256, 256x1024``. What is no tensor has no shape."""
+    tensors = list(_tensor_shapes(shapes or ()))
+    more = ", ..." if len(tensors) > _SHOWN_SHAPES else ""
+    return ", ".join("x".join(map(str, shape)) for shape in tensors[:_SHOWN_SHAPES]) + more
 
 
 def _tensor_shapes(shapes: Iterable[Any]) -> Iterator[list[int]]:
-    """Shapes out of nested lists: an operator may take lists of tensors."""
+    """Yield the shapes in nested lists: an operator may take lists of tensors."""
     for shape in shapes:
         if shape and all(isinstance(size, int) for size in shape):
             yield shape

@@ -1,8 +1,9 @@
-"""A flame graph of a running worker, by py-spy.
+"""Flame graphs of a running worker, by py-spy.
 
-py-spy reads the stacks of a process from outside, stopping it for each look, so a step is slower meanwhile: nothing is
-timed during a recording. It attaches to a worker that is warmed up already, which keeps import and warm-up out of the
-picture. Stopping is what makes the stacks right (``--nonblocking`` may tear them, and forbids native frames).
+py-spy reads the stacks of a process from outside and stops it for each look, so that a step is slower meanwhile:
+nothing is timed during a recording. It attaches to a worker that is warmed up already, which keeps import and warm-up
+out of the picture. The stacks are right because it is stopped (``--nonblocking`` may tear them, and forbids native
+frames).
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from ntp.records.flame import Flame, FlameWarning, Kind
 
 RATE_HZ = 100
 _GRACE_S = 60.0
-"""What py-spy may take beside the recording itself: native symbols of a library of a gigabyte take seconds to load."""
+"""Time for py-spy beside the recording itself: native symbols of a library of a gigabyte take seconds to load."""
 
 _PR_SET_PTRACER = 0x59616D61
 _PR_SET_PTRACER_ANY = -1
@@ -50,8 +51,8 @@ _CAUSES: tuple[tuple[Kind, str, str], ...] = (
 def allow_tracing() -> None:
     """Let any process of this user look into this one, where Linux' Yama would let only its ancestors (prctl(2)).
 
-    Called by a worker it makes a recording possible under ptrace_scope 1, the default of many distributions, without
-    the rights of root. No effect where Yama is not in force.
+    Called by a worker, it makes a recording possible under ptrace_scope 1, the default of many distributions, without
+    root. It has no effect where Yama is not in force.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_long(_PR_SET_PTRACER_ANY), 0, 0, 0)
@@ -72,24 +73,24 @@ def record_flame(
     command: Sequence[str] | None = None,
     grace_s: float = _GRACE_S,
 ) -> Flame:
-    """Record a running process twice, ``duration_s`` seconds each: ``flame.speedscope.json``, then ``flame.svg``.
+    """Record a running process twice, for ``duration_s`` seconds: ``flame.speedscope.json``, then ``flame.svg``.
 
-    Nothing that goes wrong raises: it becomes a warning of the result. Files of an earlier recording are removed.
+    Nothing is raised: what goes wrong becomes a warning of the result. Files of an earlier recording are removed.
 
     Args:
         pid: the process, warmed up and busy for twice the duration and some seconds more.
-        duration_s: seconds of one recording; py-spy knows whole seconds, one at least.
+        duration_s: seconds of one recording; py-spy takes whole seconds, at least one.
         out_dir: where the files go; created if need be.
-        native: with the frames of C and C++; None where that works.
+        native: whether frames of C and C++ are recorded; None: where that works.
         rate_hz: samples a second.
-        command: py-spy's command line, if it is not to be looked for.
+        command: py-spy's command line; None: the py-spy that is found.
         grace_s: how much longer than the recording py-spy may take.
     """
     if command is None:
-        found = find_py_spy()
-        if found is None:
+        py_spy = find_py_spy()
+        if py_spy is None:
             return Flame(rate_hz=rate_hz, warnings=(_NO_PY_SPY,))
-        command = (found,)
+        command = (py_spy,)
     recorder = _Recorder(command, pid, max(1, round(duration_s)), rate_hz, grace_s)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,7 @@ class _Recording(Frozen):
 
 
 class _Recorder:
-    """py-spy and the process it looks into."""
+    """Runs py-spy on one process."""
 
     def __init__(self, command: Sequence[str], pid: int, duration_s: int, rate_hz: int, grace_s: float) -> None:
         self._command = command
@@ -141,7 +142,6 @@ class _Recorder:
         self._grace_s = grace_s
 
     def record(self, form: str, out_dir: Path, native: bool) -> _Recording:
-        """Run py-spy once."""
         path = out_dir / _FILES[form]
         arguments = {"pid": self._pid, "duration": self._duration_s, "rate": self._rate_hz, "format": form}
         options = [f"--{name}={value}" for name, value in arguments.items()]
@@ -179,7 +179,7 @@ class _Recorder:
         return _Recording(native=native, file=path.name, samples=samples, errors=errors)
 
     def _missing(self, path: Path, native: bool, warning: FlameWarning) -> _Recording:
-        """No recording; whatever part of a file there is goes, for it would pass for a whole one."""
+        """Return no recording, and remove whatever part of a file there is: it would pass for a whole one."""
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         return _Recording(native=native, warning=warning)
@@ -199,7 +199,7 @@ def _rewrite(path: Path, text: str) -> None:
 
 
 def _shorten_paths(path: Path) -> None:
-    """Leave of each frame's file what tells it apart: its place in a package or below here, else its name."""
+    """Cut each frame's file down to its path in a package or below this folder, else to its name."""
     document = json.loads(path.read_text(encoding="utf-8"))
     here = f"{Path.cwd()}{os.sep}"
     for frame in document.get("shared", {}).get("frames", []):
@@ -216,7 +216,7 @@ def _shorten_paths(path: Path) -> None:
 
 
 def explain(output: str, status: int) -> FlameWarning:
-    """What py-spy's own words mean. Its backtrace is left out, its causes are kept."""
+    """Turn py-spy's own words into a warning. Its backtrace is left out, its causes are kept."""
     lines = [line.strip() for line in output.partition("Stack backtrace:")[0].splitlines()]
     lines = [line for line in lines if line and not line.startswith("py-spy>") and line != "Caused by:"]
     words = "; ".join(dict.fromkeys(re.sub(r"^(Error|\d+): ", "", line) for line in lines)) or f"exit status {status}"

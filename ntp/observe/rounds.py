@@ -1,4 +1,4 @@
-"""Jobs that are timed in turn, in short bursts: matrix products, passes over memory."""
+"""Times jobs in short, alternating bursts: matrix products, passes over memory."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +13,11 @@ Job = Callable[[], object]
 def time_in_rounds(
     jobs: Sequence[Job], budget_s: float, clock_ns: Callable[[], int] = time.perf_counter_ns
 ) -> list[tuple[int, ...]]:
-    """Run the jobs in turn until the budget is spent, and return the durations of each in nanoseconds.
+    """Run a burst of each job again and again until the budget is spent, and return each job's times in nanoseconds.
 
-    In turn, so that a disturbance of a second costs every job a few samples and none all of them. Each is run once
-    untimed, then at least twice. A job's turn is a short burst, so that small products find their operands in the
-    caches, as they do in training.
+    The jobs alternate so that a disturbance of a second costs every job a few samples and none all of them. Each runs
+    once untimed, then in at least two bursts. In a burst, small products find their operands in the caches, as they do
+    in training.
     """
     samples: list[list[int]] = [[] for _ in jobs]
     deadline_ns = clock_ns() + int(budget_s * 1e9)
@@ -32,9 +32,9 @@ def time_in_rounds(
 
 
 def burst(job: Job, calls: int = BURST_CALLS, clock_ns: Callable[[], int] = time.perf_counter_ns) -> Iterator[int]:
-    """Run the job so often, one call after the other, and give the duration of each in nanoseconds.
+    """Call the job ``calls`` times and yield the duration of each call in nanoseconds.
 
-    A slow job is run less often: no call begins once 20 ms are spent.
+    A slow job is called less often: no call begins once 20 ms are spent.
     """
     spent_ns = 0
     for _ in range(calls):

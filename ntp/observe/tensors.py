@@ -1,4 +1,4 @@
-"""Tensor memory: what torch's allocator handed out, what for, and when in the step.
+"""Tensor memory: what torch's allocator hands out during a step, when, and what for.
 
 Every allocation and every free of one step is read from torch.profiler's events (those that its memory view is drawn
 from), and laid over what the training holds between steps: parameters, buffers, gradients, optimizer state.
@@ -21,7 +21,7 @@ from ntp.observe.profiler import SPAN_PREFIX, STEP_SPAN, phase_span
 from ntp.records.observations import BETWEEN_PHASES, Denormals, LiveBytes, MemoryProfile, PhaseMemory, TensorBytes
 
 MAX_POINTS = 400
-"""How many points a timeline is thinned out to."""
+"""The most points that a timeline has."""
 
 
 def tensor_pass(training: Training) -> MemoryProfile:
@@ -30,9 +30,9 @@ def tensor_pass(training: Training) -> MemoryProfile:
     The step before it is watched too: the profiler reports the end of a block only where it saw its beginning, and
     ``zero_grad`` frees the gradients of the step before.
 
-    What a block is for is told by who holds it once the step is over (parameters, gradients, optimizer state), and else
-    by how long it lived: see :class:`~ntp.records.observations.TensorBytes`. Memory that is not from torch's CPU
-    allocator is not seen: NumPy's behind a batch from a file, oneDNN's and the BLAS's own buffers.
+    What a block is for follows from who holds it after the step (parameters, gradients, optimizer state), or else from
+    how long it lived: see :class:`~ntp.records.observations.TensorBytes`. Memory that is not from torch's CPU
+    allocator is not counted: NumPy's behind a batch from a file, oneDNN's and the BLAS's own buffers.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         training.step()
@@ -65,7 +65,7 @@ def denormals(training: Training) -> Denormals:
 
 @dataclass(frozen=True)
 class Held:
-    """A storage that outlives the step: what for, and how large."""
+    """A storage that outlives the step."""
 
     kind: str
     size_bytes: int
@@ -89,7 +89,7 @@ def held_storages(training: Training) -> dict[int, Held]:
 
 
 def _tensors_in(values: object) -> Iterator[Tensor]:
-    """The tensors in nested dicts, lists and tuples, those on the CPU that have a storage (sparse ones have none)."""
+    """Yield the CPU tensors in nested dicts, lists and tuples that have a storage (sparse ones have none)."""
     if isinstance(values, Tensor):
         if values.layout is torch.strided and values.device.type == "cpu":
             yield values
@@ -116,7 +116,7 @@ class _Span:
 
 
 def _read_events(roots: Sequence[Any]) -> tuple[list[_Change], dict[str, _Span]]:
-    """The changes in order of time, and our spans by name, from the profiler's tree of events."""
+    """Read the changes in order of time, and our spans by name, from the profiler's tree of events."""
     allocation = part_of(torch, "_C._profiler._EventType.Allocation")
     changes: list[_Change] = []
     spans: dict[str, _Span] = {}
@@ -136,7 +136,7 @@ def _read_events(roots: Sequence[Any]) -> tuple[list[_Change], dict[str, _Span]]
 
 @dataclass
 class _Block:
-    """A block of memory from its beginning to its end, None where that lies outside what was watched."""
+    """A block of memory, from its beginning to its end. None: outside of what was watched."""
 
     address: int
     size_bytes: int
@@ -144,7 +144,6 @@ class _Block:
     died_ns: int | None = None
 
     def alive_at(self, time_ns: int) -> bool:
-        """At this instant."""
         return (self.born_ns is None or self.born_ns < time_ns) and (self.died_ns is None or self.died_ns >= time_ns)
 
 
@@ -169,7 +168,7 @@ def _blocks(changes: Iterable[_Change], held_before: dict[int, Held], step: _Spa
 
 
 class _Replay:
-    """The step once more, change by change, with each block's kind now known."""
+    """Goes through the step again, change by change, now that each block's kind is known."""
 
     def __init__(
         self,
@@ -184,7 +183,6 @@ class _Replay:
         self._blocks = _blocks(changes, held_before, self._step)
 
     def profile(self) -> MemoryProfile:
-        """The record."""
         start_ns = self._step.start_ns
         baseline = Counter[str]()
         changes: list[tuple[int, str, int]] = []
@@ -233,7 +231,7 @@ class _Replay:
 
 
 def _during(phase: str, span: _Span, points: Sequence[tuple[int, int]], step_start_ns: int) -> PhaseMemory:
-    """What was live in the phase: from the level that it began with to the one that it ended with."""
+    """The live bytes of a phase, from the level that it began with to the one that it ended with."""
     entered_with = [size for time_ns, size in points if time_ns <= span.start_ns][-1]
     within = [size for time_ns, size in points if span.start_ns < time_ns <= span.end_ns]
     levels = [entered_with, *within]

@@ -1,4 +1,4 @@
-"""What each observer saw of a case, as frozen records. Every observer has a pass of its own; none is timed by another.
+"""What each observer saw of a case, as frozen records. Every observer has a pass of its own, and none times another.
 
 This module needs no torch: reports read these records.
 """
@@ -14,14 +14,14 @@ from ntp.case import Amount, Count, Frozen
 from ntp.records.flame import Flame
 
 BETWEEN_PHASES = "between"
-"""Stands for a phase where something happened within a step but in none of its phases."""
+"""Stands in place of a phase for what happens within a step but in none of its phases."""
 
 BETWEEN_OPERATORS = "(between operators)"
-"""Stands for an operator where time passed in none: Python, and torch on its way from one operator to the next."""
+"""Stands in place of an operator for the time between operators: Python, and torch between one and the next."""
 
 
 def _median_ratio(times_ns: Sequence[int], bare_ns: Sequence[int]) -> float:
-    """How many times as long as its bare partner a step takes; a nanosecond where the clock saw no time pass."""
+    """The median ratio of a step's time to its bare partner's, which counts as 1 ns where the clock read none."""
     return statistics.median(time_ns / max(1, bare) for time_ns, bare in zip(times_ns, bare_ns, strict=True))
 
 
@@ -33,7 +33,6 @@ class PhaseSamples(Frozen):
 
     @property
     def median_ns(self) -> float:
-        """The middle sample."""
         return statistics.median(self.time_ns)
 
 
@@ -43,9 +42,9 @@ class PhaseTimes(Frozen):
     phases: tuple[PhaseSamples, ...] = Field(min_length=1)
     """In the order of the step."""
     instrumented_step_ns: tuple[Count, ...]
-    """The whole of each step whose phases were timed."""
+    """The duration of each step whose phases were timed."""
     bare_step_ns: tuple[Count, ...]
-    """The whole of each step that nothing but this was done to; the n-th belongs to the n-th instrumented one."""
+    """The duration of each step that was only timed as a whole; the n-th belongs to the n-th instrumented one."""
 
     @model_validator(mode="after")
     def _samples_belong_together(self) -> Self:
@@ -56,57 +55,56 @@ class PhaseTimes(Frozen):
 
     @property
     def median_ns(self) -> dict[str, float]:
-        """The median time of each phase."""
         return {samples.phase: samples.median_ns for samples in self.phases}
 
     @property
     def share(self) -> dict[str, float]:
-        """Each phase's part of the time of all instrumented steps. They add up to :attr:`coverage`."""
+        """Each phase's part of the instrumented steps' time. The shares add up to :attr:`coverage`."""
         whole_ns = sum(self.instrumented_step_ns) or 1  # a clock too coarse for the step
         return {samples.phase: sum(samples.time_ns) / whole_ns for samples in self.phases}
 
     @property
     def coverage(self) -> float:
-        """The part of the instrumented steps that lies in some phase: 1 when the phases leave nothing out."""
+        """The part of the instrumented steps' time that lies in some phase: 1 when the phases leave nothing out."""
         return math.fsum(self.share.values())
 
     @property
     def cost(self) -> float:
-        """What looking costs: by how much an instrumented step is longer than its bare partner, median over pairs."""
+        """By how much an instrumented step is longer than its bare partner, median over pairs."""
         return _median_ratio(self.instrumented_step_ns, self.bare_step_ns) - 1
 
 
 class Operator(Frozen):
-    """What one operator did in one phase, an average over the profiled steps."""
+    """What one operator did in one phase, averaged over the profiled steps."""
 
     name: str
-    """As torch names it (``aten::addmm``), or :data:`BETWEEN_OPERATORS`."""
+    """torch's name (``aten::addmm``), or :data:`BETWEEN_OPERATORS`."""
     phase: str
     """One of ntp.case.PHASES, or :data:`BETWEEN_PHASES`."""
     input_shapes: str = ""
-    """Of its tensors, ``4096x256, 256x1024``; empty where calls of all shapes are added up."""
+    """The shapes of its tensors, ``4096x256, 256x1024``; empty where calls of all shapes are added up."""
     calls_per_step: Amount
     self_time_ns_per_step: Amount
-    """Wall time inside the operator but in none that it called."""
+    """Wall time inside the operator, but in none that it called."""
     allocated_bytes_per_step: Amount
-    """What its calls allocated and did not free before they returned, the operators it called not counted."""
+    """What its calls allocated and did not free before they returned, without the operators that it called."""
     moved_bytes_per_step: Amount
     """An estimate of what its calls read and wrote: four bytes for each element of the tensors they were given, and
     what they allocated. Zero where the result is a view, and where other operators did the work."""
     flops_per_step: Amount
-    """By the profiler's own formulas, which know matrix products, convolutions, additions and multiplications."""
+    """By the profiler's formulas, which cover matrix products, convolutions, additions and multiplications."""
 
 
 class OperatorProfile(Frozen):
-    """What torch.profiler saw: where the time of a step goes, operator by operator."""
+    """Where the time of a step goes, operator by operator, as torch.profiler sees it."""
 
     operators: tuple[Operator, ...]
-    """One for each name and phase, the costliest first. They make up the whole step."""
+    """One for each name and phase, the costliest first. Together they make up the whole step."""
     largest_by_shape: tuple[Operator, ...]
-    """The costliest when calls with inputs of other shapes count as other operators."""
+    """The costliest operators when calls with different input shapes are counted apart."""
     profiled_step_ns: tuple[Count, ...] = Field(min_length=1)
     bare_step_ns: tuple[Count, ...] = Field(min_length=1)
-    """Without the profiler; the n-th ran right before the n-th profiled one."""
+    """The duration of steps without the profiler; the n-th ran right before the n-th profiled one."""
 
     @model_validator(mode="after")
     def _steps_pair(self) -> Self:
@@ -116,7 +114,7 @@ class OperatorProfile(Frozen):
 
     @property
     def self_time_ns_per_step(self) -> float:
-        """Of all operators: the profiled step, as the profiler's own clock sees it."""
+        """The self time of all operators: the profiled step by the profiler's own clock."""
         return math.fsum(operator.self_time_ns_per_step for operator in self.operators)
 
     @property
@@ -130,7 +128,6 @@ class OperatorProfile(Frozen):
 
     @property
     def allocated_bytes_per_step(self) -> float:
-        """Of all operators, and between them."""
         return sum(operator.allocated_bytes_per_step for operator in self.operators)
 
     @property
@@ -139,7 +136,7 @@ class OperatorProfile(Frozen):
         return _median_ratio(self.profiled_step_ns, self.bare_step_ns) - 1
 
     def share(self, operator: Operator) -> float:
-        """The operator's part of the self time of all. The shares of :attr:`operators` add up to 1."""
+        """The operator's part of the self time. The shares of :attr:`operators` add up to 1."""
         return operator.self_time_ns_per_step / (self.self_time_ns_per_step or 1)
 
 
@@ -151,41 +148,39 @@ class FlopShare(Frozen):
 
 
 class FlopCount(Frozen):
-    """The floating-point operations of one step, a multiply-add counted as two. Matrix products, convolutions
-    and attention alone.
+    """The floating-point operations of one step, a multiply-add counted as two. Only matrix products, convolutions and
+    attention count.
     """
 
     phases: tuple[FlopShare, ...]
-    """All phases, in the order of the step."""
+    """One for each phase, in the order of the step."""
     operators: tuple[FlopShare, ...]
-    """Those that have any, the largest first."""
+    """One for each operator that has any, the largest first."""
 
     @property
     def total_flops(self) -> int:
-        """Of the whole step."""
         return sum(operator.flops for operator in self.operators)
 
 
 class TensorBytes(Frozen):
-    """Bytes of live tensor storage, by what they are for. Every byte is in exactly one field."""
+    """Bytes of live tensor storage by purpose. Every byte is in exactly one field."""
 
     parameters: Count = 0
     buffers: Count = 0
     gradients: Count = 0
-    """Storage that a parameter's ``grad`` holds, or will hold when the step is over."""
+    """Storage that a parameter's ``grad`` holds, or will hold at the step's end."""
     optimizer_state: Count = 0
     inputs: Count = 0
     """The batch."""
     activations: Count = 0
-    """Made by forward or loss and still alive when backward begins, whoever holds them."""
+    """Storage that forward or loss made and that is still alive when backward begins, whoever holds it."""
     temporaries: Count = 0
-    """Whatever else was made in the step."""
+    """All other storage that the step made."""
     other: Count = 0
-    """Left over from an earlier step, and none of the above."""
+    """All other storage from earlier steps."""
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
         return sum(size for _, size in self)
 
 
@@ -193,7 +188,7 @@ class Denormals(Frozen):
     """Numbers too small for their type's normal form. Arithmetic on them can take a CPU a hundred times as long."""
 
     share: float = Field(ge=0, le=1)
-    """Of all numbers in parameters, gradients and optimizer state."""
+    """Their share of all numbers in parameters, gradients and optimizer state."""
 
 
 class PhaseMemory(Frozen):
@@ -202,14 +197,14 @@ class PhaseMemory(Frozen):
     phase: str
     peak_bytes: Count
     live_bytes: Count
-    """When the phase ends."""
+    """At the phase's end."""
     start_ns: Count | None = None
-    """Since the step began; None where unknown."""
+    """Since the step began; None where it is not known."""
     end_ns: Count | None = None
 
 
 class LiveBytes(Frozen):
-    """How many tensor bytes were live from this instant on."""
+    """The tensor bytes that were live from this instant on."""
 
     time_ns: Count
     """Since the step began."""
@@ -224,15 +219,15 @@ class MemoryProfile(Frozen):
     """
 
     baseline: TensorBytes
-    """When the step begins."""
+    """At the step's beginning."""
     peak: TensorBytes
-    """At the first instant when more was live than ever before in the step."""
+    """At the first instant when the most was live."""
     peak_phase: str
     """One of ntp.case.PHASES, or :data:`BETWEEN_PHASES`."""
     phases: tuple[PhaseMemory, ...]
     """In the order of the step."""
     timeline: tuple[LiveBytes, ...] = Field(min_length=1)
-    """From the step's beginning to its end, thinned out: the peak is always in it."""
+    """From the step's beginning to its end. Points are left out, but never the peak."""
 
     @model_validator(mode="after")
     def _the_parts_make_up_the_peak(self) -> Self:
@@ -242,12 +237,11 @@ class MemoryProfile(Frozen):
 
     @property
     def peak_bytes(self) -> int:
-        """The most that was live at one time."""
         return self.peak.total_bytes
 
 
 class Observations(Frozen):
-    """What the observers saw, each in a pass of its own after the last sample. Null: it did not look."""
+    """What the observers saw after the last sample. Null: the observer did not look."""
 
     phases: PhaseTimes | None = None
     memory: MemoryProfile | None = None

@@ -42,28 +42,28 @@ class WarmUp(Frozen):
     wall_time_ns: Count
     """From the first step's start to the last one's end. More than the sum of the steps where a part is timed."""
     steady: bool
-    """Whether the step time had settled, or the cap was hit first."""
+    """Whether the step time had settled before the cap was reached."""
     compiling_step_ns: tuple[Count, ...] = ()
-    """The steps before all these, in which torch.compile did its work, where there was any."""
+    """The steps before these, in which torch.compile did its work."""
 
 
 class Harness(Frozen):
-    """Where the time that a measurement took went, in seconds of wall time unless said."""
+    """How the time of a measurement was spent, in seconds of wall time unless stated otherwise."""
 
     start_s: Amount
-    """Starting the process, importing torch, building the model."""
+    """To start the process, import torch and build the model."""
     warm_up_s: Amount
     timed_s: Amount
-    """All timed steps, with what lies between them, the calibration kernel too."""
+    """From the first timed step to the last, with the calibration kernel between them."""
     parent_cpu_s: Amount
-    """CPU time that this process, the worker's parent, used while steps were timed."""
+    """CPU time that the worker's parent used while steps were timed."""
 
 
 class CalibrationKernel(Frozen):
     """The calibration kernel: a matrix product, the same in every measurement, timed in the case's own process.
 
-    What slows the machine down for a while slows it, too: a step's time over its time can be held against that of
-    another day.
+    What slows the machine down for a while slows it, too: the ratio of a step's time to its time can be compared with
+    another day's.
     """
 
     shape: Shape
@@ -78,7 +78,7 @@ class CalibrationKernel(Frozen):
 
     @property
     def time_ns(self) -> float:
-        """What the product took while the steps were timed: the median of all samples."""
+        """The median of all samples."""
         return max(1.0, statistics.median(sample for burst in self.bursts_ns for sample in burst))
 
 
@@ -94,19 +94,19 @@ class Usage(Frozen):
     """What a process used while steps were timed."""
 
     peak_rss_bytes: Count
-    """The largest resident size meanwhile: interpreter, libraries, model and activations. Since the process started
-    where the kernel does not let the mark be reset."""
+    """The largest resident size meanwhile: interpreter, libraries, model and activations. Where the kernel does not let
+    the mark be reset, the largest since the process started."""
     minor_page_faults: Count
-    """During all of the steps together."""
+    """The total of all steps."""
     major_page_faults: Count
 
     def __add__(self, other: "Usage") -> "Usage":
-        """What was used in both of two stretches of one process."""
+        """What two stretches of one process used together."""
         sums = {name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields}
         return Usage(**sums | {"peak_rss_bytes": max(self.peak_rss_bytes, other.peak_rss_bytes)})
 
     def since(self, before: "Usage") -> "Usage":
-        """What was used between two readings of all that the process has used so far, of which this is the later."""
+        """What was used between two readings of everything that the process has used so far. This is the later one."""
         changes = {name: getattr(self, name) - getattr(before, name) for name in Usage.model_fields}
         return Usage(**changes | {"peak_rss_bytes": self.peak_rss_bytes})
 
@@ -123,24 +123,23 @@ class Measurement(Usage):
     warm_up: WarmUp
     harness: Harness
     parameters: Count
-    """The numbers that the model learns."""
+    """How many numbers the model learns."""
     parameter_dtypes: tuple[str, ...] = ()
-    """As torch names them: torch.float32."""
+    """torch's names of their types: torch.float32."""
     environment: Environment
     observations: Observations = Observations()
     calibration_kernel: CalibrationKernel | None = None
     """Null in runs of an older ntp, and where torch refused the product."""
     endings: tuple[Ending, ...] = ()
-    """How each block of the timed steps left the process. None in runs of an older ntp."""
+    """How each block of timed steps left the process. Empty in runs of an older ntp."""
 
     @property
     def samples_ns(self) -> tuple[int, ...]:
-        """The samples as what rates divide by: a clock of whole nanoseconds reads zero for what takes less than one."""
+        """The samples as divisors of rates: at least 1 ns, where a clock of whole nanoseconds reads zero."""
         return tuple(max(1, sample) for sample in self.step_time_ns)
 
     @property
     def minor_page_faults_per_step(self) -> float:
-        """Pages that were mapped anew in a timed step, on average."""
         return self.minor_page_faults / len(self.step_time_ns)
 
 

@@ -24,7 +24,7 @@ from ntp.worker.channel import Channel
 from ntp.worker.launch import Launch, new_process
 
 SQUARE = 2048
-"""Side of the large square. Twice that gains nothing on up to a dozen cores, and takes eight times as long."""
+"""Rows of the large square matrices. Twice as many gain nothing on up to a dozen cores, and take 8 times as long."""
 
 _MIB = 2**20
 _UNKNOWN_CACHE_ARRAY_BYTES = 64 * _MIB
@@ -33,9 +33,9 @@ _STEERING = re.compile(r"(MKL|ONEDNN|DNNL|OPENBLAS|BLIS|VECLIB|ATEN)_(?!VERBOSE$
 
 
 def stream_array_bytes(caches: Sequence[Cache] | None, threads: int, available_bytes: int) -> int:
-    """Bytes of one array for the bandwidth: four times the last-level cache that so many threads can reach.
+    """Bytes of one array for the bandwidth: four times the last-level cache that this many threads can reach.
 
-    64 MiB where the caches are not known. Never more than an eighth of the available memory, for there are three.
+    64 MiB where the caches are not known, and at most an eighth of the available memory, as there are three arrays.
     """
     last = max((cache.level for cache in caches or ()), default=None)
     reachable = sum(c.size_bytes * min(c.instances, threads) for c in caches or () if c.level == last)
@@ -44,15 +44,15 @@ def stream_array_bytes(caches: Sequence[Cache] | None, threads: int, available_b
 
 
 def steering_variables(environ: Mapping[str, str] = os.environ) -> NamedValues:
-    """The environment variables that steer the matrix libraries and that the runtime does not set itself."""
+    """The environment variables that steer the matrix libraries and that the runtime leaves alone."""
     return tuple(sorted((k, v) for k, v in environ.items() if _STEERING.fullmatch(k) and k not in CONTROLLED))
 
 
 def setting_for(threads: int) -> Setting:
-    """What the peaks for so many threads depend on, here and now: the CPUs are those a worker would get.
+    """What the peaks with this many threads depend on, here and now. The CPUs are those that a worker would get.
 
     Raises:
-        OptionError: less than one thread.
+        OptionError: ``threads`` is less than one.
     """
     budget = available_cpus()
     cpus = choose_cpus(budget.cpus, threads, read_topology())
@@ -167,7 +167,7 @@ def _childrens_cpu_s() -> float:
 
 
 def disturbances(by_threads: Sequence[ThreadPeaks]) -> tuple[str, ...]:
-    """A warning for each thread count whose CPUs were busy with something else. Kept peaks warn each time."""
+    """A warning for each thread count whose CPUs were busy with something else, also where the peaks were kept."""
     return tuple(
         f"the peak with {_threads(peaks.setting.threads)} was measured while other processes or guests used "
         f"{peaks.other_cpu_share:.0%} of its CPUs and is too low: measure it again when the machine is quiet"

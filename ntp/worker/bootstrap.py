@@ -1,11 +1,11 @@
-"""How a process of ntp's begins: which ntp it runs, and where it finds the modules of the user's repository.
+"""How a worker's process begins: which ntp it runs, and where it finds the modules of the user's repository.
 
-A script that imports nothing of ntp's, since the ntp of a guard's base may be another one:
-``python -P bootstrap.py SOURCE MODULE ARGUMENT...`` runs a module of ntp's. ``SOURCE`` is a
+This script imports nothing of ntp, since the ntp of a guard's base may be another one:
+``python -P bootstrap.py SOURCE MODULE ARGUMENT...`` runs a module of that ntp. ``SOURCE`` is a
 :class:`ntp.worker.sources.Source` as JSON; :mod:`ntp.worker.fork_server` loads this file and calls :func:`arrange`.
 
 ntp is pinned to one folder, and the standard library comes before the folder that the process runs in: a user's
-``ntp.py`` or ``statistics.py`` stands in nobody's way.
+``ntp.py`` or ``statistics.py`` does no harm.
 """
 
 import functools
@@ -23,7 +23,7 @@ from typing import Any
 
 
 def arrange(source: Mapping[str, Any]) -> None:
-    """Let this process import what its source says: an ntp, and the modules of one tree of a repository."""
+    """Let this process import its source's ntp and the modules of one tree of a repository."""
     if source.get("tree"):
         tree = Tree(source["top"], source["tree"], dict(source["packages"]))
         sys.path[:] = tree.paths(sys.path)
@@ -35,7 +35,7 @@ def arrange(source: Mapping[str, Any]) -> None:
 
 
 def _pin(name: str, folder: str) -> None:
-    """Import a package from a folder, wherever else there is one of this name."""
+    """Import a package from a folder, even where another of that name would be found first."""
     spec = _package_spec(name, os.path.join(folder, "__init__.py"))
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     assert spec.loader is not None
@@ -52,19 +52,19 @@ def _package_spec(name: str, file: str) -> ModuleSpec:
 
 @functools.cache
 def _environment() -> tuple[str, ...]:
-    """What is the environment's, also where it lies within the user's repository, as ``.venv`` does."""
+    """The folders of installed packages, which may lie within the user's repository, as ``.venv`` does."""
     folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     folders |= {*site.getsitepackages(), site.getusersitepackages()}
     return tuple(map(os.path.realpath, folders))
 
 
 def is_in(path: str, folders: Iterable[str]) -> bool:
-    """Whether a path lies within one of the folders, or is one. Symbolic links are taken as they stand."""
+    """Whether a path lies within one of the folders, or is one. Symbolic links are not resolved."""
     return any(path == folder or path.startswith(os.path.join(folder, "")) for folder in folders)
 
 
 def is_users(path: str, folder: str) -> bool:
-    """Whether a path leads into the folder, and not to what is installed there."""
+    """Whether a path leads into the folder, and not to a package that is installed there."""
     real = os.path.realpath(path)
     return is_in(real, [os.path.realpath(folder)]) and not is_in(real, _environment())
 
@@ -77,10 +77,10 @@ class Tree:
     does not have cannot be imported.
 
     Args:
-        top: of the repository, as the user has it.
+        top: the top of the repository, as the user has it.
         tree: the tree whose modules are wanted: ``top`` itself, or a worktree of one commit.
-        packages: files of this tree by the names of the packages that they are, wherever else those are installed;
-            none where this tree does not have the package.
+        packages: the file of each package in this tree, by its name, wherever else the package is installed; None where
+            this tree does not have it.
     """
 
     def __init__(self, top: str, tree: str, packages: Mapping[str, str | None]) -> None:
@@ -89,12 +89,12 @@ class Tree:
         self._packages = packages
 
     def paths(self, entries: Iterable[str]) -> list[str]:
-        """Entries of a search path, those of the repository replaced by this tree's."""
+        """Replace those entries of a search path that lie in the repository by this tree's."""
         placed = (self.place(entry) if entry else entry for entry in entries)
         return [entry for entry in placed if entry is not None]
 
     def place(self, path: str) -> str | None:
-        """The path that stands for this one in this tree: itself, where it is none of the repository's.
+        """The path in this tree that takes this one's place: itself, where it is not in the repository.
 
         None where the tree has no such path.
         """
@@ -102,19 +102,19 @@ class Tree:
             return path
         real, top = os.path.realpath(path), os.path.realpath(self._top)
         beside = [os.path.relpath(path, self._top)] if is_in(path, [self._top]) else []
-        candidates = (os.path.join(self._tree, each) for each in (*beside, os.path.relpath(real, top)))
-        return next((each for each in candidates if os.path.exists(each)), None)
+        candidates = (os.path.join(self._tree, relative) for relative in (*beside, os.path.relpath(real, top)))
+        return next(filter(os.path.exists, candidates), None)
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """As :meth:`importlib.abc.MetaPathFinder.find_spec` says."""
+        """Find a module, as :meth:`importlib.abc.MetaPathFinder.find_spec` does."""
         if path is None and name in self._packages:
             file = self._packages[name]
             if file is None:
                 raise _not_found(name)
             return _package_spec(name, file)
         others = (finder for finder in sys.meta_path if finder is not self)
-        found = (finder.find_spec(name, path, target) for finder in others if hasattr(finder, "find_spec"))
-        spec = next((each for each in found if each is not None), None)
+        specs = (finder.find_spec(name, path, target) for finder in others if hasattr(finder, "find_spec"))
+        spec = next((spec for spec in specs if spec is not None), None)
         return spec and self._placed(spec)
 
     def _placed(self, spec: ModuleSpec) -> ModuleSpec:
@@ -128,7 +128,7 @@ class Tree:
         return spec
 
     def _namespace(self, spec: ModuleSpec, locations: list[str]) -> ModuleSpec:
-        """A package without a file of its own, which may lie in several folders."""
+        """Place a package without a file of its own, which may lie in several folders."""
         places = self.paths(locations)
         if places == locations:
             return spec

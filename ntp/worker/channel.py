@@ -1,4 +1,4 @@
-"""The parent's side of a worker's process: start it, ask it, wait for it, tell how it died, end it."""
+"""The parent's side of a worker's process: starts it, asks it, waits for it, says how it died, ends it."""
 
 import contextlib
 import json

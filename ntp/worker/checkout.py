@@ -1,7 +1,7 @@
-"""Two sides of one repository, each as a folder: a commit in a temporary worktree, or the work tree as it is.
+"""The two sides of a comparison as folders: a commit in a temporary worktree, or the work tree as it is.
 
-Nothing of the user's is touched: no index, no stash, no file. The worktree is gone when its ``with`` block ends, also
-by Ctrl-C; when the guard is killed, the next one removes it (:mod:`ntp.worker.worktrees`).
+Neither the user's index, stash nor files are touched. The worktree is removed when its ``with`` block ends, also on
+Ctrl-C; when the guard is killed, the next one removes it (:mod:`ntp.worker.worktrees`).
 """
 
 import os
@@ -17,7 +17,7 @@ from ntp.worker.sources import OWN, Source, own_ntp, packages
 from ntp.worker.worktrees import temporary_worktree
 
 _SET_FOR_HOOKS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
-"""Git sets these for a hook that calls us. A new worktree would be written into the user's index by them."""
+"""Git sets these for a hook that calls us. With them, a new worktree would be written into the user's index."""
 
 _PYTHON_FILES = ("*.py",)
 _PROJECT_FILES = ("pyproject.toml", "*/pyproject.toml", "setup.cfg", "*/setup.cfg")
@@ -32,8 +32,8 @@ def checkout(ref: str, directory: Path | None = None, links: Sequence[Path] = ()
 
     Args:
         ref: a commit, or :data:`~ntp.records.guard.WORK_TREE`.
-        directory: in the repository, to which the side's folder corresponds; None: the current one.
-        links: paths of the work tree, seen from ``directory``, that the worktree of a commit shares with it.
+        directory: the folder in the repository that the side's folder corresponds to; None: the current one.
+        links: paths of the work tree, relative to ``directory``, that the worktree of a commit shares with it.
 
     Raises:
         OptionError: there is no git or no repository, the ref names no commit, the folder does not exist in it, or a
@@ -56,7 +56,7 @@ def checkout(ref: str, directory: Path | None = None, links: Sequence[Path] = ()
         _share(links, ref, here, top, tree)
         folder = tree / here.relative_to(top)
         if not folder.is_dir():
-            raise OptionError(f"{ref} has no folder {here.relative_to(top)}: run it from one that it has")
+            raise OptionError(f"{ref} has no folder {here.relative_to(top)}: run ntp from one that it has")
         source = _source(top, tree, folder)
         yield Side(ref=ref, commit=commit, brings_ntp=_brings_ntp(source)), source
 
@@ -66,18 +66,18 @@ def _brings_ntp(source: Source) -> bool:
 
 
 def _source(top: Path, tree: Path, folder: Path) -> Source:
-    known = {each: _files(each, *_PYTHON_FILES, *_PROJECT_FILES) for each in {top, tree}}
+    files = {root: _files(root, *_PYTHON_FILES, *_PROJECT_FILES) for root in {top, tree}}
     return Source(
         folder=folder,
         ntp=own_ntp((folder, tree)) or OWN,
         top=top,
         tree=tree,
-        packages=packages(tree, known[tree], folder, top, known[top]),
+        packages=packages(tree, files[tree], folder, top, files[top]),
     )
 
 
 def changed_files(base: Side, head: Side, directory: Path | None = None) -> tuple[str, ...]:
-    """The Python files in which two sides differ, seen from the top of the repository."""
+    """The Python files in which two sides differ, relative to the top of the repository."""
     top = _top((directory or Path.cwd()).resolve())
     commits = [side.commit for side in (base, head) if side.ref != WORK_TREE]
     if not commits:
@@ -88,13 +88,13 @@ def changed_files(base: Side, head: Side, directory: Path | None = None) -> tupl
 
 
 def lacking(source: Source, error: str) -> str:
-    """What of the work tree a side does not have, and may have failed of: a sentence, empty if there is nothing.
+    """Why a side may have failed: files that only the work tree has. A sentence, or nothing.
 
-    A checkout has what git knows, and nothing that was built, generated or downloaded beside it.
+    A checkout has the files that git tracks, and nothing that was built, generated or downloaded beside them.
 
     Args:
-        source: of the side.
-        error: what it failed of. Paths that it names are named; if it names none, the first few.
+        source: the side's.
+        error: the message it failed with. Missing paths that it mentions are named; if there are none, the first few.
     """
     if source.top is None or source.tree is None or source.tree == source.top or not source.has_worker:
         return ""
@@ -106,13 +106,13 @@ def lacking(source: Source, error: str) -> str:
     listed = ", ".join((named or lacks)[:_LISTED]) + (" ..." if len(named or lacks) > _LISTED else "")
     perhaps = "" if named else "perhaps because "
     return (
-        f"{perhaps}the checkout lacks what is beside git in the work tree: {listed}; "
-        "share it with --link PATH, or make it on each side with --setup COMMAND"
+        f"{perhaps}the checkout lacks files of the work tree that git does not track: {listed}; "
+        "share them with --link PATH, or create them on each side with --setup COMMAND"
     )
 
 
 def _beside_git(top: Path) -> list[str]:
-    """Paths of the work tree that a checkout of its commit would not have, without caches and environments."""
+    """Paths of the work tree that a checkout of its commit would lack, except caches and environments."""
     ignored = _names(git(top, "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"))
     paths = dict.fromkeys(path.rstrip("/") for path in (*ignored, *_untracked(top, "--directory")))
     submodules = [path for path, _ in _submodules(top) if any((top / path).glob("*"))]
@@ -120,7 +120,7 @@ def _beside_git(top: Path) -> list[str]:
 
 
 def _is_filled(path: Path) -> bool:
-    """Whether the path is there. The folder of a submodule that was not checked out is, but empty."""
+    """Whether the path exists, and is no empty folder as that of a submodule that was not checked out."""
     return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
@@ -130,7 +130,7 @@ def _is_cache(path: Path) -> bool:
 
 
 def _fill_submodules(top: Path, tree: Path) -> None:
-    """Check out the submodules that the work tree has, from there: git itself would ask their servers."""
+    """Check out the submodules that the work tree has from there: git itself would ask their servers."""
     for path, commit in _submodules(tree):
         local = top / path
         if not any(local.glob("*")) or _run(local, "cat-file", "-e", f"{commit}^{{commit}}").returncode:
@@ -153,9 +153,9 @@ def _share(links: Sequence[Path], ref: str, here: Path, top: Path, tree: Path) -
     for link in links:
         target = Path(os.path.normpath(here / link))
         if not target.exists():
-            raise OptionError(f"--link {link}: there is no such path in the work tree: give one that is there")
+            raise OptionError(f"--link {link}: the work tree has no such path: give one that it has")
         if not target.is_relative_to(top) or target == top:
-            raise OptionError(f"--link {link}: it lies outside of the repository, where both sides see it anyway")
+            raise OptionError(f"--link {link}: it lies outside the repository, where both sides see it anyway")
         place = tree / target.relative_to(top)
         if os.path.lexists(place):
             raise OptionError(f"--link {link}: {ref} has a {link} of its own: share only what the checkout lacks")
@@ -164,7 +164,7 @@ def _share(links: Sequence[Path], ref: str, here: Path, top: Path, tree: Path) -
 
 
 def _files(tree: Path, *patterns: str) -> list[str]:
-    """What git knows or would take, seen from the top of a tree, in submodules too."""
+    """The files that git tracks or would add, relative to the top of a tree, in submodules too."""
     tracked = git(tree, "ls-files", "-z", "--recurse-submodules", "--", *patterns)
     return [*_names(tracked), *_untracked(tree, "--", *patterns)]
 
@@ -183,17 +183,17 @@ _EMPTY_REPOSITORY = "the repository has no commit yet: commit something to compa
 
 
 def _top(here: Path) -> Path:
-    refusal = f"{here} is in no git repository: run it in one"
+    refusal = f"{here} is in no git repository: run ntp in one"
     return Path(git(here, "rev-parse", "--show-toplevel", unless=(_NO_REPOSITORY, refusal))).resolve()
 
 
 def git(directory: Path, *arguments: str, unless: tuple[str, str] = ("(?!)", "")) -> str:
-    """What git prints, in the repository that ``directory`` is in.
+    """Run git in the repository that ``directory`` is in, and return what it prints.
 
     Args:
         directory: where it is run.
-        arguments: of git.
-        unless: a pattern of git's messages, and what is said in place of them. All others are passed on as they are:
+        arguments: git's command and options.
+        unless: a pattern of git's messages, and the message that replaces them. All others are passed on as they are:
             git knows the remedy.
 
     Raises:
@@ -202,7 +202,7 @@ def git(directory: Path, *arguments: str, unless: tuple[str, str] = ("(?!)", "")
     try:
         done = _run(directory, *arguments)
     except FileNotFoundError:
-        raise OptionError("git is not installed: it holds the two sides that are to be compared") from None
+        raise OptionError("git is not installed: ntp guard needs it to check out the two sides") from None
     if done.returncode:
         # What comes before is its progress.
         said = re.search(r"^(fatal|error): .*", done.stderr, re.MULTILINE | re.DOTALL)

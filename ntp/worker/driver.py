@@ -1,4 +1,4 @@
-"""A case in a worker: what it can be asked, the one way to measure it, and the one way to observe it."""
+"""A case in a worker of its own, the one way to measure it, and the one way to observe it."""
 
 import math
 import statistics
@@ -25,18 +25,18 @@ from ntp.worker.warmup import MIN_WINDOW
 
 
 def cpus_for(runtime: Runtime) -> tuple[int, ...] | None:
-    """The CPUs that a worker of this runtime is pinned to: a core for each thread as far as there are; None: any."""
+    """The CPUs that a worker of this runtime is pinned to, a core for each thread while there are any. None: all."""
     if runtime.affinity == "free":
         return None
     return choose_cpus(available_cpus().cpus, runtime.threads, read_topology())
 
 
 class PipeWorker(Channel):
-    """A case in a process of its own: :class:`ntp.worker.protocol.Worker` in earnest.
+    """A case in a process of its own: the real :class:`ntp.worker.protocol.Worker`.
 
     Args:
         case: what the worker holds. Its runtime decides on the environment variables and the CPUs.
-        timeout_s, source, launch: as of :class:`~ntp.worker.channel.Channel`.
+        timeout_s, source, launch: see :class:`~ntp.worker.channel.Channel`.
     """
 
     if_killed = "make batch size, sequence length or model smaller"
@@ -74,14 +74,14 @@ class PipeWorker(Channel):
 
 
 class Sampling(Frozen):
-    """How many steps are timed: as many as fill ``time_s`` seconds by the warm-up's pace, within bounds."""
+    """How many steps are timed: as many as fill ``time_s`` seconds at the warm-up's pace, within bounds."""
 
     time_s: float = Field(4.0, gt=0)
     min_samples: int = Field(10, ge=1)
     max_samples: int = Field(2000, ge=1)
     blocks: int = Field(8, ge=1)
     """The steps are run in this many blocks, with the calibration kernel before, between and after them: timed at both
-    ends alone, it adds as much noise as it takes away. The first step of a block is slower by 1%, about."""
+    ends alone, it adds as much noise as it takes away. The first step of a block is slower, by about 1%."""
 
     def steps(self, warm_up: WarmUp) -> int:
         """The number of steps to time, from the median of the newest half of the warm-up.
@@ -94,14 +94,14 @@ class Sampling(Frozen):
         return min(self.max_samples, max(self.min_samples, math.ceil(self.time_s / wall_time_s)))
 
     def for_case(self, case: Case) -> Self:
-        """The sampling of one case. A part of a step is background to the whole: it has a quarter of the time."""
+        """The sampling of one case. A part of a step is background to the whole step, and has a quarter of the time."""
         return self if case.workload.part == "step" else self.model_copy(update={"time_s": self.time_s / 4})
 
 
 def measure(
     case: Case, worker: Worker, sampling: Sampling, clock_s: Callable[[], float] = time.perf_counter
 ) -> Measurement:
-    """Load, warm up and run a worker that was just started, and record all of it. The worker is left running.
+    """Load, warm up and run a worker that was just started, and make the record. The worker is left running.
 
     The steps are run in blocks, and the calibration kernel before, between and after them.
 
@@ -174,16 +174,16 @@ def _calibration_kernel(bursts: Sequence[KernelBurst]) -> CalibrationKernel | No
 
 
 class Observing(Frozen):
-    """Which observers look at a case after its samples are taken, and for how many steps."""
+    """Which observers look at a case after it was measured, and for how many steps."""
 
     phase_pairs: int = Field(4, ge=1)
-    """Steps whose phases are timed; as many bare ones run beside them."""
+    """How many steps have their phases timed. As many bare ones run between them."""
     operator_steps: int = Field(0, ge=0)
-    """Steps under torch.profiler; none if 0."""
+    """How many steps run under torch.profiler."""
 
 
 def observe(worker: Worker, observing: Observing, trace: str | None = None) -> Observations:
-    """Let the observers look at a worker that was measured, one after the other, each at steps of its own.
+    """Run the observers' passes over a worker that was measured, one after the other.
 
     Nothing raises: an observer that cannot handle the model costs its own record, a worker that is lost costs those of
     the observers after it, too.

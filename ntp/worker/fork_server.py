@@ -30,7 +30,7 @@ from typing import Any
 MESSAGE_BYTES = 1 << 20
 
 MARK = "NTP_WORKER"
-"""The environment variable that tells which worker a process is, or was started by."""
+"""The environment variable that says which worker a process is, or was started by."""
 
 
 def _load(modules: list[str]) -> None:
@@ -46,16 +46,16 @@ def _load(modules: list[str]) -> None:
 
 
 def _take_mark(mark: str) -> None:
-    """In the child: have a mark of its own, both where the kernel shows it and for what is started from here."""
+    """Give this child a mark of its own, both where the kernel shows it and for the processes that it starts."""
     getenv = ctypes.CDLL(None).getenv
     getenv.restype = ctypes.c_void_p
-    # A fork's environment is the server's to the kernel: the memory in which that was started, as long a mark included.
+    # To the kernel, a fork's environment is the memory that the server was started with, where a mark has this length.
     ctypes.memmove(getenv(MARK.encode()), mark.encode(), len(mark))
     os.environ[MARK] = mark
 
 
 def _bootstrap() -> ModuleType:
-    """The file beside this one: it is no module of an ntp here."""
+    """Load the file beside this one, which is not a module of an ntp here."""
     spec = importlib.util.spec_from_file_location("_ntp_bootstrap", Path(__file__).with_name("bootstrap.py"))
     assert spec is not None
     assert spec.loader is not None
@@ -65,7 +65,7 @@ def _bootstrap() -> ModuleType:
 
 
 def _become_worker(request: dict[str, Any], descriptors: list[int], server_pid: int, bootstrap: ModuleType) -> None:
-    """In the child: run the worker's module in its folder. Does not return."""
+    """Run the worker's module in its folder, as a child. This does not return."""
     status = 1
     try:
         os.setpgid(0, 0)

@@ -1,4 +1,4 @@
-"""How a worker's process comes to be: an interpreter of its own, or a fork of one that has torch loaded."""
+"""How a worker's process is started: as a new interpreter, or as a fork of one that has torch loaded."""
 
 import contextlib
 import json
@@ -20,31 +20,31 @@ from ntp.worker.offspring import new_mark
 from ntp.worker.sources import Source
 
 PRELOADED = ("torch", "numpy", "pydantic")
-"""What every worker imports and neither side of a comparison brings with it."""
+"""The packages that every worker imports and neither side of a comparison brings with it."""
 
 _FORK_TIMEOUT_S = 120.0
 _POLL_S = 0.01
 
 
 class WorkerProcess(Protocol):
-    """What a worker's parent needs of its process. A process group of its own: Ctrl-C is for the parent alone."""
+    """What the parent needs of a worker's process, which is a group of its own: Ctrl-C is for the parent alone."""
 
     pid: int
     stdin: IO[bytes] | None
     stdout: IO[bytes] | None
     mark: str
-    """In its environment: by it, all that it starts is known."""
+    """A value in its environment, by which every process that it starts can be recognized."""
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit status, or minus the number of the signal that ended it.
 
         Raises:
-            subprocess.TimeoutExpired: it still runs after so many seconds.
+            subprocess.TimeoutExpired: it still runs after ``timeout`` seconds.
         """
 
 
 Launch = Callable[[Runtime, Source, IO[bytes]], WorkerProcess]
-"""From the runtime, where its modules come from and the file for its standard error to a process."""
+"""Takes a runtime, where the modules come from and a file for standard error, and starts a process."""
 
 
 def _environment(runtime: Runtime, mark: str) -> dict[str, str]:
@@ -53,7 +53,7 @@ def _environment(runtime: Runtime, mark: str) -> dict[str, str]:
 
 
 class NewProcess(subprocess.Popen[bytes]):
-    """An interpreter of its own, and its mark."""
+    """A new interpreter, with its mark."""
 
     mark: str
 
@@ -94,7 +94,6 @@ class ForkedProcess:
         self._status: int | None = None
 
     def wait(self, timeout: float | None = None) -> int:
-        """As :meth:`WorkerProcess.wait` says."""
         deadline = time.monotonic() + (_FORK_TIMEOUT_S if timeout is None else timeout)
         while self._status is None:
             self._status = self._poll(self.pid)
@@ -106,7 +105,7 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """A process with torch loaded, in the environment of one runtime, that forks itself into workers. Linux alone."""
+    """A process with torch loaded, in the environment of one runtime, that forks itself into workers. Linux only."""
 
     def __init__(self, runtime: Runtime) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -172,7 +171,7 @@ class ForkServer:
         return message
 
     def stop(self) -> None:
-        """End the server, and with it what it forked. May be called at any time, also twice."""
+        """End the server and all that it forked. May be called at any time, also twice."""
         self._requests.close()
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):

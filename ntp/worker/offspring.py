@@ -1,8 +1,8 @@
-"""The end of a worker, and what it leaves behind: processes that it started and that outlive it, however they hide.
+"""How a worker's end is noticed, and how the processes that it leaves behind are found, however they hide.
 
-A daemon has left its worker's group, session and parent, and knows nothing of its end. But each worker has a mark in
-its environment, which goes on to whatever it starts, and which Linux shows of every process. What has neither the mark
-nor an ancestor in the worker any more is not found.
+A daemon has left its worker's group, session and parent, and does not notice its end. But each worker has a mark in its
+environment, which whatever it starts inherits, and which Linux shows for every process. A process that has neither the
+mark nor an ancestor in the worker any more is not found.
 """
 
 import os
@@ -19,13 +19,13 @@ import psutil
 from ntp.worker.fork_server import MARK
 
 _ROUNDS = 100
-"""How often it is looked again. What is killed may take a moment to go, and may have started something before."""
+"""How often to look again. A killed process may take a moment to go, and may have started another before."""
 
 _ROUND_S = 0.01
 
 
 def end_of(pid: int) -> int | None:
-    """A file descriptor that can be read from once the process has ended, where the kernel has such: on Linux."""
+    """A file descriptor that becomes readable once the process has ended, where the kernel has such: on Linux."""
     if sys.platform == "linux":
         with suppress(OSError):
             return os.pidfd_open(pid)
@@ -33,7 +33,7 @@ def end_of(pid: int) -> int | None:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below one that is still there, in whatever sessions."""
+    """The processes below one that still runs, in whatever sessions."""
     with suppress(psutil.Error):
         return [child.pid for child in psutil.Process(pid).children(recursive=True)]
     return []
@@ -47,17 +47,17 @@ def kill_all(pids: Iterable[int]) -> None:
 
 
 def new_mark() -> str:
-    """A value of :data:`~ntp.worker.fork_server.MARK` that no other process has."""
-    return uuid.uuid4().hex  # always as long: where the stack lies depends on the size of the environment
+    """A new value for :data:`~ntp.worker.fork_server.MARK`."""
+    return uuid.uuid4().hex  # of constant length: where the stack lies depends on the size of the environment
 
 
 def kill_marked(mark: str) -> None:
     """End every process that has the mark in the environment that it was started in."""
     for _ in range(_ROUNDS):
-        found = list(_marked(f"{MARK}={mark}".encode()))
-        if not found:
+        marked = list(_marked(f"{MARK}={mark}".encode()))
+        if not marked:
             return
-        kill_all(found)
+        kill_all(marked)
         time.sleep(_ROUND_S)
 
 

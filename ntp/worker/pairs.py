@@ -1,4 +1,4 @@
-"""Base and head in pairs: the unit of all statistics of a comparison, and what is counted of each side exactly."""
+"""Base and head in pairs, the unit of all statistics of a comparison; and the exact counts of each side."""
 
 import math
 import random
@@ -20,23 +20,23 @@ from ntp.worker.protocol import Imported, Worker, stopped_on_error
 from ntp.worker.sources import WORKER, Source
 
 STEPS_S = 3.0
-"""Seconds of timed steps in a pair, both sides together."""
+"""Seconds of timed steps in a pair, on both sides together."""
 
 BLOCK_S = 0.05
-"""Seconds of steps of one side before the other has its block: short against what disturbs a machine. A longer step is
-a block of its own. The first step of a block meets caches that the other side has filled: that is no matter where both
-sides are alike. Where one is several times as fast, it is slowed down more: then blocks should be longer, and as
-long on either side (:func:`unlike_rounds`)."""
+"""Seconds of a block: short compared with what disturbs a machine. A step that takes longer is a block of its own. The
+first step of a block meets caches that the other side has filled, which does not matter where both sides are alike.
+Where one is several times as fast, it is slowed down more: then blocks should be longer, and equally long on either
+side (:func:`unlike_rounds`)."""
 
 MIN_BLOCKS = 8
-"""Blocks of each side, at least, however long a step takes: the median of fewer tells little."""
+"""The fewest blocks of each side, however long a step takes: the median of fewer says little."""
 
 WARM_UP_WINDOW = 2
-"""Steps that must agree with as many before them, at least. Fewer than where one process stands alone: what is left of
-a warm-up is in both sides alike."""
+"""How many steps, at least, must agree with as many before them. Fewer than for a process on its own: what is left of a
+warm-up is in both sides alike."""
 
 FORKS = 16
-"""Workers, two a pair, that one process forks before it is renewed."""
+"""How many workers, two a pair, one process forks before it is renewed."""
 
 if TYPE_CHECKING:
     from ntp.records.endings import Ending
@@ -47,7 +47,7 @@ StartWorker = Callable[[Case, Source], PipeWorker]
 
 
 class WorkerStarter:
-    """Starts workers, each with its modules from where its source says.
+    """Starts workers, each with the modules of its source.
 
     On Linux they are forks of a process that has torch loaded, one for each runtime, since a pair of new interpreters
     spends more time on imports than on steps. Forks share where the libraries lie in memory, and with it what that does
@@ -60,7 +60,6 @@ class WorkerStarter:
         self._retired: ForkServer | None = None
 
     def __call__(self, case: Case, source: Source) -> PipeWorker:
-        """A worker of the case with the modules of a source."""
         if sys.platform != "linux":
             return PipeWorker(case, source=source)
         if self._forks[case.runtime] == FORKS:
@@ -87,7 +86,7 @@ class WorkerStarter:
 
 
 class Counted(NamedTuple):
-    """What a worker counted, and what it is made of."""
+    """What a worker counted, with its software and its modules."""
 
     counts: Counts
     software: Software
@@ -95,7 +94,7 @@ class Counted(NamedTuple):
 
 
 def count(worker: Worker, source: Source) -> Counted:
-    """Count what a step of a worker's case does, after two steps that bring it to its steady state, and with what.
+    """Count what a step of a worker's case does, after two steps that bring it to its steady state.
 
     Raises:
         WorkerFailed: the worker is gone, its ntp is too old to be started, or an observer cannot handle the model.
@@ -120,7 +119,7 @@ def count(worker: Worker, source: Source) -> Counted:
 
 
 class Pruned(Exception):
-    """The head was much slower than the base in the warm-up. It is no error."""
+    """The head was much slower than the base in the warm-up. This is not an error."""
 
     def __init__(self, ratio: float) -> None:
         super().__init__(f"{ratio:.2f} times as long")
@@ -148,7 +147,7 @@ def measure_pair(
     order = random.Random(seed)
     sides: list[SideName] = ["base", "head"]
     pace_s: dict[SideName, float] = {}
-    # Importing torch takes seconds, and no quiet.
+    # Importing torch takes seconds, and needs no quiet.
     with ThreadPoolExecutor(len(sides)) as pool, stopped_on_error(*workers.values()):
         list(pool.map(lambda side: _of(side, workers[side].load), order.sample(sides, 2)))
     for side in order.sample(sides, 2):
@@ -199,7 +198,7 @@ def rounds_of(step_s: float, steps_s: float = STEPS_S) -> tuple[int, int]:
 def unlike_rounds(
     pace_s: dict[SideName, float], steps_s: float, block_s: float = BLOCK_S
 ) -> tuple[int, dict[SideName, int]]:
-    """The same for sides whose steps take unlike times: a block of either is ``block_s`` seconds, or one step."""
+    """The rounds for sides whose steps take unlike times: a block of either is ``block_s`` seconds, or one step."""
     steps = {side: max(1, round(block_s / step_s)) for side, step_s in pace_s.items()}
     round_s = sum(steps[side] * step_s for side, step_s in pace_s.items())
     return max(MIN_BLOCKS, math.ceil(steps_s / round_s)), steps

@@ -1,4 +1,4 @@
-"""A command of the user's that makes a side's folder ready: it builds an extension, or generates a file."""
+"""The user's own command that prepares a side's folder: it builds an extension, or generates a file."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ _KEPT_CHARACTERS = 20_000
 
 
 def prepare(folder: Path, command: str, clock_s: Callable[[], float] = time.perf_counter) -> Preparation:
-    """Run a shell command in a folder, to its end. It has no input."""
+    """Run a shell command in a folder until it ends, without input."""
     started_s = clock_s()
     mark = new_mark()
     # A file, not a pipe, whose end would be that of whatever the command leaves running.

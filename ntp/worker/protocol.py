@@ -1,7 +1,7 @@
-"""What a worker and its parent say to each other: a JSON object a line, a request answered before the next is made.
+"""What a worker and its parent say to each other: one JSON object a line, each request answered before the next.
 
 Requests are ``{"do": NAME, ...}``; answers are ``{"ok": {...}}`` or ``{"error": "one line", "kind":
-"ModelError"}``, the kind empty where it is no error of ntp's own.
+"ModelError"}``, where the kind is empty for an error that is not one of ntp's own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from ntp.worker.warmup import MIN_WINDOW
 
 
 class Loaded(Frozen):
-    """Answer to ``load``: the model is built and its first batch can be made."""
+    """Answer to ``load``: the model is built."""
 
     parameters: Count
     parameter_dtypes: tuple[str, ...] = ()
@@ -35,17 +35,17 @@ class Ran(Usage):
 
 
 class Imported(Frozen):
-    """Answer to ``imported``: what of the user's repository the process has loaded."""
+    """Answer to ``imported``: the modules of the user's repository that the process has loaded."""
 
     files: tuple[tuple[str, str], ...]
-    """The names of modules, and their files."""
+    """Names and files."""
 
 
 class Worker(Protocol):
-    """A case that can be run. A process behind a pipe in earnest, a script of times in tests."""
+    """A case that can be run: a process behind a pipe, or a script of times in tests."""
 
     def load(self) -> Loaded:
-        """Build the model and the data. The first request."""
+        """Build the model and the data. This is the first request."""
 
     def warm_up(self, min_window: int = MIN_WINDOW) -> WarmUp:
         """Run steps until their time is steady: the median of at least ``min_window``, and of as many before them."""
@@ -54,7 +54,7 @@ class Worker(Protocol):
         """Run and time exactly ``steps`` steps, which should take about ``expected_s`` seconds."""
 
     def calibration_kernel(self) -> KernelBurst:
-        """Time the calibration kernel, for some ten milliseconds. No step is run."""
+        """Time the calibration kernel, for some ten milliseconds. No step runs."""
 
     def imported(self, folders: Sequence[str], packages: Sequence[str]) -> Imported:
         """List the modules whose files lie in one of the folders, and those of the packages, wherever they lie."""
@@ -63,14 +63,14 @@ class Worker(Protocol):
         """Run one of :data:`ntp.observe.passes.PASSES`, and return its record."""
 
     def stop(self) -> None:
-        """End the process, whatever it is doing. May be called at any time, also twice."""
+        """End the process, whatever it does. May be called at any time, also twice."""
 
 
 @contextmanager
 def stopped_on_error(*workers: Worker) -> Iterator[None]:
-    """End the workers at once if the block is left by an exception, Ctrl-C above all.
+    """End the workers at once if the block is left by an exception, above all by Ctrl-C.
 
-    It goes around what waits for threads that wait for answers: those end with the worker, and are not waited for.
+    Put it around code that waits for threads that wait for answers: these return when the worker has ended.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""Where the modules of a worker come from: whose ntp it runs, and which tree of the user's repository it sees.
+"""Where the modules of a worker come from: which ntp it runs, and which tree of the user's repository it imports.
 
-:mod:`ntp.worker.bootstrap` puts a source into effect; here is found out what it has to say.
+Here a source is determined; :mod:`ntp.worker.bootstrap` puts it into effect.
 """
 
 import configparser
@@ -21,17 +21,17 @@ from ntp.case import Frozen
 from ntp.worker import bootstrap
 
 OWN = Path(ntp.__file__).resolve().parent.parent
-"""The folder that holds the package that runs this."""
+"""The folder that holds the running package."""
 
 WORKER = "ntp/worker/worker.py"
 """The file of an ntp that a worker runs."""
 _CASE = "ntp/case.py"
 """Every ntp has had this one. Where the worker is, it has not always been."""
 _NEVER = {*sys.stdlib_module_names, "ntp"}
-"""No names of a user's packages: whoever has such a one has to import its file."""
+"""Names that no package of a user can have: whoever has one has to import its file."""
 
 _TOOL = {"ntp", "__main__"}
-"""Modules of the worker itself, which both sides may have in common."""
+"""The worker's own modules, which both sides may have in common."""
 _PROJECT_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 
 
@@ -43,36 +43,36 @@ class Source(Frozen):
     ntp: Path = OWN
     """The folder that holds the package ``ntp`` of the worker."""
     top: Path | None = None
-    """Of the repository, as the user has it. None: it is imported as it is."""
+    """The top of the repository, as the user has it. None: it is imported as it is."""
     tree: Path | None = None
     """The tree of the repository that is imported in place of ``top``, which may be ``top`` itself."""
     packages: tuple[tuple[str, Path | None], ...] = ()
-    """Files of the tree by the names of the packages that they are; none for those that the tree does not have."""
+    """The file of each package in the tree, by its name; None for those that the tree does not have."""
 
     @property
     def has_worker(self) -> bool:
-        """Whether its ntp can be started. One of the repository's history may be too old."""
+        """Whether its ntp can be started: that of an old commit may be too old."""
         return (self.ntp / WORKER).is_file()
 
     @classmethod
     def here(cls) -> Self:
-        """The current folder as it is, and the ntp that runs this."""
+        """The current folder as it is, and the running ntp."""
         return cls(folder=Path.cwd())
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """A folder as it is, with the ntp that it brings, if it brings one."""
+        """A folder as it is, with the ntp that it holds, if it holds one."""
         return cls(folder=folder.resolve(), ntp=own_ntp([folder.resolve()]) or OWN)
 
 
 def own_files(source: Source, files: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Those of the files, by the names of their modules, that lie in a source's tree, seen from its top."""
+    """Those of the modules' files that lie in a source's tree, relative to its top."""
     tree = str(source.tree)
     return tuple(sorted({os.path.relpath(file, tree) for _, file in files if bootstrap.is_in(file, [tree])}))
 
 
 def foreign(source: Source, files: Iterable[tuple[str, str]]) -> str:
-    """The first module that comes from elsewhere than a source's tree, and where from; empty if there is none."""
+    """Name the first module that was imported from outside a source's tree; empty if there is none."""
     tree, top = str(source.tree), str(source.top)
     for name, file in files:
         if not bootstrap.is_in(file, [tree]) and name.partition(".")[0] not in _TOOL:
@@ -82,7 +82,7 @@ def foreign(source: Source, files: Iterable[tuple[str, str]]) -> str:
 
 
 def own_ntp(folders: Iterable[Path]) -> Path | None:
-    """The first of the folders that has an ntp of its own, of whatever age, not a package of the same name."""
+    """The first of the folders that holds an ntp, of whatever age, and not another package of that name."""
     return next((folder for folder in folders if any((folder / file).is_file() for file in (WORKER, _CASE))), None)
 
 
@@ -95,14 +95,14 @@ def packages(
     installed as copies, or from another clone.
 
     Args:
-        tree: whose packages are wanted.
-        files: that git knows in it, relative to it.
-        folder: the worker's, in that tree: what lies there is imported from there anyway.
-        top: of the repository, as the user has it.
-        top_files: that git knows there.
+        tree: the tree whose packages are wanted.
+        files: the files that git knows in it, relative to it.
+        folder: the worker's folder in that tree: packages there are imported from there anyway.
+        top: the top of the repository, as the user has it.
+        top_files: the files that git knows there.
     """
-    own, users = (_importable(at, known) for at, known in ((tree, files), (top, top_files)))
-    projects = {name for at, known in ((tree, files), (top, top_files)) for name in _project_names(at, known)}
+    own, users = (_importable(root, paths) for root, paths in ((tree, files), (top, top_files)))
+    projects = {name for root, paths in ((tree, files), (top, top_files)) for name in _project_names(root, paths)}
     installed = [_Installed.of(project) for project in sorted(projects)]
     names = (name for name in sorted(own.keys() | users.keys()) if name.partition(".")[0] not in _NEVER)
     return tuple(
@@ -118,26 +118,26 @@ def _is_beside(folder: Path, name: str) -> bool:
 
 
 def _importable(tree: Path, files: Iterable[str]) -> dict[str, Path]:
-    """The files of a tree's packages and modules, by all names that these may have; the shallowest of each.
+    """The files of a tree's packages and modules, by every name that they may have; the shallowest file for each name.
 
-    A package that is in no other package may be in a namespace: ``src/a/b/__init__.py`` is ``b``, ``a.b`` or
+    A package that is in no other package may lie in a namespace: ``src/a/b/__init__.py`` is ``b``, ``a.b`` or
     ``src.a.b``, which depends on what is installed.
     """
     paths = sorted(map(PurePosixPath, files), key=lambda path: (-len(path.parts), path))
     packages = {path.parent for path in paths if path.name == "__init__.py"}
-    found = {}
+    by_name = {}
     for path in paths:
         module = path.parent if path.name == "__init__.py" else path.with_suffix("")
         if path.suffix != ".py" or module.parent in packages:
             continue
         parts = module.parts
         for start in range(len(parts)):
-            found[".".join(parts[start:])] = tree / path
-    return found
+            by_name[".".join(parts[start:])] = tree / path
+    return by_name
 
 
 def _project_names(tree: Path, files: Iterable[str]) -> Iterator[str]:
-    """What the projects of a tree are called where they are installed."""
+    """The names under which the projects of a tree are installed."""
     for path in map(PurePosixPath, files):
         if path.name in _PROJECT_FILES:
             try:
@@ -165,13 +165,13 @@ class _Installed(NamedTuple):
     """A project of the repository as this environment has it."""
 
     files: frozenset[str]
-    """Relative to where packages are installed."""
+    """Its files, relative to where packages are installed."""
     origin: str | None
-    """The folder that it was installed from, where that is known."""
+    """The folder that it was installed from; None where it is not known."""
 
     @classmethod
     def of(cls, project: str) -> Self:
-        """What is known of a project; nothing of one that is not installed."""
+        """Look a project up. One that is not installed has no files."""
         try:
             distribution = importlib.metadata.distribution(project)
         except importlib.metadata.PackageNotFoundError:
@@ -180,7 +180,7 @@ class _Installed(NamedTuple):
         return cls(frozenset(map(str, distribution.files or ())), unquote(url.path) if url.scheme == "file" else None)
 
     def has(self, name: str, location: str | None) -> bool:
-        """Whether it is this project that a module of that name comes from: a copy of it, or another clone."""
+        """Whether a module of that name comes from this project: from a copy of it, or from another clone."""
         path = name.replace(".", "/")
         if {f"{path}/__init__.py", f"{path}.py"} & self.files:
             return True
@@ -188,7 +188,7 @@ class _Installed(NamedTuple):
 
 
 def _is_the_repositorys(name: str, top: Path, installed: Iterable[_Installed]) -> bool:
-    """Whether what this environment would import by that name is the repository's: its file, or a copy of it."""
+    """Whether this environment would import the repository's own file by that name, or a copy of it."""
     location = _location(name)
     if location is not None and bootstrap.is_users(location, str(top)):
         return True
@@ -196,8 +196,8 @@ def _is_the_repositorys(name: str, top: Path, installed: Iterable[_Installed]) -
 
 
 def _location(name: str) -> str | None:
-    """Where a module would be imported from. None where there is none; nor of one within a package: that would have to
-    be imported first.
+    """Where a module would be imported from. None where there is none, and for a module within a package, which would
+    have to be imported first.
     """
     if "." in name:
         return None

@@ -1,4 +1,4 @@
-"""When a step has been run often enough that its time says something about the next."""
+"""Steps before the measurement, until their time says something about the next."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ MAX_STEPS = 20_000
 
 
 def is_steady(step_time_ns: Sequence[int], min_window: int = MIN_WINDOW) -> bool:
-    """Whether the newest steps are no faster and no slower than those before them.
+    """Whether the newest steps take as long as those before them.
 
     The medians of the newest quarter of all steps (at least ``min_window``) and of as many before it must agree within
     3%. Medians, since one disturbed step says nothing about the rest; a quarter, so that it grows with the record.

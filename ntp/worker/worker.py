@@ -36,18 +36,18 @@ if TYPE_CHECKING:
     from ntp.observe.probe import Answer
 
 PART_PHASES = {"forward": ("forward",), "backward": ("loss", "backward"), "optimizer": ("optimizer",)}
-"""The phases of :func:`ntp.core.step.train_step` that make up each part of a step that a case can name."""
+"""The phases of :func:`ntp.core.step.train_step` that make up each part that a case can name."""
 
 COMPILING_STEPS = 3
-"""torch.compile works in the first step, in the second for the sizes that were others there, and then it has done."""
+"""torch.compile works in the first step, and again in the second for sizes that have changed."""
 
 
 class Stepper:
-    """Runs steps, and times of each the part that the case names.
+    """Runs steps, and times the part of each that the case names.
 
     Attributes:
         run_step: runs one step and returns the time of that part, in nanoseconds.
-        loss: of the last step, of shape ``()``; None where there was none that has one.
+        loss: the last step's loss, of shape ``()``; None where no step has had one.
     """
 
     def __init__(self, training: "Training", part: str, clock_ns: Callable[[], int] = perf_counter_ns) -> None:
@@ -75,7 +75,7 @@ class Stepper:
 
 
 def take_cpus(cpus: list[int] | None) -> None:
-    """Pin every thread of this process to the CPUs, if there are any to be pinned to."""
+    """Pin every thread of this process to the CPUs, if any are given."""
     if cpus is not None and hasattr(os, "sched_setaffinity"):
         for thread in os.listdir("/proc/self/task"):
             os.sched_setaffinity(int(thread), cpus)
@@ -90,7 +90,7 @@ class CaseHolder:
         self._compiles = False
         self._stepper: Stepper
         self._settings: dict[str, str]
-        """As the case has them, before the model was loaded."""
+        """As they were before the model was loaded."""
 
     def load(self, case: dict[str, Any], cpus: list[int] | None) -> Loaded:
         """Import torch, take the CPUs, build model, optimizer and data."""
@@ -115,7 +115,7 @@ class CaseHolder:
         torch.set_num_threads(self._threads)
         torch.set_num_interop_threads(wanted.runtime.interop_threads)
         if wanted.runtime.denormals == "flushed" and not torch.set_flush_denormal(True):
-            raise OptionError("denormals flushed: this CPU cannot; leave them kept")
+            raise OptionError("denormals flushed: this CPU cannot flush them; choose kept")
         self._settings = read_settings()
         # Not before: what lies there must not stand in the way of what is imported above.
         see_folder(os.getcwd())
@@ -127,13 +127,13 @@ class CaseHolder:
         gc.freeze()
         return Loaded(
             parameters=parameter_count(self._training.model),
-            parameter_dtypes=tuple(sorted({str(each.dtype) for each in self._training.model.parameters()})),
+            parameter_dtypes=tuple(sorted({str(parameter.dtype) for parameter in self._training.model.parameters()})),
             software=read_software(),
             process=read_process(),
         )
 
     def warm_up(self, min_window: int) -> WarmUp:
-        """Run steps until their time is steady. What is to be compiled is, before that."""
+        """Run steps until their time is steady, after those that compile."""
         run_step = self._stepper.run_step
         compiling = tuple(run_step() for _ in range(COMPILING_STEPS if self._compiles else 0))
         warm = warm_up(run_step, perf_counter_ns, min_window)
@@ -158,10 +158,10 @@ class CaseHolder:
         )
 
     def _changed_settings(self) -> tuple[SettingChange, ...]:
-        """What the model's code has changed since before it was loaded.
+        """The settings that the model's code has changed since before it was loaded.
 
         Raises:
-            ModelError: the number of threads: the case is named by it, and another one ran.
+            ModelError: it has changed the number of threads, so that what runs is not what the case says.
         """
         from ntp.core.settings import THREADS, changed_settings, read_settings
 
@@ -169,13 +169,13 @@ class CaseHolder:
         if THREADS in changed:
             before, after = changed[THREADS]
             raise ModelError(
-                f"the model's code has set torch's threads to {after}, and the case says {before}: take "
-                f"torch.set_num_threads out of it, or measure it with {after}"
+                f"the model's code has set torch's threads to {after}, and the case says {before}: remove "
+                f"torch.set_num_threads from it, or measure it with {after}"
             )
         return tuple(SettingChange(name=name, before=before, after=after) for name, (before, after) in changed.items())
 
     def calibration_kernel(self) -> KernelBurst:
-        """Time the calibration kernel, for some ten milliseconds. No step is run."""
+        """Time the calibration kernel, for some ten milliseconds. No step runs."""
         from ntp.observe.calibration_kernel import kernel_burst
 
         return kernel_burst(self._threads)
@@ -189,8 +189,8 @@ class CaseHolder:
             return of_package or any(bootstrap.is_users(file, folder) for folder in folders)
 
         # Some modules that have no file, torch.classes among them, have a relative name in its place.
-        known = [(name, file) for name, file in files if isinstance(file, str) and os.path.isabs(file)]
-        return Imported(files=tuple((name, file) for name, file in known if wanted(name, file)))
+        real = [(name, file) for name, file in files if isinstance(file, str) and os.path.isabs(file)]
+        return Imported(files=tuple((name, file) for name, file in real if wanted(name, file)))
 
     def peaks(self, **request: Any) -> "Answer":
         """Measure the peaks of this process. It need not hold a case."""
@@ -210,15 +210,15 @@ def serve(holder: CaseHolder, requests: TextIO, answers: TextIO) -> None:
         try:
             answer: Frozen = getattr(holder, request.pop("do"))(**request)
         except BaseException as error:  # noqa: BLE001  (whatever a model raises must reach the parent; nobody else does)
-            known = isinstance(error, NtpError)
-            # What ntp refuses is said in its message; whoever wrote the model wants to see where that failed.
-            if not known:
+            is_ours = isinstance(error, NtpError)
+            # A refusal of ntp's explains itself; whoever wrote the model wants to see where the model failed.
+            if not is_ours:
                 traceback.print_exc()
             elif error.__cause__:
                 traceback.print_exception(error.__cause__)
             said = first_line(error)
-            message = shorten(said if known else f"{type(error).__name__}: {said}", MESSAGE_CHARACTERS)
-            kind = type(error).__name__ if known else ""
+            message = shorten(said if is_ours else f"{type(error).__name__}: {said}", MESSAGE_CHARACTERS)
+            kind = type(error).__name__ if is_ours else ""
             answers.write(json.dumps({"error": message, "kind": kind}) + "\n")
         else:
             answers.write(f'{{"ok": {answer.model_dump_json()}}}\n')

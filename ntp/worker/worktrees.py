@@ -1,4 +1,4 @@
-"""Worktrees that last as long as their guard: each goes with it, or, if that was killed, with the next one.
+"""Temporary worktrees: each is removed when its guard ends, or, if that was killed, by the next guard.
 
 Beside a worktree's registration in the repository lies a file that its guard holds locked while it lives. The kernel
 lets go of the lock however the guard ends, and shows it to whoever shares the repository, other containers too. What
@@ -22,9 +22,9 @@ _LOCK = ".lock"
 
 @contextmanager
 def temporary_worktree(git_folder: Path) -> Iterator[Path]:
-    """A path at which git may make a worktree. What it has made there, and its registration, are gone after the block.
+    """A path at which git may make a worktree. The worktree and its registration are removed after the block.
 
-    Those of guards that are dead go first.
+    Those of dead guards are removed first.
 
     Args:
         git_folder: git's own folder, which all worktrees of the repository share.
@@ -46,7 +46,7 @@ def temporary_worktree(git_folder: Path) -> Iterator[Path]:
 
 
 def remove_dead(git_folder: Path) -> None:
-    """Remove the worktrees of guards that are gone, as far as they can be."""
+    """Remove the worktrees of guards that have ended, as far as possible."""
     for path in git_folder.glob(f"{_PREFIX}*{_LOCK}"):
         with suppress(OSError), path.open("r+", encoding="utf-8", errors="surrogateescape") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused, while its guard lives
@@ -58,13 +58,13 @@ def remove_dead(git_folder: Path) -> None:
 
 @contextmanager
 def _held(git_folder: Path, folder: Path) -> Iterator[None]:
-    """While this lasts, the lock of a worktree's folder is held."""
+    """Hold the lock of a worktree's folder."""
     path = git_folder / f"{folder.name}{_LOCK}"
     try:
         file = _locked(path)
     except OSError as error:
         raise OptionError(
-            f"{git_folder} cannot be written ({error.strerror}), where git keeps its worktrees: a guard needs one"
+            f"{git_folder} cannot be written ({error.strerror}), where git keeps its worktrees: ntp guard needs one"
         ) from error
     with file:
         file.write(str(folder))
@@ -76,7 +76,7 @@ def _held(git_folder: Path, folder: Path) -> Iterator[None]:
 
 
 def _locked(path: Path) -> IO[str]:
-    """A new file at the path, locked. Before the lock was had, another guard may have taken it for a dead one's."""
+    """A new file at the path, locked. Before it was locked, another guard may have removed it as a dead one's."""
     while True:
         file = path.open("w", encoding="utf-8", errors="surrogateescape")
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -87,7 +87,7 @@ def _locked(path: Path) -> IO[str]:
 
 
 def _remove(git_folder: Path, folder: Path) -> None:
-    """Remove a worktree's folder, then its registration: what is left of it meanwhile can still be found."""
+    """Remove a worktree's folder, then its registration, by which the rest can still be found meanwhile."""
     shutil.rmtree(folder, ignore_errors=True)
     registrations = git_folder / "worktrees"
     shutil.rmtree(registrations / folder.name, ignore_errors=True)

@@ -375,7 +375,7 @@ def test_what_git_does_not_know_is_named_then_shared_or_made_on_each_side(reposi
     options = ("--budget", "1s")
     result = repository.guard(*options)
     assert result.returncode == 4
-    assert "lacks what is beside git in the work tree: generated.py; share it with --link" in " ".join(
+    assert "lacks files of the work tree that git does not track: generated.py; share them with --link" in " ".join(
         result.stdout.split()
     )
     assert repository.guard(*options, "--link", "generated.py").returncode == 3

@@ -107,7 +107,7 @@ def test_a_model_that_leaves_all_as_it_was_has_the_loss_of_the_last_step(load):
 
 def test_the_number_of_threads_is_the_cases_or_there_is_no_measurement(load):
     with pytest.raises(
-        ModelError, match=r"torch's threads to 3, and the case says 2: take .* out of it, or measure it"
+        ModelError, match=r"torch's threads to 3, and the case says 2: remove .* from it, or measure it"
     ):
         load("threads_in_factory")
     holder = load("threads_in_forward")

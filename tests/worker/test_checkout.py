@@ -199,7 +199,7 @@ def test_what_excludes_a_commit_is_refused(repository, tmp_path):
 
 @pytest.mark.parametrize("ref", ["HEAD", WORK_TREE])
 def test_a_folder_in_no_repository(tmp_path, ref):
-    assert refusal(ref, tmp_path) == f"{tmp_path} is in no git repository: run it in one"
+    assert refusal(ref, tmp_path) == f"{tmp_path} is in no git repository: run ntp in one"
 
 
 def test_a_repository_without_a_commit(tmp_path):
@@ -216,7 +216,7 @@ def test_no_git(repository, monkeypatch, ref):
 
 def test_a_folder_that_the_ref_does_not_have(repository, tmp_path):
     before = repository.state()
-    assert refusal("HEAD~1", repository.path / "new") == "HEAD~1 has no folder new: run it from one that it has"
+    assert refusal("HEAD~1", repository.path / "new") == "HEAD~1 has no folder new: run ntp from one that it has"
     assert repository.state() == before
     assert list((tmp_path / "temporary").iterdir()) == []
 
@@ -371,13 +371,13 @@ class TestWhatACheckoutLacks:
     )
     def test_that_the_error_names(self, repository, error, named):
         assert self.said(repository, error) == (
-            f"the checkout lacks what is beside git in the work tree: {named}; "
-            "share it with --link PATH, or make it on each side with --setup COMMAND"
+            f"the checkout lacks files of the work tree that git does not track: {named}; "
+            "share them with --link PATH, or create them on each side with --setup COMMAND"
         )
 
     def test_where_the_error_names_none_of_it(self, repository):
         said = self.said(repository, "RuntimeError: no luck")
-        assert said.startswith("perhaps because the checkout lacks what is beside git in the work tree: ")
+        assert said.startswith("perhaps because the checkout lacks files of the work tree that git does not track: ")
         assert "data" in said
         assert ".venv" not in said
 
@@ -402,10 +402,10 @@ class TestWhatACheckoutLacks:
     @pytest.mark.parametrize(
         ("link", "says"),
         [
-            ("missing", "--link missing: there is no such path in the work tree"),
+            ("missing", "--link missing: the work tree has no such path"),
             ("model.py", "--link model.py: HEAD has a model.py of its own"),
-            ("..", "--link ..: it lies outside of the repository"),
-            (".", "--link .: it lies outside of the repository"),
+            ("..", "--link ..: it lies outside the repository"),
+            (".", "--link .: it lies outside the repository"),
         ],
     )
     def test_what_cannot_be_shared_is_refused(self, repository, tmp_path, link, says):
