@@ -126,7 +126,7 @@ MakeRun = Callable[..., Run]
 MakeOperators = Callable[..., OperatorProfile]
 MakeObservations = Callable[..., Observations]
 MakePeaks = Callable[..., MachinePeaks]
-MakeCell = Callable[..., GuardedCase]
+MakeGuarded = Callable[..., GuardedCase]
 MakeGuardRecord = Callable[..., GuardRecord]
 
 MIB = 2**20
@@ -314,7 +314,7 @@ def _pair(case_id: str, log_ratio: float, tail: float = 0.0, seed: int = 0, step
     return Pair(case_id=case_id, seed=seed, blocks=tuple(blocks))
 
 
-def _cell(
+def _guarded_case(
     case_id: str = "simple-b32-s128-t2",
     log_ratio: float = 0.0,
     pairs: int = 10,
@@ -332,19 +332,19 @@ def _cell(
     return GuardedCase(case_id=case_id, **(values | other))
 
 
-def _guard_record(*cells: GuardedCase, threshold: float = 0.01, max_pairs: int = 20, **other: Any) -> GuardRecord:
+def _guard_record(*cases: GuardedCase, threshold: float = 0.01, max_pairs: int = 20, **other: Any) -> GuardRecord:
     metrics = (Metric(name="rounds", threshold=threshold), Metric(name="mean", threshold=5 * threshold))
     values: dict[str, Any] = {
         "started": "2025-01-02T03:04:05+00:00",
-        "wall_time_s": 3.0 + sum(cell.wall_time_s for cell in cells),
+        "wall_time_s": 3.0 + sum(case.wall_time_s for case in cases),
         "command": ("ntp", "guard", "--base", "main"),
         "base": Side(ref="main", commit="0123456789abcdef" * 2 + "01234567", software=SOFTWARE),
         "head": Side(ref="worktree", commit="fedcba9876543210" * 2 + "fedcba98", dirty=True, software=SOFTWARE),
-        "plan": Plan(cases=tuple(cell.case_id for cell in cells), metrics=metrics, max_pairs=max_pairs),
+        "plan": Plan(cases=tuple(case.case_id for case in cases), metrics=metrics, max_pairs=max_pairs),
         "budget_s": 60.0,
         "seed": 1,
         "machine": MACHINE,
-        "cases": cells,
+        "cases": cases,
     }
     return GuardRecord(**(values | other))
 
@@ -385,15 +385,15 @@ def make_peaks() -> MakePeaks:
 
 
 @pytest.fixture(scope="session")
-def make_cell() -> MakeCell:
-    """``make_cell(case_id, log_ratio, pairs, scale, tail, **fields)``: equal counts, and pairs around the log-ratio.
+def make_guarded() -> MakeGuarded:
+    """``make_guarded(case_id, log_ratio, pairs, scale, tail, **fields)``: equal counts, and pairs around the log-ratio.
 
     Pairs differ by ``scale`` times 0.3% or so. A fifth of the head's steps are slower by the log-ratio ``tail``.
     """
-    return _cell
+    return _guarded_case
 
 
 @pytest.fixture(scope="session")
 def make_guard_record() -> MakeGuardRecord:
-    """``make_guard_record(*cells, threshold, max_pairs, **fields)``: of the work tree against ``main``."""
+    """``make_guard_record(*cases, threshold, max_pairs, **fields)``: of the work tree against ``main``."""
     return _guard_record

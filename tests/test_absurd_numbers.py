@@ -102,9 +102,9 @@ def run(make_measurement, make_run, make_observations, make_peaks):
 
 
 @pytest.fixture(scope="module")
-def documents(run, make_guard_record, make_cell):
+def documents(run, make_guard_record, make_guarded):
     """A file of each kind, in which every field of its records that can be a number is one."""
-    cells = make_cell(), make_cell("simple-b8-s64-t1", log_ratio=0.05)
+    cells = make_guarded(), make_guarded("simple-b8-s64-t1", log_ratio=0.05)
     guarded = make_guard_record(*cells)
     prepared = Preparation(command="make", status=0, output="", wall_time_s=1.5)
     guarded = guarded.model_copy(update={"head": guarded.head.model_copy(update={"preparation": prepared})})

@@ -133,9 +133,9 @@ def counting(counts, **more):
 
 
 @pytest.fixture
-def clean(make_cell):
-    """A cell that has not changed."""
-    return make_cell(ONE)
+def clean(make_guarded):
+    """A case that has not changed."""
+    return make_guarded(ONE)
 
 
 class TestTimes:
@@ -143,43 +143,43 @@ class TestTimes:
         ("log_ratio", "verdict"),
         [(0.03, "regression"), (0.01, "inconclusive"), (0.0, "pass"), (-0.01, "pass"), (-0.03, "improvement")],
     )
-    def test_the_verdict_is_where_the_slowdown_lies(self, make_cell, make_guard_record, log_ratio, verdict):
-        found = verdict_on(make_guard_record(make_cell(ONE, log_ratio)))
+    def test_the_verdict_is_where_the_slowdown_lies(self, make_guarded, make_guard_record, log_ratio, verdict):
+        found = verdict_on(make_guard_record(make_guarded(ONE, log_ratio)))
         assert (found.verdict, found.failures) == (verdict, ())
-        (cell,) = found.cases
-        assert (cell.case_id, cell.verdict, cell.times.pairs) == (ONE, verdict, 10)
-        assert cell.typical.metric.name == TYPICAL
-        assert cell.typical.ratio.value == pytest.approx(math.exp(log_ratio), rel=1e-6)
+        (case,) = found.cases
+        assert (case.case_id, case.verdict, case.times.pairs) == (ONE, verdict, 10)
+        assert case.typical.metric.name == TYPICAL
+        assert case.typical.ratio.value == pytest.approx(math.exp(log_ratio), rel=1e-6)
         assert (found.next_case is None) == (verdict != "inconclusive")
 
-    def test_a_tail_alone_is_found_by_the_mean(self, make_cell, make_guard_record):
-        (cell,) = verdict_on(make_guard_record(make_cell(ONE, tail=0.5))).cases
-        assert [each.verdict for each in cell.times.findings] == ["pass", "regression"]
-        assert (cell.verdict, cell.times.fired) == ("regression", (TAIL,))
+    def test_a_tail_alone_is_found_by_the_mean(self, make_guarded, make_guard_record):
+        (case,) = verdict_on(make_guard_record(make_guarded(ONE, tail=0.5))).cases
+        assert [each.verdict for each in case.times.findings] == ["pass", "regression"]
+        assert (case.verdict, case.times.fired) == ("regression", (TAIL,))
 
-    def test_the_threshold_is_the_plans(self, make_cell, make_guard_record):
-        cell = make_cell(ONE, 0.03)
-        assert [verdict_on(make_guard_record(cell, threshold=each)).verdict for each in (0.01, 0.05)] == [
+    def test_the_threshold_is_the_plans(self, make_guarded, make_guard_record):
+        case = make_guarded(ONE, 0.03)
+        assert [verdict_on(make_guard_record(case, threshold=each)).verdict for each in (0.01, 0.05)] == [
             "regression",
             "pass",
         ]
 
-    def test_one_slow_case_among_several_is_a_regression(self, make_cell, make_guard_record, clean):
-        found = verdict_on(make_guard_record(clean, make_cell(OTHER, 0.03), make_cell(THIRD, -0.03)))
+    def test_one_slow_case_among_several_is_a_regression(self, make_guarded, make_guard_record, clean):
+        found = verdict_on(make_guard_record(clean, make_guarded(OTHER, 0.03), make_guarded(THIRD, -0.03)))
         assert found.verdict == "regression"
-        assert [cell.verdict for cell in found.cases] == ["pass", "regression", "improvement"]
+        assert [case.verdict for case in found.cases] == ["pass", "regression", "improvement"]
 
-    def test_before_the_first_look_nothing_is_decided(self, make_cell, make_guard_record):
+    def test_before_the_first_look_nothing_is_decided(self, make_guarded, make_guard_record):
         for pairs in range(5):
-            found = verdict_on(make_guard_record(make_cell(ONE, -0.5, pairs=pairs)))
+            found = verdict_on(make_guard_record(make_guarded(ONE, -0.5, pairs=pairs)))
             assert (found.verdict, found.next_case) == ("inconclusive", ONE)
-        assert verdict_on(make_guard_record(make_cell(ONE, -0.5, pairs=5))).verdict == "improvement"
+        assert verdict_on(make_guard_record(make_guarded(ONE, -0.5, pairs=5))).verdict == "improvement"
 
 
 class TestCounts:
-    def test_one_more_call_is_a_regression_however_fast(self, make_cell, make_guard_record, clean):
-        for cell in (make_cell(ONE, -0.03), make_cell(ONE, pairs=0), clean):
-            more = cell.model_copy(update={"head": counting(cell.base, copy_=3)})
+    def test_one_more_call_is_a_regression_however_fast(self, make_guarded, make_guard_record, clean):
+        for case in (make_guarded(ONE, -0.03), make_guarded(ONE, pairs=0), clean):
+            more = case.model_copy(update={"head": counting(case.base, copy_=3)})
             found = verdict_on(make_guard_record(more))
             assert found.verdict == found.cases[0].verdict == "regression"
             assert found.cases[0].regressions == found.cases[0].changes == (Change("aten::copy_", 2, 3),)
@@ -207,14 +207,14 @@ class TestCounts:
         assert found.verdict == verdict
         assert len(found.cases[0].changes) == 2, "what is allowed is told all the same"
 
-    def test_what_is_allowed_allows_no_slowdown(self, make_cell, make_guard_record):
-        slower = make_cell(ONE, 0.03)
+    def test_what_is_allowed_allows_no_slowdown(self, make_guarded, make_guard_record):
+        slower = make_guarded(ONE, 0.03)
         more = slower.model_copy(update={"head": counting(slower.base, copy_=3)})
         found = verdict_on(make_guard_record(more, allowed=("*",)))
         assert (found.verdict, found.cases[0].regressions) == ("regression", ())
 
-    def test_a_case_whose_counts_rose_is_timed_all_the_same(self, make_cell, make_guard_record):
-        unknown = make_cell(ONE, pairs=2)
+    def test_a_case_whose_counts_rose_is_timed_all_the_same(self, make_guarded, make_guard_record):
+        unknown = make_guarded(ONE, pairs=2)
         more = unknown.model_copy(update={"head": counting(unknown.base, copy_=3)})
         assert verdict_on(make_guard_record(more)).next_case == ONE
 
@@ -244,22 +244,22 @@ class TestWhatCannotBeCompared:
         lacking = GuardedCase(case_id=OTHER, head=clean.head, base_failure="base: no such model")
         found = verdict_on(make_guard_record(clean, lacking))
         assert (found.verdict, found.failures, found.next_case) == ("not comparable", (), None)
-        assert [cell.verdict for cell in found.cases] == ["pass", "not comparable"]
+        assert [case.verdict for case in found.cases] == ["pass", "not comparable"]
         assert found.cases[1].times.not_comparable == "base: no such model"
         assert (found.cases[1].typical, found.cases[1].changes) == (None, ())
 
-    def test_the_others_are_measured_on(self, make_cell, make_guard_record):
+    def test_the_others_are_measured_on(self, make_guarded, make_guard_record):
         lacking = GuardedCase(case_id=OTHER, base_failure="base: no such model")
-        assert verdict_on(make_guard_record(lacking, make_cell(ONE, pairs=2))).next_case == ONE
+        assert verdict_on(make_guard_record(lacking, make_guarded(ONE, pairs=2))).next_case == ONE
 
-    def test_a_regression_elsewhere_outweighs_it(self, make_cell, make_guard_record):
+    def test_a_regression_elsewhere_outweighs_it(self, make_guarded, make_guard_record):
         lacking = GuardedCase(case_id=OTHER, base_failure="base: no such model")
-        assert verdict_on(make_guard_record(lacking, make_cell(ONE, 0.03))).verdict == "regression"
+        assert verdict_on(make_guard_record(lacking, make_guarded(ONE, 0.03))).verdict == "regression"
 
     def test_a_side_that_ran_what_is_not_its_own_is_no_side_whatever_was_counted_and_timed(
-        self, make_cell, make_guard_record
+        self, make_guarded, make_guard_record
     ):
-        slower = make_cell(ONE, 0.03, foreign="base: mine was imported from mine.py of the work tree")
+        slower = make_guarded(ONE, 0.03, foreign="base: mine was imported from mine.py of the work tree")
         found = verdict_on(make_guard_record(slower))
         assert (found.verdict, found.failures, found.next_case) == ("not comparable", (), None)
         assert found.cases[0].times.not_comparable.startswith("base: mine was imported")
@@ -277,9 +277,9 @@ class TestWhatCannotBeCompared:
         base, head = (Side(ref=each, commit=each, software=Software(torch=each)) for each in ("2.8", "2.9"))
         found = verdict_on(make_guard_record(clean, base=base, head=head))
         assert (found.verdict, found.failures, found.next_case) == ("not comparable", (), None)
-        (cell,) = found.cases
-        assert base.software.fingerprint in cell.times.not_comparable
-        assert head.software.fingerprint in cell.times.not_comparable
+        (case,) = found.cases
+        assert base.software.fingerprint in case.times.not_comparable
+        assert head.software.fingerprint in case.times.not_comparable
 
     @pytest.mark.parametrize(
         "head", [None, Software(torch="2.8", ntp="2"), Software(torch="2.8", ntp="1")], ids=["unknown", "ntp", "same"]
@@ -291,33 +291,33 @@ class TestWhatCannotBeCompared:
 
 
 class TestFailures:
-    def test_a_head_that_failed_is_no_verdict_and_ends_the_measuring(self, make_cell, make_guard_record):
-        failed = make_cell(ONE, pairs=7, failure="head: died of SIGSEGV")
-        found = verdict_on(make_guard_record(failed, make_cell(OTHER, pairs=0)))
+    def test_a_head_that_failed_is_no_verdict_and_ends_the_measuring(self, make_guarded, make_guard_record):
+        failed = make_guarded(ONE, pairs=7, failure="head: died of SIGSEGV")
+        found = verdict_on(make_guard_record(failed, make_guarded(OTHER, pairs=0)))
         assert found.failures == ("head: died of SIGSEGV",)
         assert (found.verdict, found.next_case) == ("not comparable", None)
         assert found.cases[0].failure == "head: died of SIGSEGV"
 
-    def test_a_regression_is_one_also_where_another_case_has_failed(self, make_cell, make_guard_record):
-        failed = make_cell(ONE, failure="head: died of SIGSEGV")
-        slower = make_cell(OTHER, 0.03)
+    def test_a_regression_is_one_also_where_another_case_has_failed(self, make_guarded, make_guard_record):
+        failed = make_guarded(ONE, failure="head: died of SIGSEGV")
+        slower = make_guarded(OTHER, 0.03)
         found = verdict_on(make_guard_record(failed, slower))
         assert (found.verdict, found.failures) == ("regression", ("head: died of SIGSEGV",))
 
-    def test_the_counts_of_a_case_that_failed_later_still_count(self, make_cell, make_guard_record):
-        failed = make_cell(ONE, pairs=1, failure="head: died of SIGSEGV")
+    def test_the_counts_of_a_case_that_failed_later_still_count(self, make_guarded, make_guard_record):
+        failed = make_guarded(ONE, pairs=1, failure="head: died of SIGSEGV")
         more = failed.model_copy(update={"head": counting(failed.base, copy_=3)})
         assert verdict_on(make_guard_record(more)).verdict == "regression"
 
 
 class TestTheNextCase:
-    def test_each_has_its_turn_until_all_are_decided(self, make_cell, make_guard_record):
+    def test_each_has_its_turn_until_all_are_decided(self, make_guarded, make_guard_record):
         wanted = []
         pairs = {ONE: 0, OTHER: 0, THIRD: 0}
         ratios = {ONE: 0.0, OTHER: 0.03, THIRD: 0.0}
         while True:
-            cells = [make_cell(case_id, ratios[case_id], pairs=count) for case_id, count in pairs.items()]
-            found = verdict_on(make_guard_record(*cells))
+            cases = [make_guarded(case_id, ratios[case_id], pairs=count) for case_id, count in pairs.items()]
+            found = verdict_on(make_guard_record(*cases))
             if found.next_case is None:
                 break
             wanted.append(found.next_case)
@@ -326,8 +326,8 @@ class TestTheNextCase:
         assert found.verdict == "regression"
         assert max(pairs.values()) < 20
 
-    def test_the_last_look_ends_it(self, make_cell, make_guard_record):
-        open_case = make_cell(ONE, 0.01, pairs=12)
+    def test_the_last_look_ends_it(self, make_guarded, make_guard_record):
+        open_case = make_guarded(ONE, 0.01, pairs=12)
         assert verdict_on(make_guard_record(open_case, max_pairs=13)).next_case == ONE
         found = verdict_on(make_guard_record(open_case, max_pairs=12))
         assert (found.verdict, found.next_case) == ("inconclusive", None)
@@ -361,8 +361,8 @@ def pairs_of(draw, case_id, numbers, times_ns):
 
 
 @st.composite
-def cells_with(draw, case_id, flaws):
-    """A cell that passes but for these flaws."""
+def cases_with(draw, case_id, flaws):
+    """A case that passes but for these flaws."""
     counts = draw(COUNTS)
     slower = "slower" in flaws
     return GuardedCase(
@@ -388,7 +388,7 @@ def records(draw):
     at_most = draw(st.sampled_from([0, 1, len(FLAWS)]))
     flaws = draw(st.lists(st.sampled_from(FLAWS), max_size=at_most))
     flawed = draw(st.sampled_from(ids))
-    cells = [draw(cells_with(case_id, flaws if case_id == flawed else ())) for case_id in ids]
+    cases = [draw(cases_with(case_id, flaws if case_id == flawed else ())) for case_id in ids]
     software = SOFTWARE if "software" in flaws else st.just(Software())
     return GuardRecord(
         started="2025-01-02T03:04:05+00:00",
@@ -400,7 +400,7 @@ def records(draw):
         budget_s=60,
         seed=0,
         allowed=draw(ALLOWED),
-        cases=tuple(cells),
+        cases=tuple(cases),
     )
 
 
@@ -409,19 +409,19 @@ class TestWhateverTheRecord:
     def test_a_pass_has_pairs_of_every_cell_no_failure_and_no_rise_that_is_not_allowed(self, record):
         found = verdict_on(record)
         if found.verdict in ("pass", "improvement"):
-            for cell in record.cases:
-                assert len(cell.pairs) >= record.plan.min_pairs
-                assert not cell.failure
-                assert not cell.base_failure
-                for name, base, head in every_count(cell):
+            for case in record.cases:
+                assert len(case.pairs) >= record.plan.min_pairs
+                assert not case.failure
+                assert not case.base_failure
+                for name, base, head in every_count(case):
                     assert head <= base or any(fnmatchcase(name, each) for each in record.allowed)
-            assert all(finding.deciding for cell in found.cases for finding in cell.times.findings)
+            assert all(finding.deciding for case in found.cases for finding in case.times.findings)
 
     @given(records(), st.data())
     def test_without_pairs_of_one_cell_nothing_passes(self, record, data):
         bare = data.draw(st.sampled_from(record.cases))
-        cells = tuple(cell.model_copy(update={"pairs": ()}) if cell is bare else cell for cell in record.cases)
-        assert verdict_on(record.model_copy(update={"cases": cells})).verdict not in ("pass", "improvement")
+        cases = tuple(case.model_copy(update={"pairs": ()}) if case is bare else case for case in record.cases)
+        assert verdict_on(record.model_copy(update={"cases": cases})).verdict not in ("pass", "improvement")
 
     @given(records(), COUNTS, st.sampled_from(["flops", "allocated_bytes", "peak_tensor_bytes", *NAMES]), st.data())
     def test_one_more_of_anything_is_a_regression_unless_it_is_allowed(self, record, base, name, data):
@@ -432,27 +432,27 @@ class TestWhateverTheRecord:
         else:
             head = base.model_copy(update={name: getattr(base, name) + 1})
         more = chosen.model_copy(update={"base": base, "head": head})
-        cells = tuple(more if cell is chosen else cell for cell in record.cases)
-        found = verdict_on(record.model_copy(update={"cases": cells}))
-        (cell,) = (cell for cell in found.cases if cell.case_id == chosen.case_id)
+        cases = tuple(more if case is chosen else case for case in record.cases)
+        found = verdict_on(record.model_copy(update={"cases": cases}))
+        (case,) = (case for case in found.cases if case.case_id == chosen.case_id)
         if any(fnmatchcase(name, each) for each in record.allowed):
-            assert (cell.regressions, cell.verdict) == ((), cell.times.verdict)
+            assert (case.regressions, case.verdict) == ((), case.times.verdict)
         else:
-            assert found.verdict == cell.verdict == "regression"
-            assert [change.name for change in cell.regressions] == [name]
+            assert found.verdict == case.verdict == "regression"
+            assert [change.name for change in case.regressions] == [name]
 
     @given(records())
     def test_the_whole_is_as_grave_as_its_gravest_cell_and_next_comes_a_case_with_room_for_a_pair(self, record):
         found = verdict_on(record)
         assert found.verdict in get_args(Verdict)
-        assert found.verdict in {cell.verdict for cell in found.cases}
-        assert (found.verdict == "regression") == any(cell.verdict == "regression" for cell in found.cases)
-        assert [cell.case_id for cell in found.cases] == list(record.plan.cases)
+        assert found.verdict in {case.verdict for case in found.cases}
+        assert (found.verdict == "regression") == any(case.verdict == "regression" for case in found.cases)
+        assert [case.case_id for case in found.cases] == list(record.plan.cases)
         if found.next_case is not None:
-            (cell,) = (cell for cell in record.cases if cell.case_id == found.next_case)
-            assert len(cell.pairs) < record.plan.max_pairs
+            (case,) = (case for case in record.cases if case.case_id == found.next_case)
+            assert len(case.pairs) < record.plan.max_pairs
             assert not any(each.failure for each in record.cases)
-            assert not cell.base_failure
+            assert not case.base_failure
 
     @given(records())
     def test_a_file_gives_the_same_verdict_again(self, record):
@@ -460,15 +460,15 @@ class TestWhateverTheRecord:
 
     @given(records(), st.randoms())
     def test_the_order_of_cases_and_of_pairs_is_nothing_to_it(self, record, random):
-        cells = tuple(
-            cell.model_copy(update={"pairs": tuple(random.sample(cell.pairs, len(cell.pairs)))})
-            for cell in random.sample(record.cases, len(record.cases))
+        cases = tuple(
+            case.model_copy(update={"pairs": tuple(random.sample(case.pairs, len(case.pairs)))})
+            for case in random.sample(record.cases, len(record.cases))
         )
-        plan = record.plan.model_copy(update={"cases": tuple(cell.case_id for cell in cells)})
-        one, other = verdict_on(record), verdict_on(record.model_copy(update={"plan": plan, "cases": cells}))
+        plan = record.plan.model_copy(update={"cases": tuple(case.case_id for case in cases)})
+        one, other = verdict_on(record), verdict_on(record.model_copy(update={"plan": plan, "cases": cases}))
         assert one.verdict == other.verdict
-        assert {cell.case_id: verdicts_of(cell) for cell in one.cases} == {
-            cell.case_id: verdicts_of(cell) for cell in other.cases
+        assert {case.case_id: verdicts_of(case) for case in one.cases} == {
+            case.case_id: verdicts_of(case) for case in other.cases
         }
 
     @given(records())
@@ -477,30 +477,34 @@ class TestWhateverTheRecord:
         told = json.loads(json.dumps(summary(found), allow_nan=False))
         assert told["verdict"] == found.verdict
         assert tuple(told["failures"]) == found.failures
-        for case, cell in zip(told["cases"], found.cases, strict=True):
-            assert (case["case"], case["verdict"], case["pairs"]) == (cell.case_id, cell.verdict, cell.times.pairs)
-            assert case["regressions"] == [change.name for change in cell.regressions]
-            assert [each["verdict"] for each in case["metrics"]] == [each.verdict for each in cell.times.findings]
+        for summed_up, case in zip(told["cases"], found.cases, strict=True):
+            assert (summed_up["case"], summed_up["verdict"], summed_up["pairs"]) == (
+                case.case_id,
+                case.verdict,
+                case.times.pairs,
+            )
+            assert summed_up["regressions"] == [change.name for change in case.regressions]
+            assert [each["verdict"] for each in summed_up["metrics"]] == [each.verdict for each in case.times.findings]
 
 
-def every_count(cell):
+def every_count(case):
     """Name, base and head of all that was counted on both sides."""
-    if cell.base is None or cell.head is None:
+    if case.base is None or case.head is None:
         return
     for name in ("parameters", "flops", "allocated_bytes", "peak_tensor_bytes"):
-        yield name, getattr(cell.base, name), getattr(cell.head, name)
-    base, head = dict(cell.base.operators), dict(cell.head.operators)
+        yield name, getattr(case.base, name), getattr(case.head, name)
+    base, head = dict(case.base.operators), dict(case.head.operators)
     for name in {*base, *head}:
         yield name, base.get(name, 0), head.get(name, 0)
 
 
-def verdicts_of(cell):
-    findings = [(each.metric.name, each.verdict, each.pairs, each.more_pairs) for each in cell.times.findings]
-    return cell.verdict, cell.times.verdict, cell.times.not_comparable, findings, cell.changes, cell.regressions
+def verdicts_of(case):
+    findings = [(each.metric.name, each.verdict, each.pairs, each.more_pairs) for each in case.times.findings]
+    return case.verdict, case.times.verdict, case.times.not_comparable, findings, case.changes, case.regressions
 
 
-def test_the_summary_of_a_verdict(make_cell, make_guard_record):
-    slower = make_cell(ONE, 0.03)
+def test_the_summary_of_a_verdict(make_guarded, make_guard_record):
+    slower = make_guarded(ONE, 0.03)
     more = slower.model_copy(update={"head": counting(slower.base, copy_=3, mm=5)})
     told = summary(verdict_on(make_guard_record(more)))
     (case,) = told["cases"]

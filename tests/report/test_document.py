@@ -164,14 +164,14 @@ ratios = st.floats(1e-3, 1e3)
 
 
 @pytest.fixture(scope="module")
-def reports(make_cell, make_guard_record, make_measurement):
+def reports(make_guarded, make_guard_record, make_measurement):
     """``reports(model, text, log_ratio, ratio, pairs, spread)``: one of each command."""
 
     def of_guard(cases, text, log_ratio, pairs):
         failed = GuardedCase(case_id=cases[1].id, failure=text, wall_time_s=1e9)
         side = GuardSide(ref=text, commit=text)
         record = make_guard_record(
-            make_cell(cases[0].id, log_ratio, pairs=pairs, tail=log_ratio / 3), failed, base=side, head=side
+            make_guarded(cases[0].id, log_ratio, pairs=pairs, tail=log_ratio / 3), failed, base=side, head=side
         )
         return guard.report(record, verdict_on(record))
 

@@ -39,7 +39,7 @@ def more():
 
 
 @pytest.fixture(scope="module")
-def examples(make_cell, make_guard_record, more):
+def examples(make_guarded, make_guard_record, more):
     """A record of each kind."""
     killed = (
         "head: simple-b32-s128-t2: was killed (SIGKILL) while running steps: by hand, or by the kernel for want of "
@@ -47,37 +47,40 @@ def examples(make_cell, make_guard_record, more):
     )
     return {
         "pass": make_guard_record(
-            make_cell(ONE, 0.001),
-            make_cell(TWO, -0.002, pairs=6, scale=0.5),
-            more(make_cell(LARGE, 0.0), copy_=0),
-            more(make_cell(LARGE_TWO, 0.002), zero_=1),
+            make_guarded(ONE, 0.001),
+            make_guarded(TWO, -0.002, pairs=6, scale=0.5),
+            more(make_guarded(LARGE, 0.0), copy_=0),
+            more(make_guarded(LARGE_TWO, 0.002), zero_=1),
             allowed=("aten::zero_",),
         ),
         "regression": make_guard_record(
-            make_cell(ONE, 0.031),
-            make_cell(TWO, 0.001, tail=0.6),
-            more(make_cell(LARGE, 0.0), copy_=4, peak_tensor_bytes=112 * MIB),
-            make_cell(LARGE_TWO, 0.009, pairs=12),
+            make_guarded(ONE, 0.031),
+            make_guarded(TWO, 0.001, tail=0.6),
+            more(make_guarded(LARGE, 0.0), copy_=4, peak_tensor_bytes=112 * MIB),
+            make_guarded(LARGE_TWO, 0.009, pairs=12),
             head=Side(ref=COMMIT[:9], commit=COMMIT),
         ),
         "regression-of-counts": make_guard_record(
-            more(make_cell(ONE, pairs=5, scale=0.1), parameters=1_543_400, clone=1, copy_=4, mul=2, sum=1, mm=5),
+            more(make_guarded(ONE, pairs=5, scale=0.1), parameters=1_543_400, clone=1, copy_=4, mul=2, sum=1, mm=5),
         ),
-        "improvement": make_guard_record(make_cell(ONE, -0.05), make_cell(TWO, 0.0), threshold=0.02),
+        "improvement": make_guard_record(make_guarded(ONE, -0.05), make_guarded(TWO, 0.0), threshold=0.02),
         "inconclusive": make_guard_record(
-            make_cell(ONE, 0.0), make_cell(TWO, 0.006, scale=4), make_cell(LARGE, math.log1p(0.01)), max_pairs=60
+            make_guarded(ONE, 0.0),
+            make_guarded(TWO, 0.006, scale=4),
+            make_guarded(LARGE, math.log1p(0.01)),
+            max_pairs=60,
         ),
-        "too-early": make_guard_record(make_cell(ONE, 0.0, pairs=2), make_cell(TWO, 0.0, pairs=1)),
+        "too-early": make_guard_record(make_guarded(ONE, 0.0, pairs=2), make_guarded(TWO, 0.0, pairs=1)),
         "not-comparable": make_guard_record(
-            make_cell(ONE),
+            make_guarded(ONE),
             GuardedCase(
                 case_id=TWO,
-                head=make_cell(TWO).head,
+                head=make_guarded(TWO).head,
                 base_failure="base: simple-b8-s64-t2: there is no model 'simple': name another",
                 wall_time_s=4.2,
             ),
         ),
-        "failed": make_guard_record(make_cell(ONE), make_cell(LARGE_TWO, pairs=3, failure=killed)),
+        "failed": make_guard_record(make_guarded(ONE), make_guarded(LARGE_TWO, pairs=3, failure=killed)),
     }
 
 
@@ -115,8 +118,8 @@ def test_there_is_an_example_of_each_golden_text_and_the_other_way_round(example
     assert tuple(examples) == NAMES
 
 
-def test_a_regression_beside_a_failure_is_a_regression(make_cell, make_guard_record):
-    text = shown(make_guard_record(make_cell(ONE, 0.03), GuardedCase(case_id=TWO, failure="head: died of SIGSEGV")))
+def test_a_regression_beside_a_failure_is_a_regression(make_guarded, make_guard_record):
+    text = shown(make_guard_record(make_guarded(ONE, 0.03), GuardedCase(case_id=TWO, failure="head: died of SIGSEGV")))
     assert text.startswith("Regression: ")
     assert f"- {TWO}: head: died of SIGSEGV" in text
 
@@ -129,16 +132,16 @@ def test_a_regression_beside_a_failure_is_a_regression(make_cell, make_guard_rec
         (tuple("abcd"), "none of the 4 Python files that differ was loaded by either side (a, b, c, ...): "),
     ],
 )
-def test_a_change_that_no_case_runs_is_told_first_beside_the_verdict(make_cell, make_guard_record, changed, says):
-    record = make_guard_record(make_cell(ONE), changed=changed)
+def test_a_change_that_no_case_runs_is_told_first_beside_the_verdict(make_guarded, make_guard_record, changed, says):
+    record = make_guard_record(make_guarded(ONE), changed=changed)
     sides = {side: getattr(record, side).model_copy(update={"loaded": ("model.py",)}) for side in ("base", "head")}
     text = shown(record.model_copy(update=sides))
     assert text.startswith("Pass: ")
     assert f"- {says}the verdict says nothing about" in text
 
 
-def test_what_casts_doubt_on_a_side_is_told_with_its_name(make_cell, make_guard_record):
-    case = make_cell(ONE)
+def test_what_casts_doubt_on_a_side_is_told_with_its_name(make_guarded, make_guard_record):
+    case = make_guarded(ONE)
     change = SettingChange(name="default dtype", before="torch.float32", after="torch.float64")
     endings = (("base", Ending(loss=6.9, settings=(change,))), ("head", Ending(loss=math.nan)))
     pairs = tuple(pair.model_copy(update={"endings": endings}) for pair in case.pairs)
@@ -149,25 +152,25 @@ def test_what_casts_doubt_on_a_side_is_told_with_its_name(make_cell, make_guard_
     assert (text.count("loss-not-finite"), text.count("changed-settings")) == (1, 1)
 
 
-def test_one_pair_and_one_case_are_singular(make_cell, make_guard_record):
-    assert "(1 pair of processes in " in shown(make_guard_record(make_cell(ONE, pairs=1)))
-    assert "(5 pairs of processes in " in shown(make_guard_record(make_cell(ONE, pairs=5)))
-    assert re.search(r"\bof 1 case\b", shown(make_guard_record(make_cell(ONE, -0.05))))
-    assert re.search(r"\bof 2 cases\b", shown(make_guard_record(make_cell(ONE, -0.05), make_cell(TWO))))
+def test_one_pair_and_one_case_are_singular(make_guarded, make_guard_record):
+    assert "(1 pair of processes in " in shown(make_guard_record(make_guarded(ONE, pairs=1)))
+    assert "(5 pairs of processes in " in shown(make_guard_record(make_guarded(ONE, pairs=5)))
+    assert re.search(r"\bof 1 case\b", shown(make_guard_record(make_guarded(ONE, -0.05))))
+    assert re.search(r"\bof 2 cases\b", shown(make_guard_record(make_guarded(ONE, -0.05), make_guarded(TWO))))
 
 
-def test_no_change_is_not_a_change_with_a_sign(make_cell, make_guard_record):
+def test_no_change_is_not_a_change_with_a_sign(make_guarded, make_guard_record):
     for log_ratio in (-1e-6, 0.0, 1e-6):
-        text = shown(make_guard_record(make_cell(ONE, log_ratio)))
+        text = shown(make_guard_record(make_guarded(ONE, log_ratio)))
         assert "+0.00%" in text
         assert "-0.00%" not in text
 
 
-def test_without_a_pair_nothing_is_known_but_what_to_do(make_cell, make_guard_record):
-    text = shown(make_guard_record(make_cell(ONE, pairs=0)))
+def test_without_a_pair_nothing_is_known_but_what_to_do(make_guarded, make_guard_record):
+    text = shown(make_guard_record(make_guarded(ONE, pairs=0)))
     assert text.startswith("Inconclusive: ")
     assert "raise --budget" in text
-    row = next(line for line in text_of(make_guard_record(make_cell(ONE, pairs=0))).splitlines() if ONE in line)
+    row = next(line for line in text_of(make_guard_record(make_guarded(ONE, pairs=0))).splitlines() if ONE in line)
     assert row.split()[2:5] == ["-", "-", "-"]
 
 
@@ -185,27 +188,27 @@ def test_without_a_pair_nothing_is_known_but_what_to_do(make_cell, make_guard_re
         (Side(ref="HEAD~2", commit=COMMIT), "HEAD~2 (001122334455)"),
     ],
 )
-def test_a_side_is_named_as_it_was_asked_for_and_by_its_commit(make_cell, make_guard_record, side, name):
-    assert shown(make_guard_record(make_cell(ONE), head=side)).startswith(f"Pass: {name} ")
-    assert f" {name}" in shown(make_guard_record(make_cell(ONE), base=side))
+def test_a_side_is_named_as_it_was_asked_for_and_by_its_commit(make_guarded, make_guard_record, side, name):
+    assert shown(make_guard_record(make_guarded(ONE), head=side)).startswith(f"Pass: {name} ")
+    assert f" {name}" in shown(make_guard_record(make_guarded(ONE), base=side))
 
 
-def test_software_that_differs_is_told(make_cell, make_guard_record):
+def test_software_that_differs_is_told(make_guarded, make_guard_record):
     sides = {name: Side(ref=name, commit="0" * 40, software=Software(torch=name)) for name in ("base", "head")}
-    text = shown(make_guard_record(make_cell(ONE), **sides))
+    text = shown(make_guard_record(make_guarded(ONE), **sides))
     assert text.startswith("Not comparable: ")
     assert f"- {ONE}: the sides run on different software: " in text
 
 
-def test_a_plan_with_a_single_metric_has_no_tail(make_cell, make_guard_record):
-    record = make_guard_record(make_cell(ONE))
+def test_a_plan_with_a_single_metric_has_no_tail(make_guarded, make_guard_record):
+    record = make_guard_record(make_guarded(ONE))
     plan = record.plan.model_copy(update={"metrics": record.plan.metrics[:1]})
     lines = text_of(record.model_copy(update={"plan": plan})).splitlines()
     (row,) = (line for line in lines if line.startswith(ONE))
     assert "  -  " in row
 
 
-def test_a_ratio_beyond_all_bounds_fits_its_column(make_cell, make_guard_record):
-    text = text_of(make_guard_record(make_cell(ONE, 5.0, pairs=3, scale=100)))
+def test_a_ratio_beyond_all_bounds_fits_its_column(make_guarded, make_guard_record):
+    text = text_of(make_guard_record(make_guarded(ONE, 5.0, pairs=3, scale=100)))
     assert ">+900%" in text
     assert max(map(len, text.splitlines())) <= WIDTH

@@ -1,7 +1,6 @@
 """A profile as text: a golden one with realistic figures, and what becomes of it when something is missing."""
 
 import shlex
-import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,8 +63,8 @@ def full(make_measurement, make_run, make_observations, make_peaks) -> Run:
 def observed(run: Run, **changes: object) -> Run:
     """The run with other observations."""
     (measurement,) = run.measurements
-    seen = measurement.observations.model_copy(update=changes)
-    return run.model_copy(update={"measurements": (measurement.model_copy(update={"observations": seen}),)})
+    observations = measurement.observations.model_copy(update=changes)
+    return run.model_copy(update={"measurements": (measurement.model_copy(update={"observations": observations}),)})
 
 
 def titles(text: str) -> list[str]:
@@ -79,24 +78,16 @@ def parsed(text: str):
 def test_the_text_is_the_one_that_was_looked_at(full):
     # Where a change is meant: look at the new text as a reader would, then write it to the file.
     assert markdown(full) == GOLDEN.read_text(encoding="utf-8")
-
-
-def test_the_same_run_gives_the_same_text_also_when_it_was_written_and_read(full):
     again = Run.model_validate_json(full.model_dump_json())
-    assert markdown(again) == markdown(full)
-    assert terminal(again) == terminal(full)
+    assert (markdown(again), terminal(again)) == (markdown(full), terminal(full))
 
 
-def test_the_answer_comes_first_in_both(full):
-    answer = "Matrix products take 61% of the step and run at 398 GFLOP/s"
-    assert markdown(full).splitlines()[2].startswith(f"**{answer}")
-    assert f"79.4 ms a step: {answer}" in terminal(full).replace("\n", " ")
-
-
-def test_the_terminal_says_what_to_try(full):
+def test_the_terminal_has_the_answer_and_what_to_try(full):
     lines = terminal(full).splitlines()
     assert [line[:3] for line in lines if line[0].isdigit()] == [f"{number}. " for number in range(1, 6)]
-    assert "(saves 21% of the step at the very most)." in " ".join(terminal(full).split())
+    text = " ".join(lines)
+    assert "79.4 ms a step: Matrix products take 61% of the step and run at 398 GFLOP/s" in text
+    assert "(saves 21% of the step at the very most)." in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -105,10 +96,10 @@ def test_the_terminal_says_what_to_try(full):
         ("phases", "Phases"), ("operators", "Operators"), ("flops", "Operations"), ("flame", "Flame graph"),
     ],
 )  # fmt: skip
-def test_what_nobody_saw_has_no_section(full, missing, title):
+def test_what_was_not_observed_has_no_section(full, missing, title):
     less = observed(full, **{missing: None})
     assert title in titles(markdown(full))
-    assert titles(markdown(less)) == [each for each in titles(markdown(full)) if each != title]
+    assert titles(markdown(less)) == [other for other in titles(markdown(full)) if other != title]
     assert terminal(less)
 
 
@@ -121,7 +112,7 @@ def test_without_the_tensors_there_is_the_resident_size(full):
 
 def test_without_peaks_there_is_no_roofline(full, make_peaks):
     for run in (full.model_copy(update={"peaks": None}), full.model_copy(update={"peaks": make_peaks(threads=1)})):
-        assert titles(markdown(run)) == [each for each in titles(markdown(full)) if each != "Roofline"]
+        assert titles(markdown(run)) == [other for other in titles(markdown(full)) if other != "Roofline"]
 
 
 def test_a_bare_measurement_has_the_step_and_the_machine(make_measurement, make_run):
@@ -141,11 +132,7 @@ def test_nothing_measured(make_run):
     assert markdown(make_run()).startswith("# Profile\n\n**Nothing was measured.**")
 
 
-def test_what_failed_is_told_without_saying_twice_of_what(full):
-    text = markdown(full)
-    assert f"- {CASE}: died of SIGSEGV while running steps" in text
-    assert "- denormals: simple-b32-s128-t2: RuntimeError: not for this type" in text
-    assert text.count("not for this type") == 1
+def test_what_is_complete_does_not_say_that_it_is_not(full):
     assert "Incomplete" not in markdown(observed(full, failures=()).model_copy(update={"failures": ()}))
 
 
@@ -187,10 +174,12 @@ def test_a_model_of_someone_elses_has_no_closed_form(full):
 
 def test_names_stay_what_they_are(make_measurement, make_run, make_operators, make_peaks):
     operators = make_operators((NASTY, "forward", 5, 1, 1, 1, 1, NASTY), ("aten::mm", "forward", 4))
-    seen = Observations(operators=operators, failures=(NASTY,))
+    observations = Observations(operators=operators, failures=(NASTY,))
     peaks = make_peaks(warnings=(NASTY,), skipped=(Skipped(dtype="bf16", route="default", reason=NASTY),))
     failure = Failure(case_id=NASTY, message=NASTY)
-    run = make_run(make_measurement(CASE, observations=seen), peaks=peaks, failures=(failure,), command=("ntp", NASTY))
+    run = make_run(
+        make_measurement(CASE, observations=observations), peaks=peaks, failures=(failure,), command=("ntp", NASTY)
+    )
     tokens = parsed(markdown(run))
     kinds = [token.type for token in tokens]
     assert "html_block" not in kinds
@@ -207,7 +196,7 @@ def test_names_stay_what_they_are(make_measurement, make_run, make_operators, ma
         if table.startswith("|"):
             (token,) = (token for token in parsed(table) if token.type == "table_open")
             cells, rows = (
-                sum(each.type in names for each in parsed(table)) for names in (["td_open", "th_open"], ["tr_open"])
+                sum(token.type in names for token in parsed(table)) for names in (["td_open", "th_open"], ["tr_open"])
             )
             assert token.map == [0, len(table.splitlines())]
             assert cells % rows == 0
@@ -218,7 +207,7 @@ def test_the_command_can_be_copied(full):
     assert shlex.split(fence.content) == list(full.command)
 
 
-def test_only_what_was_seen_is_drawn(full):
+def test_only_what_was_observed_is_drawn(full):
     every = ["steps.svg", "phases.svg", "operators.svg", "peak.svg", "memory.svg", "roofline.svg"]
     assert list(pictures(full)) == every
     for changes, gone in (
@@ -244,11 +233,6 @@ def test_the_text_shows_what_is_drawn_and_nothing_else(full, changes):
     assert shown == {*pictures(run), "flame.svg"}
 
 
-def test_every_picture_can_be_drawn(full):
-    for draw in pictures(full).values():
-        assert ET.fromstring(draw()).tag == "{http://www.w3.org/2000/svg}svg"
-
-
 any_text = st.text(st.characters(exclude_categories=()), max_size=60)
 models = st.from_regex(r"[a-z/_]{1,150}:[a-z]{1,20}", fullmatch=True)
 rows = st.lists(st.tuples(any_text, any_text, st.floats(1e-6, 1e9), st.floats(0, 1e9)), min_size=1, max_size=5)
@@ -259,9 +243,9 @@ def test_the_terminal_is_wide_enough(
     make_measurement, make_run, make_observations, make_operators, make_peaks, model, operators, step_ns, rate
 ):
     case = Case(workload=Workload(model=model), runtime=Runtime(threads=2))
-    seen = make_observations(operators=make_operators(*operators))
+    observations = make_observations(operators=make_operators(*operators))
     run = make_run(
-        make_measurement(case, [step_ns], observations=seen, minor_page_faults=10**9),
+        make_measurement(case, [step_ns], observations=observations, minor_page_faults=10**9),
         peaks=make_peaks(fp32=rate, bf16=2 * rate),
     )
     assert max(map(len, terminal(run).splitlines())) <= WIDTH

@@ -82,8 +82,8 @@ def test_a_long_reason_is_no_cell_of_the_table():
     assert f"failed: {FASTEST.id}: out of memory" in " ".join(text.split())
 
 
-def test_what_casts_doubt_on_the_winner_is_told(make_cell):
-    (pair,) = make_cell(pairs=1).pairs
+def test_what_casts_doubt_on_the_winner_is_told(make_guarded):
+    (pair,) = make_guarded(pairs=1).pairs
     of_winner, of_default = Ending(loss=math.nan), Ending(loss=math.inf)
     pair = pair.model_copy(update={"endings": (("base", of_default), ("head", of_winner))})
     text = " ".join(terminal(a_tuning(a_race("raced", pairs=(pair,))), WINNER).split())
