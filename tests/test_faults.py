@@ -77,11 +77,11 @@ class TestPathsThatAreNotUtf8:
         assert r"ValueError: \udcff\ud800 " in err
 
     def test_a_run_of_such_a_case_is_reported_compared_and_kept(self, run, make_measurement, make_run):
-        from ntp.records.run_file import document_of, text_of
+        from ntp.records.run_file import save_run
 
         case = Case(workload=Workload(model=f"{NAME}.py:make", data=f"file:{NAME}.txt"))
         path = Path(f"run{NAME}.json")
-        path.write_text(text_of(document_of(make_run(make_measurement(case), command=("ntp", NAME)))))
+        save_run(make_run(make_measurement(case), command=("ntp", NAME)), path)
         for format_ in (*FORMATS, "html"):
             status, out, err = run("report", str(path), "--format", format_)
             assert (status, err) == (0, "")
@@ -110,10 +110,10 @@ def ntp(command: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
 class TestStreams:
     @pytest.fixture
     def run_file(self, tmp_path, make_measurement, make_run) -> Path:
-        from ntp.records.run_file import document_of, text_of
+        from ntp.records.run_file import save_run
 
         path = tmp_path / "run.json"
-        path.write_text(text_of(document_of(make_run(make_measurement()))))
+        save_run(make_run(make_measurement()), path)
         return path
 
     @pytest.mark.parametrize("stdout", [">/dev/full", ">&-"])

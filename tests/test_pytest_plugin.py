@@ -535,7 +535,7 @@ def test_a_sweep_whose_cases_were_all_skipped_does_not_pass(sweep, pytester):
 def test_a_folder_of_baselines_that_is_wrong_costs_no_sweep(sweep, pytester):
     result = sweep(*SWEEP, "--ntp-baseline=none", apart=True)
     assert result.ret == 2
-    result.stderr.fnmatch_lines(["*ntp: *none is no folder of baselines: ntp baseline RUN.json --out *"])
+    result.stderr.fnmatch_lines(["*ntp: *none is not a folder of baselines: create it with ntp baseline *"])
     result.stderr.no_fnmatch_line("*Traceback*")
     assert not (pytester.path / "asked.txt").exists()
     (pytester.path / "none").mkdir()

@@ -32,7 +32,7 @@ def profile(
     from ntp.machine.cpus import available_cpus, check_runtime
     from ntp.records.flame import drawings
     from ntp.records.run import check_writable, write_whole
-    from ntp.records.run_file import document_of, text_of
+    from ntp.records.run_file import save_run
     from ntp.records.sole_writer import sole_writer
     from ntp.report.html import page
     from ntp.report.profile import PICTURES, markdown, pictures, terminal
@@ -49,7 +49,7 @@ def profile(
             for run in run_profile(case, out, bench=bench):
                 if not run.measurements:  # an earlier profile is worth more than the news that there is none
                     raise run.failures[-1].error()
-                write_whole(out / "profile.json", text_of(document_of(run)))
+                save_run(run, out / "profile.json")
                 write_whole(out / "profile.md", markdown(run))
         except KeyboardInterrupt as stop:
             if run is not None:

@@ -1,1 +1,1 @@
-"""Values and their files. They load without torch and start no process."""
+"""Frozen records and their files. Importing them loads no torch and starts no process."""

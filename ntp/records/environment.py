@@ -1,11 +1,11 @@
-"""What surrounds a measurement, as values: the machine, the software, the process, the conditions, the commit.
+"""The environment of a measurement: the machine, the software, the process, the conditions, the commit.
 
-Values alone: this module reads nothing and starts nothing, so that reports and verdicts load it without torch.
-:mod:`~ntp.machine.system`, :mod:`~ntp.machine.cpus` and :mod:`~ntp.machine.software` read them. A field that a
-platform lacks is null; null means unknown, never zero or no.
+These are only records, so that reports and verdicts load them without torch. :mod:`~ntp.machine.system`,
+:mod:`~ntp.machine.cpus` and :mod:`~ntp.machine.software` read them. A field that a platform lacks is null; null means
+unknown, never zero or no.
 
-Two fingerprints say whether two measurements may be compared: :attr:`Machine.fingerprint` and
-:attr:`Software.fingerprint`. Each is made of listed fields only, so a field added later changes no fingerprint.
+Two fingerprints decide whether two measurements may be compared: :attr:`Machine.fingerprint` and
+:attr:`Software.fingerprint`. Each is made from listed fields only, so a field that is added later changes neither.
 """
 
 import hashlib
@@ -17,30 +17,30 @@ from pydantic import Field
 from ntp.case import Amount, Count, Frozen
 
 NamedValues = tuple[tuple[str, str], ...]
-"""A mapping that can be hashed: (name, value) pairs, sorted by name."""
+"""A hashable mapping: (name, value) pairs, sorted by name."""
 
 
 def _fingerprint(fields: Mapping[str, object]) -> str:
-    """Take the first 12 hex digits of the SHA-256 of the fields, as JSON with sorted keys."""
+    """Return the first 12 hex digits of the SHA-256 of the fields, as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def nominal_bytes(usable_bytes: int) -> int:
-    """Estimate the memory that is built in from what a kernel leaves of it: 15.5 GiB usable are 16 GiB.
+    """Estimate the installed memory from the usable memory: 15.5 GiB usable are 16 GiB.
 
-    The kernel's own share changes with its version, the modules do not. Rounds up to an eighth of the power of two
-    below, which is finer than the sizes that are sold and coarser than what a kernel keeps.
+    The kernel's own share changes with its version, the modules do not. The size is rounded up to an eighth of the
+    power of two below, which is finer than the sizes on sale and coarser than the kernel's share.
     """
     unit = max(1, (1 << usable_bytes.bit_length()) >> 4)
     return -(-usable_bytes // unit) * unit
 
 
 class Cache(Frozen):
-    """One kind of cache, and how often it is there."""
+    """One kind of cache, and the number of its instances."""
 
     level: Count
     size_bytes: Count  # of one instance
-    instances: Count  # a machine has fewer than CPUs where CPUs share one
+    instances: Count  # fewer than CPUs if CPUs share one
 
 
 class CoreKind(Frozen):
@@ -55,7 +55,7 @@ class CoreKind(Frozen):
 class Machine(Frozen):
     """The hardware, as the operating system shows it. A hypervisor may hide SMT, NUMA and caches from its guest."""
 
-    cpu_model: str | None = None  # several names, joined by " + ", where the cores differ in it
+    cpu_model: str | None = None  # several names, joined by " + ", if the cores differ
     architecture: str | None = None  # as platform.machine() spells it: x86_64, aarch64, arm64
     logical_cpus: Count | None = None  # online
     physical_cores: Count | None = None  # online
@@ -63,27 +63,27 @@ class Machine(Frozen):
     core_kinds: tuple[CoreKind, ...] | None = None  # the fastest first
     numa_nodes: Count | None = None  # nodes that have CPUs; memory-only nodes do not count
     caches: tuple[Cache, ...] | None = None  # data and unified, by level, then the largest first
-    isa_flags: tuple[str, ...] | None = None  # those that matter to matrix arithmetic, as Linux names them, sorted
+    isa_flags: tuple[str, ...] | None = None  # those that matter to matrix products, as Linux names them, sorted
     memory_bytes: Count | None = None  # usable, all nodes
-    hypervisor: bool | None = None  # true: a guest. ARM tells seldom
-    governor: str | None = None  # cpufreq's; several, joined by commas, where the CPUs differ in it
+    hypervisor: bool | None = None  # true: a guest. ARM kernels seldom say
+    governor: str | None = None  # cpufreq's; several, joined by commas, if the CPUs differ
     transparent_hugepages: str | None = None  # always, madvise or never
     kernel: str | None = None
     os: str | None = None
 
     @property
     def l1d_bytes(self) -> int | None:
-        """Bytes of one level 1 data cache; of the largest kind on a hybrid machine."""
+        """The size of one level 1 data cache, on a hybrid machine of the largest kind."""
         return self._cache_bytes(1)
 
     @property
     def l2_bytes(self) -> int | None:
-        """Bytes of one level 2 cache; of the largest kind on a hybrid machine."""
+        """The size of one level 2 cache, on a hybrid machine of the largest kind."""
         return self._cache_bytes(2)
 
     @property
     def l3_bytes(self) -> int | None:
-        """Bytes of one level 3 cache, which is not the sum of all of them; of the largest kind."""
+        """The size of one level 3 cache, of the largest kind: not the sum of all of them."""
         return self._cache_bytes(3)
 
     def _cache_bytes(self, level: int) -> int | None:
@@ -91,10 +91,10 @@ class Machine(Frozen):
 
     @property
     def identity(self) -> dict[str, object]:
-        """What names the hardware, as JSON values.
+        """The fields that identify the hardware, as JSON values.
 
-        Left out is what changes on the same machine: governor, huge pages, kernel, operating system, and the
-        frequencies, which follow the boost setting. Of the memory, the nominal size counts.
+        Whatever changes on the same machine is left out: governor, huge pages, kernel, operating system, and the
+        frequencies, which follow the boost setting. The memory counts with its nominal size.
         """
         fields: dict[str, object] = self.model_dump(
             mode="json",
@@ -109,28 +109,28 @@ class Machine(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that name the hardware: of its :attr:`identity`."""
+        """Twelve hex digits that identify the hardware."""
         return _fingerprint(self.identity)
 
 
 class Library(Frozen):
-    """A BLAS or OpenMP library that is really loaded, as threadpoolctl sees it. No path: paths name users."""
+    """A loaded BLAS or OpenMP library, as threadpoolctl reports it, without its path: paths contain user names."""
 
     user_api: str  # blas or openmp
     internal_api: str  # openblas, mkl, openmp, ...
     prefix: str | None = None  # libgomp, libiomp, libscipy_openblas, ...
     version: str | None = None
-    architecture: str | None = None  # which kernels OpenBLAS has chosen
+    architecture: str | None = None  # the kernels that OpenBLAS has chosen
     num_threads: Count | None = None
     file: str  # the base name
-    package: str | None = None  # the Python package that brought it; null: the system's or the environment's own
+    package: str | None = None  # the Python package that contains it; null: the system's or the environment's
 
 
 class TorchBuild(Frozen):
-    """What torch says it was built with. Libraries linked into it, as MKL and oneDNN often are, show up only here."""
+    """What torch was built with. Libraries that are linked into it, often MKL and oneDNN, appear only here."""
 
     compiler: str | None = None
-    blas: str | None = None  # the one torch multiplies matrices with: mkl, open, accelerate, ...
+    blas: str | None = None  # the one that computes torch's matrix products: mkl, open, accelerate, ...
     mkl: str | None = None
     onednn: str | None = None
     openmp: str | None = None
@@ -138,15 +138,15 @@ class TorchBuild(Frozen):
 
 
 _NOT_TORCHS = {"numpy", "scipy"}
-"""Packages whose own BLAS torch never calls. Whether it is loaded yet depends on the moment, so it must not count."""
+"""Packages whose BLAS torch never calls. It may or may not be loaded yet, so it must not count."""
 
 
 class Software(Frozen):
-    """What the step runs on, above the hardware."""
+    """The software that a step runs on."""
 
     python: str | None = None
     torch: str | None = None
-    torch_cpu_capability: str | None = None  # the vector kernels torch chose: DEFAULT, AVX2, AVX512, SVE256, ...
+    torch_cpu_capability: str | None = None  # the vector kernels that torch chose: DEFAULT, AVX2, AVX512, SVE256, ...
     torch_build: TorchBuild | None = None
     libraries: tuple[Library, ...] = ()
     libc: str | None = None
@@ -154,9 +154,9 @@ class Software(Frozen):
 
     @property
     def identity(self) -> dict[str, object]:
-        """What names the software, as JSON values.
+        """The fields that identify the software, as JSON values.
 
-        Left out are thread counts, which are a setting, this package's own version, which is what a comparison of
+        Thread counts are left out, because they are a setting; so are this package's own version, which a comparison of
         two commits varies, and the BLAS of numpy and scipy, which torch does not use.
         """
         fields: dict[str, object] = self.model_dump(
@@ -171,7 +171,7 @@ class Software(Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that name the software: of its :attr:`identity`."""
+        """Twelve hex digits that identify the software."""
         return _fingerprint(self.identity)
 
 
@@ -188,18 +188,18 @@ class Process(Frozen):
 
 
 class Counters(Frozen):
-    """What the kernel had counted at one moment. Two of them make :class:`Conditions`."""
+    """The kernel's counters at one moment. Two of them make :class:`Conditions`."""
 
     total_s: Amount | None = None  # CPU seconds of all kinds, over the CPUs that were read
-    idle_s: Amount | None = None  # with those that waited for input or output
-    steal_s: Amount | None = None  # those a hypervisor gave to others
+    idle_s: Amount | None = None  # including the time waiting for input or output
+    steal_s: Amount | None = None  # CPU seconds that the hypervisor gave to others
     throttled_s: Amount | None = None  # CPU seconds held back by a cgroup quota, over the process's own groups
     throttled_periods: Count | None = None
     load_1min: Amount | None = None
 
 
 class Conditions(Frozen):
-    """What disturbed a run. Shares are of all the CPU time there was on the CPUs that were read."""
+    """What disturbed a run. Shares are fractions of the CPU time of the CPUs that were read."""
 
     steal_share: float | None = Field(None, ge=0, le=1)
     other_cpu_share: float | None = Field(None, ge=0, le=1)  # used by other processes, and by the kernel for them
@@ -209,20 +209,19 @@ class Conditions(Frozen):
 
 
 def _difference(before: float | None, after: float | None) -> float | None:
-    """Tell how far a counter went. Never back: the kernel's idle counters are known to do that by a tick or two."""
+    """Return the increase of a counter, at least 0: the kernel's idle counters sometimes go back by a tick or two."""
     return None if before is None or after is None else max(0.0, after - before)
 
 
 def conditions(before: Counters, after: Counters, own_cpu_s: float) -> Conditions:
-    """Derive what happened between two readings.
+    """Compute what happened between two readings.
 
-    Linux counts in ticks of 10 ms, so shares of intervals under a second are coarse.
+    Linux counts in ticks of 10 ms, so the shares of an interval shorter than a second are coarse.
 
     Args:
-        before: read when the run began.
-        after: read when it ended, over the same CPUs.
-        own_cpu_s: CPU seconds of the measured processes themselves in between, user and system.
-
+        before: the counters when the run began.
+        after: the counters when it ended, of the same CPUs.
+        own_cpu_s: the CPU seconds of the measured processes in between, user and system.
     """
     total_s = _difference(before.total_s, after.total_s)
     idle_s = _difference(before.idle_s, after.idle_s)
@@ -250,7 +249,7 @@ class Git(Frozen):
 
 
 class Environment(Frozen):
-    """All that surrounds one measurement."""
+    """The environment of one measurement."""
 
     machine: Machine
     software: Software

@@ -211,4 +211,4 @@ class GuardRecord(Frozen):
         Raises:
             RecordError: the file is missing, damaged, foreign, or of another version.
         """
-        return read_versioned(path, cls, "guard's record", SCHEMA_VERSION, without=("verdict",))
+        return read_versioned(path, cls, "guard record", SCHEMA_VERSION, without=("verdict",))

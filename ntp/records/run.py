@@ -1,8 +1,8 @@
-"""What was measured, as frozen records: raw samples and what is needed to understand them. Summaries are derived.
+"""Runs and their measurements: raw samples, and what is needed to interpret them. Summaries are derived.
 
-A run is one JSON file in pytest-benchmark's own format, so that its tools and others that read it work on it. What
-that format has no place for lies where it leaves room: each measurement in its benchmark's ``extra_info["ntp"]``, what
-concerns the whole run in a top-level ``"ntp"``.
+A run is one JSON file in pytest-benchmark's own format, so that all tools for that format can read it. ntp's own data
+is in its extension points: each measurement in its benchmark's ``extra_info["ntp"]``, and the rest of the run in a
+top-level ``"ntp"``.
 """
 
 import json
@@ -27,12 +27,12 @@ SCHEMA_VERSION = 2
 
 
 def _written(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Nobody runs a command from a record: bytes that are not UTF-8 are escaped in a way that every reader has."""
+    """Escape bytes that are not UTF-8, so that every reader can read the record. Nobody runs a command from it."""
     return tuple(map(as_utf8, words))
 
 
 Command = Annotated[tuple[str, ...], AfterValidator(_written)]
-"""What was called, with its arguments, as it can be written into a record."""
+"""The command line, as it is written into a record."""
 
 
 class WarmUp(Frozen):
@@ -144,21 +144,19 @@ class Measurement(Usage):
 
 
 class Failure(Frozen):
-    """A case that gave no measurement."""
+    """A case that could not be measured."""
 
     case_id: str
     message: str
     stderr_tail: str = ""
     kind: str = ""
-    """As of :class:`ntp.errors.WorkerFailed`."""
+    """As in :class:`ntp.errors.WorkerFailed`."""
 
     @classmethod
     def of(cls, case_id: str, error: WorkerFailed) -> Self:
-        """The record of an error."""
         return cls(case_id=case_id, message=str(error), stderr_tail=error.stderr_tail, kind=error.kind)
 
     def error(self) -> WorkerFailed:
-        """The error again."""
         return WorkerFailed(self.message, self.stderr_tail, self.kind)
 
 
@@ -170,7 +168,7 @@ class Run(Frozen):
     wall_time_s: Amount
     command: Command
     planned: Count
-    """How many cases were asked for; fewer measurements and failures than that mean an interrupted sweep."""
+    """The number of cases of the sweep. If there are fewer measurements and failures, it was interrupted."""
     measurements: tuple[Measurement, ...] = ()
     failures: tuple[Failure, ...] = ()
     peaks: MachinePeaks | None = None
@@ -178,26 +176,26 @@ class Run(Frozen):
 
     @property
     def missing(self) -> int:
-        """Cases that were planned and neither measured nor failed: the sweep was interrupted."""
+        """The number of planned cases that were neither measured nor failed, because the sweep was interrupted."""
         return max(0, self.planned - len(self.measurements) - len(self.failures))
 
     def header(self) -> dict[str, Any]:
-        """What the file's top-level ``"ntp"`` holds: all but the measurements, which lie in the benchmarks."""
+        """Return the file's top-level ``"ntp"``: everything except the measurements, which are in the benchmarks."""
         return {"schema_version": SCHEMA_VERSION, **self.model_dump(mode="json", exclude={"measurements"})}
 
     @classmethod
     def from_document(cls, document: object, name: str = "the run") -> Self:
-        """The run that a pytest-benchmark document holds.
+        """Read the run in a pytest-benchmark document.
 
         Raises:
-            RecordError: it is not a pytest-benchmark document, holds nothing of ntp's, or was written by a newer ntp.
+            RecordError: it is not a pytest-benchmark document, or was not written by this version of ntp.
         """
         benchmarks = document.get("benchmarks") if isinstance(document, Mapping) else None
         if not isinstance(document, Mapping) or not isinstance(benchmarks, Sequence):
-            raise RecordError(f"{name} is not a benchmark run: it has no list of benchmarks; give a run.json of ntp's")
+            raise RecordError(f"{name} is not a benchmark run: it has no list of benchmarks; give a run.json of ntp")
         header = document.get("ntp")
         if not isinstance(header, Mapping) or "schema_version" not in header:
-            raise RecordError(f"{name} was not written by ntp: pytest-benchmark reads it, ntp has nothing to say of it")
+            raise RecordError(f"{name} was not written by ntp: only pytest-benchmark's own tools can read it")
         header = dict(header)
         version = header.pop("schema_version")
         if version != SCHEMA_VERSION:
@@ -217,22 +215,22 @@ class Run(Frozen):
         """Read a run file.
 
         Raises:
-            RecordError: the file is missing, unreadable, truncated, foreign, or of another version.
+            RecordError: the file is missing, truncated, not written by ntp, or of another version.
         """
         try:
             document = _parsed(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise RecordError(f"{path} cannot be read ({error.strerror}): give the path of a run.json") from error
         except (ValueError, RecursionError) as error:
-            raise RecordError(f"{path} is not JSON, or only a part of it ({error}): measure again") from error
+            raise RecordError(f"{path} is not JSON, or is truncated ({error}): measure again") from error
         return cls.from_document(document, str(path))
 
 
 def _parsed(text: str) -> Any:
-    """What a JSON text says. An integer longer than any count is infinite: Python refuses to read or show the longest.
+    """Parse JSON. An integer longer than any count becomes infinite, because Python refuses to read very long ones.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: the text is not JSON.
     """
     return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _DIGITS else float(digits))
 
@@ -241,7 +239,7 @@ _DIGITS = len(str(-MAX_NUMBER))
 
 
 class _Header(Frozen):
-    """What a file of any version has."""
+    """The part that files of all versions have in common."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -252,36 +250,36 @@ Record = TypeVar("Record", bound=Frozen)
 
 
 def read_versioned(path: Path, kind: type[Record], what: str, version: int, *, without: Sequence[str] = ()) -> Record:
-    """Read a record that is a JSON file of its own, as a command writes it with ``--out``.
+    """Read a record that is a JSON file of its own, written by a command with ``--out``.
 
     Args:
         path: the file.
-        kind: of record.
-        what: it is called, as in "no guard's record".
-        version: the only one that is read.
-        without: keys of the file that are no part of the record.
+        kind: the type of the record.
+        what: its name in messages, such as "guard record".
+        version: the version that this ntp reads.
+        without: keys of the file that are not part of the record.
 
     Raises:
-        RecordError: the file is missing, damaged, foreign, or of another version.
+        RecordError: the file is missing, damaged, not written by ntp, or of another version.
     """
     try:
         document = _parsed(path.read_text(encoding="utf-8"))
-        found = _Header.model_validate(document).schema_version
-        if found == version:
+        file_version = _Header.model_validate(document).schema_version
+        if file_version == version:
             return kind.model_validate({name: value for name, value in document.items() if name not in without})
     except OSError as error:
-        raise RecordError(f"{path} cannot be read ({error.strerror}): give what --out wrote") from error
+        raise RecordError(f"{path} cannot be read ({error.strerror}): give a file written with --out") from error
     except ValidationError as error:
-        raise RecordError(f"{path} is no {what}: {refusal(error)}; give what --out wrote") from error
+        raise RecordError(f"{path} is not a {what}: {refusal(error)}; give a file written with --out") from error
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path} is no text ({error}): give what --out wrote") from error
+        raise RecordError(f"{path} is not text ({error}): give a file written with --out") from error
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path} is no {what}: Invalid JSON ({error}); give what --out wrote") from error
-    raise RecordError(f"{path} has schema version {found}, this ntp reads {version}: upgrade ntp")
+        raise RecordError(f"{path} is not a {what}: Invalid JSON ({error}); give a file written with --out") from error
+    raise RecordError(f"{path} has schema version {file_version}, this ntp reads {version}: upgrade ntp")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader meets the old text or the new one, never a part: also when this process is killed.
+    """Write a file atomically: a reader sees the old text or the new text, even if this process is killed.
 
     Raises:
         RecordError: the file cannot be written.
@@ -294,10 +292,10 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def check_writable(*paths: Path) -> None:
-    """Find out that files can be written, before what will stand in them is measured. Leaves nothing behind.
+    """Check that files can be written, before their content is measured. Leaves nothing behind.
 
     Raises:
-        RecordError: one of them cannot.
+        RecordError: one of them cannot be written.
     """
     for path in paths:
         try:

@@ -1,17 +1,17 @@
-"""A run as a document in pytest-benchmark's format, for those that are measured without pytest."""
+"""Files in pytest-benchmark's format for runs that are measured without pytest."""
 
 import json
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pytest_benchmark.stats import Stats
 
 import ntp
-from ntp.records.run import Measurement, Run
+from ntp.records.run import Measurement, Run, write_whole
 
 
 def document_of(run: Run) -> dict[str, Any]:
-    """The document that :meth:`ntp.records.run.Run.from_document` reads, and pytest-benchmark's tools as well."""
+    """Return the document that :meth:`ntp.records.run.Run.from_document` and pytest-benchmark's tools read."""
     machine = run.measurements[0].environment.machine if run.measurements else None
     git = run.measurements[0].environment.git if run.measurements else None
     return {
@@ -24,9 +24,13 @@ def document_of(run: Run) -> dict[str, Any]:
     }
 
 
-def text_of(document: Mapping[str, Any]) -> str:
-    """The document as the text of its file."""
-    return json.dumps(document, indent=1) + "\n"
+def save_run(run: Run, path: Path) -> None:
+    """Write a run to its file.
+
+    Raises:
+        RecordError: the file cannot be written.
+    """
+    write_whole(path, json.dumps(document_of(run), indent=1) + "\n")
 
 
 def _benchmark(measurement: Measurement) -> dict[str, Any]:

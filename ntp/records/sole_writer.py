@@ -1,4 +1,4 @@
-"""A file that one process at a time writes, for as long as it measures what the file will hold."""
+"""A lock on a result file, for as long as a process measures what it will write."""
 
 import errno
 import fcntl
@@ -10,20 +10,20 @@ from pathlib import Path
 from ntp.errors import RecordError, not_written
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What a file system says that has no locks. There, nobody is kept away."""
+"""The errors of a file system without locks, where nobody is locked out."""
 
 
 @contextmanager
 def sole_writer(path: Path) -> Iterator[None]:
-    """Make the folder of a file, and keep other processes that ask here from writing the file in the meantime.
+    """Create the folder of a file, and lock the file against other processes that call this function.
 
-    The lock is the kernel's, on a hidden file beside it: it ends with the process, however that ends, and workers do
-    not inherit it. What a killed process leaves behind is an empty lock, which keeps nobody away.
+    The kernel locks a hidden file beside it. The lock ends with the process, however that ends, and workers do not
+    inherit it. A killed process leaves an unlocked file behind, which locks nobody out.
 
     Raises:
-        RecordError: another process holds the file, or it cannot be written.
+        RecordError: another process has locked the file, or it cannot be written.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device has many writers
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device may have many writers
         yield
         return
     lock = path.with_name(f".{path.name}.lock")
@@ -42,14 +42,14 @@ def sole_writer(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is still held: afterwards it may be another's.
+        # Before the lock is released: afterwards the file may be another process's.
         with suppress(OSError):
             lock.unlink()
         os.close(descriptor)
 
 
 def _locked(lock: Path) -> int:
-    """The descriptor of a lock file that this process holds, with its process id in it."""
+    """Lock a file that contains this process's id, and return its descriptor."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -61,7 +61,7 @@ def _locked(lock: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # whoever held it has removed it, and nobody else would meet this one
+        os.close(descriptor)  # the previous holder has removed it, so others would lock a new file
 
 
 def _hold(descriptor: int) -> None:

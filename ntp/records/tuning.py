@@ -76,7 +76,7 @@ class Tuning(Frozen):
             RecordError: the file is missing, damaged, foreign, of another version, or races another workload.
             OptionError: it names a case that makes no sense.
         """
-        tuning = read_versioned(path, cls, "search's record", SCHEMA_VERSION)
+        tuning = read_versioned(path, cls, "search record", SCHEMA_VERSION)
         workload = Case.parse(tuning.default).workload
         for case_id in (case_id for race in tuning.races for case_id in (race.case_id, race.against)):
             # Whoever goes on from the file has named the default, and trusts its model's code: no other's.

@@ -19,7 +19,7 @@ from ntp.interrupts import Terminated
 from ntp.judge.disturbance import Spreads
 from ntp.machine.cpus import available_cpus
 from ntp.records.run import Failure, Run
-from ntp.records.run_file import document_of, text_of
+from ntp.records.run_file import save_run
 from ntp.records.sole_writer import sole_writer
 from ntp.report.profile import markdown, pictures, terminal
 from ntp.report.text import FORMATS
@@ -443,7 +443,7 @@ def stored(make_measurement, make_run, tmp_path):
 
     def store(name, *case_ids):
         path = tmp_path / f"{name}.json"
-        path.write_text(text_of(document_of(make_run(*map(make_measurement, case_ids)))))
+        save_run(make_run(*map(make_measurement, case_ids)), path)
         return path
 
     return store

@@ -12,7 +12,7 @@ from ntp.machine.cpus import available_cpus
 from ntp.records.baselines import save_baseline
 from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
 from ntp.records.run import CalibrationKernel, Failure, Run
-from ntp.records.run_file import document_of, text_of
+from ntp.records.run_file import save_run
 from ntp.report import baseline as baseline_report
 from ntp.report import calibration as calibration_report
 from ntp.report.document import markdown, terminal
@@ -51,7 +51,7 @@ def stored(tmp_path):
 
     def store(run):
         path = tmp_path / f"run-{len(list(tmp_path.glob('run-*')))}.json"
-        path.write_text(text_of(document_of(run)))
+        save_run(run, path)
         return path
 
     return store

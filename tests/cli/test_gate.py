@@ -87,7 +87,7 @@ def test_a_folder_without_baselines_says_what_makes_one(measured, tmp_path):
     remedy = f"run the sweep without --ntp-baseline, then store its run with ntp baseline RUN.json --out {tmp_path}"
     assert text == f"Not comparable: {tmp_path} holds no baseline; {remedy}.\n"
     assert Gate(tmp_path).is_empty
-    with pytest.raises(RecordError, match="is no folder of baselines"):
+    with pytest.raises(RecordError, match="is not a folder of baselines"):
         Gate(tmp_path / "none")
 
 

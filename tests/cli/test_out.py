@@ -8,7 +8,7 @@ import pytest
 
 from ntp.cli.app import main
 from ntp.machine.cpus import available_cpus
-from ntp.records.run_file import document_of, text_of
+from ntp.records.run_file import save_run
 
 COMMANDS = {
     "guard": ("guard", "--base", "HEAD"),
@@ -112,7 +112,7 @@ def test_a_list_that_is_given_and_names_nothing_is_refused(refused, run_file, co
 @pytest.fixture
 def run_file(tmp_path, make_run, make_measurement):
     path = tmp_path / "run.json"
-    path.write_text(text_of(document_of(make_run(make_measurement()))))
+    save_run(make_run(make_measurement()), path)
     return path
 
 

@@ -31,9 +31,12 @@ def test_a_newer_baseline_takes_the_place_of_the_old_one_of_its_machine_alone(ma
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"failures": (Failure(case_id="simple-b1-s1-t1", message="killed"),)}, r"failed .*\(simple-b1-s1-t1\)"),
+        (
+            {"failures": (Failure(case_id="simple-b1-s1-t1", message="killed"),)},
+            r"a failed run .*\(simple-b1-s1-t1\)",
+        ),
         ({"planned": 3}, "cases never run: 2"),
-        ({"measurements": (), "planned": 0}, "of nothing"),
+        ({"measurements": (), "planned": 0}, "this run has 0"),
     ],
 )
 def test_a_run_that_is_not_whole_is_refused_and_writes_nothing(make_measurement, make_run, tmp_path, changes, message):
@@ -47,7 +50,7 @@ def test_a_run_that_is_not_whole_is_refused_and_writes_nothing(make_measurement,
 def test_a_run_of_two_machines_is_refused(make_measurement, make_run, tmp_path):
     here = make_measurement()
     there = make_measurement(software=here.environment.software.model_copy(update={"torch": "3.0"}))
-    with pytest.raises(RecordError, match="of 2 machines or software"):
+    with pytest.raises(RecordError, match="needs one machine and one software, this run has 2"):
         save_baseline(make_run(here, there), tmp_path)
 
 
@@ -62,7 +65,9 @@ def test_a_refused_run_leaves_the_old_baseline(make_measurement, make_run, tmp_p
 def test_folders_that_hold_none_or_are_not_there(tmp_path):
     (tmp_path / "notes.md").write_text("not a run")
     assert load_baselines(tmp_path) == {}
-    with pytest.raises(RecordError, match=r"none is no folder of baselines: ntp baseline RUN.json --out .*none"):
+    with pytest.raises(
+        RecordError, match=r"none is not a folder .*: create it with ntp baseline RUN.json --out .*none"
+    ):
         load_baselines(tmp_path / "none")
     (tmp_path / "notes.json").write_text(json.dumps({"benchmarks": []}))
     with pytest.raises(RecordError, match=r"notes\.json was not written by ntp"):

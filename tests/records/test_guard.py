@@ -140,19 +140,19 @@ def test_what_is_written_is_json_that_others_can_read():
 def test_half_a_file_is_refused(file, record, share):
     whole = record.text(VERDICT).strip().encode()
     file.write_bytes(whole[: int(share * len(whole))])
-    assert refusal(file).endswith("give what --out wrote")
+    assert refusal(file).endswith("give a file written with --out")
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
         (b"", "Invalid JSON"),
-        (b"\xff\xfe\x00", "is no text"),
-        (b"[]", "is no guard's record: the file: "),
-        (b"7", "is no guard's record: the file: "),
-        (b"{}", "is no guard's record: schema_version: Field required"),
+        (b"\xff\xfe\x00", "is not text"),
+        (b"[]", "is not a guard record: the file: "),
+        (b"7", "is not a guard record: the file: "),
+        (b"{}", "is not a guard record: schema_version: Field required"),
         (b'{"machine_info": {}, "benchmarks": [], "ntp": {"schema_version": 2}}', "schema_version: Field required"),
-        (b'{"schema_version": 2, "benchmarks": []}', "is no guard's record: started: Field required"),
+        (b'{"schema_version": 2, "benchmarks": []}', "is not a guard record: started: Field required"),
         (b"[" * 100_000, "Invalid JSON"),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_field_that_cannot_be_is_named(file, where, value):
         inner = inner[key]
     inner[where[-1]] = value
     file.write_text(json.dumps(document))
-    assert refusal(file).startswith(f"is no guard's record: {'.'.join(map(str, where))}")
+    assert refusal(file).startswith(f"is not a guard record: {'.'.join(map(str, where))}")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,10 @@ def test_another_version_is_named_whatever_else_it_has(file, other):
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
-    assert refusal(tmp_path / "missing.json") == "cannot be read (No such file or directory): give what --out wrote"
+    assert (
+        refusal(tmp_path / "missing.json")
+        == "cannot be read (No such file or directory): give a file written with --out"
+    )
     assert refusal(tmp_path).startswith("cannot be read (Is a directory)")
 
 
