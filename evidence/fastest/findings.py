@@ -1,17 +1,16 @@
 """The report as Markdown, and its chart: pure functions of what was recorded."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 
 import altair as alt
-import vl_convert
 from comparisons import COMPARISONS, COMPILED, LEVERS, THREADS
 from races import Raced, Recorded, Recording, Searched
 
 from ntp.case import Case
 from ntp.judge.tuning import incumbent, mean_ratio
 from ntp.records.guard import SideName
+from ntp.report.drawing import BARS_WIDTH, SKY, chart_of, finished, names, svg, value_texts
 from ntp.report.markup import code, prose, table
 from ntp.report.units import UNKNOWN, duration, share, significant, size
 
@@ -256,16 +255,13 @@ _SHOWN = {
 
 def chart(recorded: Recorded) -> str:
     """Times as fast as the plain loop, as SVG."""
-    found = _speed_ups(recorded.pairs)
+    speed_ups = _speed_ups(recorded.pairs)
     rows = [
-        {"step": label, "times": found[name][0], "low": found[name][1], "high": found[name][2]}
+        {"step": label, **dict(zip(("times", "low", "high"), speed_up, strict=True)), "text": _times(speed_up)}
         for name, label in _SHOWN.items()
-        if name in found
+        if (speed_up := speed_ups.get(name))
     ]
-    base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("step:N", sort=None, title=None))
-    bars = base.mark_bar(color="#4c78a8").encode(x=alt.X("times:Q", title="times as fast as the plain loop"))
-    whiskers = base.mark_rule(color="black").encode(x="low:Q", x2="high:Q")
-    texts = base.mark_text(align="left", dx=6).encode(x="high:Q", text=alt.Text("times:Q", format=".1f"))
-    spec = (bars + whiskers + texts).properties(width=420, height=alt.Step(34))
-    svg: str = vl_convert.vegalite_to_svg(json.loads(spec.to_json()))
-    return svg
+    bars = chart_of(*rows).encode(names("step"), alt.X("times:Q").title("times as fast, with the 95% interval"))
+    intervals = bars.mark_rule(color="black").encode(alt.X("low:Q"), alt.X2("high:Q"))
+    layers = alt.layer(bars.mark_bar(color=SKY), intervals, value_texts(bars, "high"))
+    return svg(finished(layers.properties(width=BARS_WIDTH, height=alt.Step(34)), "Times as fast as the plain loop"))

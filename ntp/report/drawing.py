@@ -1,19 +1,27 @@
-"""What all charts share: colours, axes, texts on them, and the way to SVG and PNG."""
+"""What all charts share: colours, axes, legends, titles, and the way to SVG.
+
+Vega-Lite places everything. A name stands on an axis or in a legend, and a value at the end of its bar, so that no
+text can touch another.
+"""
 
 import html
 import io
-import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import altair as alt
 from altair.typing import ChartType
 
 from ntp.errors import MachineError
-from ntp.lines import one_line
+from ntp.lines import one_line, shorten
 from ntp.records.observations import BETWEEN_PHASES
-from ntp.report.placing import ROW_PX, SWATCH_PX, TEXT_PX, WIDTH, Label, printable, shortened
+
+WIDTH = 640
+"""Pixels between the axes of a chart of points or lines."""
+
+BARS_WIDTH = 400
+"""Pixels between the axes of a chart of bars, which has names to its left and values to its right."""
 
 INK, MUTED, FAINT = "#222222", "#666666", "#bbbbbb"
 
@@ -24,6 +32,9 @@ VERMILLION, PURPLE, GREY = "#D55E00", "#CC79A7", "#999999"
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY)
 """For what has no colour of its own, in this order."""
 
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+"""With :data:`PALETTE`, these tell 42 marks apart."""
+
 PHASE_COLOURS = {
     "data": PURPLE,
     "zero_grad": SKY,
@@ -31,88 +42,53 @@ PHASE_COLOURS = {
     "loss": ORANGE,
     "backward": GREEN,
     "optimizer": VERMILLION,
-    BETWEEN_PHASES: GREY,
+    "between phases": GREY,
 }
-"""Each phase has one colour in all charts. One that is not listed is grey."""
-
-FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
-"""Fonts of equal widths: the first is built into vl-convert, the others are what browsers have."""
-
+"""Each phase has one colour in all charts. A phase that is not listed is grey."""
 
 LOOK = alt.Config(
     background="white",
-    font=FONT,
+    # Fonts of equal widths: the first is built into vl-convert, the others are what browsers have.
+    font="Liberation Sans, Arial, Helvetica, sans-serif",
     padding=10,
     title=alt.TitleConfig(
-        anchor="start", frame="bounds", fontSize=14, subtitleFontSize=TEXT_PX, subtitleColor=MUTED, offset=12
+        anchor="start", frame="bounds", fontSize=14, subtitleFontSize=11, subtitleColor=MUTED, offset=12
     ),
     axis=alt.AxisConfig(
         gridColor="#eeeeee",
         domainColor=FAINT,
         tickColor=FAINT,
         labelColor=MUTED,
-        labelFontSize=TEXT_PX,
+        labelFontSize=11,
         titleColor=MUTED,
-        titleFontSize=TEXT_PX,
+        titleFontSize=11,
         titleFontWeight="normal",
     ),
-    legend=alt.LegendConfig(labelFontSize=TEXT_PX, symbolType="square"),
+    legend=alt.LegendConfig(
+        labelFontSize=11,
+        labelLimit=0,
+        symbolType="square",
+        symbolOpacity=1,
+        titleFontSize=11,
+        titleFontWeight="normal",
+        titleLimit=0,
+    ),
     view=alt.ViewConfig(stroke=None),
-    text=alt.MarkConfig(fontSize=TEXT_PX, color=INK),
+    text=alt.MarkConfig(fontSize=11, color=INK),
     # One text describes the chart, rather than one each of its thousand points.
     mark=alt.MarkConfig(aria=False),
 )
 
-
-class Axis(NamedTuple):
-    """From values to pixels and back: from the left, or from the bottom."""
-
-    low: float
-    high: float
-    length_px: float
-    log: bool = False
-
-    def px(self, value: float) -> float:
-        """Where a value lies."""
-        return (self._linear(value) - self._linear(self.low)) / self._span * self.length_px
-
-    def at(self, px: float) -> float:
-        """Which value lies there; also beyond the ends."""
-        linear = self._linear(self.low) + px / self.length_px * self._span
-        return 10.0**linear if self.log else linear
-
-    @property
-    def scale(self) -> alt.Scale:
-        """Just as reckoned: Vega is not to round the ends."""
-        return alt.Scale(type="log" if self.log else "linear", domain=[self.low, self.high], nice=False, zero=False)
-
-    @property
-    def _span(self) -> float:
-        return self._linear(self.high) - self._linear(self.low)
-
-    def _linear(self, value: float) -> float:
-        return math.log10(value) if self.log else value
-
-
-def ink_on(colour: str) -> str:
-    """Black or white, whichever is read more easily on the colour. Source: WCAG 2.2, relative luminance."""
-    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
+NAMES = "truncate(datum.label, 44, 'center', '...')"
+"""Vega's expression for a long name without its middle: names tend to differ at their ends."""
 
 
 def chart_of(*rows: dict[str, Any]) -> alt.Chart:
-    """A chart of inline data, still without a mark."""
+    """A chart of inline data, still without a mark. Every text is on one line and holds what SVG may hold."""
     clean = [
-        {name: printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows
+        {field: one_line(value) if isinstance(value, str) else value for field, value in row.items()} for row in rows
     ]
     return alt.Chart(alt.InlineData(values=clean))
-
-
-def raw_colour(field: str = "colour") -> alt.Color:
-    """The field holds the colour itself."""
-    return alt.Color(f"{field}:N").scale(None).legend(None)
 
 
 def tooltip(*fields: str) -> list[alt.Tooltip]:
@@ -120,63 +96,52 @@ def tooltip(*fields: str) -> list[alt.Tooltip]:
     return [alt.Tooltip(f"{field}:N") for field in fields]
 
 
-class Plane(NamedTuple):
-    """Two axes, and what is drawn on them. Fields of the data have the names of what they say: x, y, x2, text..."""
-
-    x: Axis
-    y: Axis
-
-    def marks(self, *rows: dict[str, Any], ends: bool = False) -> alt.Chart:
-        """A layer for the rows, still without its mark; ``ends`` says that they have an x2 and a y2 too."""
-        chart = chart_of(*rows).encode(alt.X("x:Q").scale(self.x.scale), alt.Y("y:Q").scale(self.y.scale))
-        return chart.encode(alt.X2("x2:Q"), alt.Y2("y2:Q")) if ends else chart
-
-    def spot(self, x_px: float, y_px: float, **fields: object) -> dict[str, Any]:
-        """A row of data at a place in pixels, from the left and from the bottom."""
-        return {"x": self.x.at(x_px), "y": self.y.at(y_px), **fields}
-
-    def texts(self, spots: Sequence[dict[str, Any]], *, halo: bool = False, **look: Any) -> Iterator[alt.Chart]:
-        """Texts, each in the colour of its row, ``halo`` keeping lines off them. No layer where there are none."""
-        if spots:
-            look = {"baseline": "middle"} | look
-            if halo:
-                yield self.marks(*spots).mark_text(**look, stroke="white", strokeWidth=3).encode(alt.Text("text:N"))
-            yield self.marks(*spots).mark_text(**look).encode(alt.Text("text:N"), raw_colour())
-
-    def labels(self, labels: Iterable[Label], top_px: float) -> Iterator[alt.Chart]:
-        """The rows of labels, from there downwards."""
-        swatches, texts = [], []
-        for label in labels:
-            left_px, y_px = label.centre_px - label.width_px / 2, top_px - ROW_PX * (label.row + 0.5)
-            if label.colour:
-                swatches.append(self.spot(left_px + 5, y_px, colour=label.colour))
-                left_px += SWATCH_PX
-            texts.append(self.spot(left_px, y_px, text=label.text, colour=INK))
-        if swatches:
-            square = self.marks(*swatches).mark_point(shape="square", filled=True, size=70, opacity=1)
-            yield square.encode(color=raw_colour())
-        yield from self.texts(texts, align="left")
+def names(field: str) -> alt.Y:
+    """A vertical axis with one name a row, in the order of the data."""
+    return alt.Y(f"{field}:N").title(None).sort(None).axis(labelLimit=0, labelExpr=NAMES)
 
 
-def finished(layers: Sequence[alt.Chart], plane: Plane, title: str, *notes: str, unseen: str = "") -> alt.LayerChart:
-    """The layers as one chart. Title and notes are its description too, for those who don't see it, and then what
-    those who do can read in the chart itself.
-    """
-    notes = tuple(note for note in notes if note)
-    heading = alt.TitleParams(shortened(title, size_px=14), subtitle=[line for note in notes for line in _lines(note)])
-    return alt.LayerChart(
-        layer=list(layers),
-        width=plane.x.length_px,
-        height=plane.y.length_px,
-        title=heading,
-        description=printable(". ".join(filter(None, (title, *notes, unseen)))) + ".",
-        config=LOOK,
+def phase_name(phase: str) -> str:
+    return "between phases" if phase == BETWEEN_PHASES else one_line(phase)
+
+
+def phase_colour(phases: Iterable[str]) -> alt.Color:
+    """The colours of these phases, with their legend, in the order of a step."""
+    present = dict.fromkeys(phases)
+    ordered = sorted(present, key=lambda phase: [*PHASE_COLOURS, phase].index(phase))
+    return colour_of("phase", {phase: PHASE_COLOURS.get(phase, GREY) for phase in ordered})
+
+
+def colour_of(field: str, colours: dict[str, str]) -> alt.Color:
+    """The colour of each value of the field, with their legend beneath the chart."""
+    legend = alt.Legend(orient="bottom", direction="horizontal", title=None)
+    return (
+        alt.Color(f"{field}:N")
+        .scale(domain=list(colours), range=list(colours.values()))
+        .legend(legend if colours else None)  # Vega finds no size for a legend of nothing
     )
 
 
-def _lines(note: str) -> list[str]:
-    """Two at most."""
-    return textwrap.wrap(printable(note), width=int(WIDTH / TEXT_PX * 2), max_lines=2, placeholder=" …")
+def value_texts(bars: alt.Chart, ends: str) -> alt.Chart:
+    """The field ``text`` of each row, to the right of where its bar ends."""
+    texts: alt.Chart = bars.mark_text(align="left", dx=5).encode(alt.X(f"{ends}:Q"), alt.Text("text:N"))
+    return texts
+
+
+def finished(chart: ChartType, title: str, *notes: str) -> ChartType:
+    """The chart with its title and notes. These are its description, too, for people who do not see it."""
+    notes = tuple(note for note in notes if note)
+    heading = alt.TitleParams(
+        shorten(one_line(title), 80), subtitle=[line for note in notes for line in _at_most_two_lines(note)]
+    )
+    described: Any = chart.properties(title=heading, description=one_line(". ".join((title, *notes))) + ".")
+    described.config = LOOK
+    finished: ChartType = described
+    return finished
+
+
+def _at_most_two_lines(note: str) -> list[str]:
+    return textwrap.wrap(one_line(note), width=110, max_lines=2, placeholder=" ...")
 
 
 def svg(chart: ChartType) -> str:
@@ -193,10 +158,3 @@ def svg(chart: ChartType) -> str:
     # Vega keeps the description for web pages; here it goes to where screen readers look for it.
     label = html.escape(chart.description)
     return file.getvalue().replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-
-
-def png(chart: alt.LayerChart, scale: float = 2) -> bytes:
-    """The chart as a PNG image, ``scale`` times as many pixels each way. The same chart gives the same bytes."""
-    file = io.BytesIO()
-    chart.save(file, format="png", scale_factor=scale)
-    return file.getvalue()

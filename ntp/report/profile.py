@@ -79,7 +79,7 @@ def pictures(run: Run) -> dict[str, Callable[[], str]]:
     peaks = run.peaks.at(measurement.case.runtime.threads) if run.peaks else None
     drawn: dict[str, Callable[[], str]] = {"steps.svg": lambda: charts.svg(charts.step_times(measurement))}
     if observations.phases:
-        phases = [(measurement.case.id, observations.phases)]
+        phases = {measurement.case.id: observations.phases}
         drawn["phases.svg"] = lambda: charts.svg(charts.phase_shares(phases))
     if observations.operators:
         profile = observations.operators

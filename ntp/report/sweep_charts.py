@@ -1,6 +1,6 @@
 """Charts of a whole sweep: how its cases compare. Those of one case are in :mod:`ntp.report.charts`.
 
-They are interactive on a web page, and the same specs draw as SVG and PNG.
+They are interactive on a web page, and the same specs draw as SVG.
 """
 
 import math
@@ -15,22 +15,33 @@ from ntp.case import Case
 from ntp.judge.bottleneck import step_point
 from ntp.judge.compare import Comparison
 from ntp.judge.statistics import quantile
+from ntp.lines import shorten
 from ntp.records.peaks import MachinePeaks, RooflinePoint
 from ntp.records.run import Measurement, Run
 from ntp.report.charts import peak_compositions, phase_shares, roofline
-from ntp.report.drawing import BLUE, GREY, INK, LOOK, PALETTE, VERMILLION, chart_of, svg
-from ntp.report.placing import WIDTH, printable, shortened
+from ntp.report.drawing import (
+    BARS_WIDTH,
+    BLUE,
+    GREY,
+    INK,
+    NAMES,
+    PALETTE,
+    VERMILLION,
+    WIDTH,
+    chart_of,
+    finished,
+    names,
+    svg,
+    tooltip,
+    value_texts,
+)
 from ntp.report.tables import CaseRow, Tables, tables_of
 from ntp.report.units import duration, ratio, share, significant
 
-_CELL_PX = (110, 40)
-"""Of the heat map: wide and high."""
-
-_SAMPLES_PX = 44
-"""Height of the samples of one case."""
-
 _SHOWN_RATIO = (0.8, 1.5)
-"""Of a sample to its case's median. What lies beyond is drawn at the edge."""
+"""The ratios of samples to their case's median that have a place. What lies beyond is drawn at the edge."""
+
+_LEGEND = alt.Legend(orient="bottom", columns=2, title=None, labelExpr=NAMES)
 
 
 def family(case: Case) -> str:
@@ -51,20 +62,19 @@ def throughput(rows: Sequence[CaseRow]) -> ChartType:
     middle = (low + high) / 2 if scale == "linear" else math.sqrt(low * high)
     kinds = list(dict.fromkeys(family(row.case) for row in rows))
     rows = sorted(rows, key=lambda row: (kinds.index(family(row.case)), row.case.workload.batch_size))
-    batches = alt.Y("batch:N").sort(None).axis(labelLimit=300)
-    batches = batches.title("batch size") if len(kinds) == 1 else batches.title(None)
+    batches = names("batch").title("batch size" if len(kinds) == 1 else None)
     cells = chart_of(*(_cell(row, kind=len(kinds) > 1) for row in rows)).encode(
         alt.X("length:O").title("sequence length").axis(labelAngle=0), batches
     )
     fill = alt.Color("rate:Q").scale(scheme="viridis", type=scale).legend(title="tokens/s", format="~s")
-    tips = [alt.Tooltip(f"{name}:N") for name in ("case", "tokens/s", "interval", "step time")]
+    tips = tooltip("case", "tokens/s", "interval", "step time")
     # Viridis is dark at its low end and light at its high one.
     ink = alt.condition(f"datum.rate > {middle}", alt.value("black"), alt.value("white"))
     layers = alt.layer(
         cells.mark_rect(stroke="white").encode(fill, tooltip=tips), cells.mark_text().encode(text="label:N", color=ink)
-    ).properties(width=alt.Step(_CELL_PX[0]), height=alt.Step(_CELL_PX[1]))
+    ).properties(width=alt.Step(110), height=alt.Step(40))
     best = max(rows, key=lambda row: row.tokens_per_s.value)
-    return _finished(
+    return finished(
         layers.facet(column=alt.Column("threads:N").title(None).sort(None)),
         f"Up to {significant(high)} tokens/s, with {best.case.id}",
     )
@@ -87,31 +97,23 @@ def _cell(row: CaseRow, *, kind: bool) -> dict[str, Any]:
 
 def scaling(rows: Sequence[CaseRow]) -> ChartType:
     """Speed-up over one thread against the number of threads, with the line of perfect scaling."""
-    known = [row for row in rows if row.speed_up is not None]
-    most = max(row.case.runtime.threads for row in known)
-    points = chart_of(*(_speed_up(row) for row in known)).encode(
-        alt.X("threads:Q")
-        .title("threads")
-        .axis(values=sorted({row.case.runtime.threads for row in known}), format="d")
-        .scale(domain=[1, most], nice=False),
-        alt.Y("speed-up:Q").title("times as fast as with one thread").scale(zero=False),
-        alt.Color("workload:N")
-        .title(None)
-        .sort(None)
-        .scale(range=list(PALETTE))
-        .legend(orient="bottom", columns=2, labelLimit=0),
+    compared = [row for row in rows if row.speed_up is not None]
+    counts = sorted({row.case.runtime.threads for row in compared})
+    points = chart_of(*(_speed_up(row) for row in compared)).encode(
+        alt.X("threads:Q").title("threads").axis(values=counts, format="d").scale(domain=[1, counts[-1]], nice=False),
+        alt.Y("speed-up:Q").title("speed-up over one thread").scale(zero=False),
+        alt.Color("workload:N").sort(None).scale(range=list(PALETTE)).legend(_LEGEND),
     )
-    tips = [alt.Tooltip(f"{name}:N") for name in ("case", "times", "efficiency")]
-    ideal = chart_of({"threads": 1, "speed-up": 1}, {"threads": most, "speed-up": most})
-    best = max(known, key=lambda row: row.speed_up or 0)
-    return _finished(
+    ideal = chart_of(*({"threads": count, "speed-up": count} for count in (1, counts[-1])))
+    best = max(compared, key=lambda row: row.speed_up or 0)
+    return finished(
         alt.layer(
             ideal.mark_line(color=GREY, strokeDash=[5, 4]).encode(x="threads:Q", y="speed-up:Q"),
             points.mark_line(),
-            points.mark_point(filled=True, size=70, opacity=1).encode(tooltip=tips),
+            points.mark_point(filled=True, size=70, opacity=1).encode(tooltip=tooltip("case", "times", "efficiency")),
         ).properties(width=WIDTH * 0.7, height=260),
         f"{_threads(best.case)} are up to {ratio(best.speed_up)} times as fast as one",
-        "Dashed: as many times as fast as there are threads",
+        "Dashed: perfect scaling",
     )
 
 
@@ -129,9 +131,10 @@ def _speed_up(row: CaseRow) -> dict[str, Any]:
 
 def samples(measurements: Sequence[Measurement]) -> ChartType:
     """Every sample of every case, in order, over its case's median: drift and two modes are seen at once."""
-    charts = [_samples(each) for each in measurements]
-    return _finished(
-        alt.vconcat(*charts, spacing=8), "Every timed step, in order", "Over the median of its case, the line at 1"
+    return finished(
+        alt.vconcat(*map(_samples, measurements), spacing=6),
+        "Every timed step, in order",
+        "Relative to the median of its case. Steps beyond the scale are drawn at its edge",
     )
 
 
@@ -139,26 +142,21 @@ def _samples(measurement: Measurement) -> ChartType:
     middle_ns = max(1.0, quantile(measurement.step_time_ns, 0.5))
     low, high = _SHOWN_RATIO
     # As CSV: there are thousands, and each would repeat the names of its fields.
-    lines = (
-        f"{number},{min(max(sample / middle_ns, low), high):.3f}"
-        for number, sample in enumerate(measurement.step_time_ns, 1)
-    )
+    lines = (f"{number},{sample / middle_ns:.3f}" for number, sample in enumerate(measurement.step_time_ns, 1))
     data = alt.InlineData(values="\n".join(["step,ratio", *lines]), format=alt.CsvDataFormat(type="csv"))
     count = len(measurement.step_time_ns)
-    points = alt.Chart(data).encode(
-        alt.X("step:Q").title(None).scale(domain=[0, count + 1], nice=False).axis(grid=False, format=",d"),
-        alt.Y("ratio:Q").title(None).scale(domain=[low, high], nice=False).axis(values=[low, 1, high]),
-    )
-    middle = chart_of({"ratio": 1}).mark_rule(color=VERMILLION).encode(y="ratio:Q")
-    title = f"{measurement.case.id}: {count:,} steps of {duration(middle_ns)}"
-    layers = alt.layer(points.mark_point(filled=True, size=12, opacity=0.5, color=BLUE), middle)
-    return layers.properties(
-        width=WIDTH, height=_SAMPLES_PX, title=alt.TitleParams(shortened(title), fontSize=11, fontWeight="normal")
-    )
+    x = alt.X("step:Q").title(None).scale(domain=[0, count + 1], nice=False)
+    y = alt.Y("ratio:Q").title(None).scale(domain=[low, high], nice=False, clamp=True)
+    y = y.axis(values=[low, 1, high], format=".1f", labelOverlap=False)
+    points = alt.Chart(data).encode(x.axis(labels=False, ticks=False, grid=False), y)
+    middle = chart_of({"ratio": 1}).mark_rule(color=VERMILLION).encode(y)
+    title = f"{shorten(measurement.case.id, 70)}: {count:,} steps of {duration(middle_ns)}"
+    layers = alt.layer(middle, points.mark_point(filled=True, size=16, opacity=0.7, color=BLUE))
+    return layers.properties(width=WIDTH, height=44, title=alt.TitleParams(title, fontSize=11, fontWeight="normal"))
 
 
 def page_faults(rows: Sequence[CaseRow]) -> ChartType:
-    """Minor page faults a step: memory that the allocator hands back and the kernel maps anew."""
+    """Minor page faults a step: memory that the allocator hands back and the kernel maps again."""
     most = max(row.measurement.minor_page_faults_per_step for row in rows)
     bars = chart_of(
         *(
@@ -169,15 +167,12 @@ def page_faults(rows: Sequence[CaseRow]) -> ChartType:
             }
             for row in rows
         )
-    ).encode(
-        alt.X("faults:Q").title("minor page faults a step").scale(domain=[0, max(1.0, most) * 1.12], nice=False),
-        alt.Y("case:N").title(None).sort(None).axis(labelLimit=280),
-    )
-    return _finished(
-        alt.layer(
-            bars.mark_bar(color=BLUE), bars.mark_text(align="left", dx=4, color=INK).encode(text="text:N")
-        ).properties(width=WIDTH * 0.6, height=alt.Step(20)),
-        f"Up to {significant(most)} page faults a step",
+    ).encode(names("case"), alt.X("faults:Q").title("minor page faults per step"))
+    return finished(
+        alt.layer(bars.mark_bar(color=BLUE), value_texts(bars, "faults")).properties(
+            width=BARS_WIDTH, height=alt.Step(20)
+        ),
+        f"Up to {significant(most)} page faults per step",
     )
 
 
@@ -198,32 +193,26 @@ def ratios(comparison: Comparison) -> ChartType:
     ]
     first, *others = comparison.columns
     intervals = [cell.ratio for row in comparison.rows for cell in row.cells if cell.ratio]
-    ends = [min([1.0, *(each.low for each in intervals)]) * 0.97, max([1.0, *(each.high for each in intervals)]) * 1.03]
+    ends = [
+        min([1.0, *(interval.low for interval in intervals)]) * 0.97,
+        max([1.0, *(interval.high for interval in intervals)]) * 1.03,
+    ]
     base = chart_of(*rows).encode(
-        alt.Y("case:N").title(None).sort(None).axis(labelLimit=280),
+        names("case"),
         alt.YOffset("column:N").sort(None),
-        alt.Color("column:N").title(None).sort(None).scale(range=list(PALETTE)).legend(orient="bottom"),
+        alt.Color("column:N").sort(None).scale(range=list(PALETTE)).legend(_LEGEND),
     )
     one = chart_of({"ratio": 1}).mark_rule(color=INK, strokeDash=[4, 3]).encode(x="ratio:Q")
     dots = base.mark_point(filled=True, size=60, opacity=1).encode(
-        alt.X("ratio:Q").title(f"time a token, over that of {first}").scale(type="log", domain=ends, nice=False),
-        tooltip=[alt.Tooltip(f"{name}:N") for name in ("case", "column", "text")],
+        alt.X("ratio:Q").title(f"time per token, relative to {first}").scale(type="log", domain=ends, nice=False),
+        tooltip=tooltip("case", "column", "text"),
     )
     bars = base.mark_rule(strokeWidth=2).encode(alt.X("low:Q"), alt.X2("high:Q"))
-    return _finished(
-        alt.layer(one, bars, dots).properties(width=WIDTH * 0.6, height=alt.Step(22 if len(others) == 1 else 14)),
+    return finished(
+        alt.layer(one, bars, dots).properties(width=BARS_WIDTH, height=alt.Step(22 if len(others) == 1 else 14)),
         f"{', '.join(others)} over {first}",
-        "Left of the dashed line: faster than it",
+        f"Left of the dashed line: faster than {first}",
     )
-
-
-def _finished(chart: ChartType, title: str, *notes: str) -> ChartType:
-    """With its title, which is its description too, and the look that all charts share."""
-    heading = alt.TitleParams(shortened(title, size_px=14), subtitle=list(notes), anchor="start")
-    described: Any = chart.properties(title=heading, description=printable(". ".join((title, *notes))) + ".")
-    described.config = LOOK
-    finished: ChartType = described
-    return finished
 
 
 def charts_of(run: Run, tables: Tables) -> dict[str, ChartType]:
@@ -231,7 +220,8 @@ def charts_of(run: Run, tables: Tables) -> dict[str, ChartType]:
     nothing are left out.
     """
     rows = list({row.case: row for row in tables.steps}.values())  # a case that was measured twice is one mark
-    whole = [each for each in run.measurements if each.case.workload.part == "step"]
+    whole = [measurement for measurement in run.measurements if measurement.case.workload.part == "step"]
+    observations = [(measurement.case.id, measurement.observations) for measurement in whole]
     drawn: dict[str, ChartType] = {}
     if rows:
         drawn["throughput"] = throughput(rows)
@@ -240,20 +230,20 @@ def charts_of(run: Run, tables: Tables) -> dict[str, ChartType]:
         drawn["samples"] = samples(whole)
         if any(row.measurement.minor_page_faults_per_step for row in rows):
             drawn["faults"] = page_faults(rows)
-    if phases := [(each.case.id, times) for each in whole if (times := each.observations.phases)]:
+    if phases := {case_id: seen.phases for case_id, seen in observations if seen.phases}:
         drawn["phases"] = phase_shares(phases)
     if run.peaks and (points := list(_points(run.peaks, whole))):
         drawn["roofline"] = roofline(run.peaks, points)
-    if memory := [(each.case.id, seen) for each in whole if (seen := each.observations.memory)]:
+    if memory := {case_id: seen.memory for case_id, seen in observations if seen.memory}:
         drawn["memory"] = peak_compositions(memory)
     return drawn
 
 
 def _points(peaks: MachinePeaks, whole: Sequence[Measurement]) -> Iterator[tuple[str, RooflinePoint]]:
-    for each in whole:
-        point = step_point(each, peaks.at(each.case.runtime.threads))
+    for measurement in whole:
+        point = step_point(measurement, peaks.at(measurement.case.runtime.threads))
         if point and point.intensity_flops_per_byte is not None:
-            yield each.case.id, point
+            yield measurement.case.id, point
 
 
 def pictures(run: Run) -> dict[str, str]:
