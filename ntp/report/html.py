@@ -17,19 +17,17 @@ from ntp.report.sweep_columns import PARTS, STEPS, WHY
 from ntp.report.tables import CaseRow, Tables, surroundings, tables_of
 from ntp.report.text import csv
 from ntp.report.units import duration
-from ntp.report.web import Cell, Figure, figure, render
+from ntp.report.web import Figure, figure, render
 
 
 class CaseView(NamedTuple):
     """A row of a table, and what is shown below it when it is opened."""
 
-    case_id: str
-    cells: tuple[Cell, ...]
+    row: CaseRow
     figures: tuple[Figure, ...]
     flame: str
     """The flame graph as a data URL; empty if there is none."""
     facts: tuple[Fact, ...]
-    warnings: tuple[str, ...]
 
 
 def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
@@ -40,8 +38,6 @@ def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
         flames: flame graphs as SVG, by the names that the run gives them. Others are left out.
     """
     tables = tables_of(run)
-    steps = Table((*STEPS, *WHY), tables.steps).in_format("html")
-    parts = Table(PARTS, tables.parts).in_format("html")
     return render(
         "sweep.html",
         title=f"Training step times, {run.started}",
@@ -49,10 +45,10 @@ def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
         warnings=grouped(tables),
         machine_lines=list(machine_lines(run.peaks)),
         figures=list(_figures(run, tables)),
-        step_headers=steps.titles,
-        steps=[_view(row, steps, flames or {}) for row in steps.rows],
-        part_headers=parts.titles,
-        parts=[_view(row, parts, {}) for row in parts.rows],
+        step_table=Table((*STEPS, *WHY[1:]), tables.steps).in_format("html"),
+        steps=[_view(row, flames or {}) for row in tables.steps],
+        part_table=Table(PARTS, tables.parts).in_format("html"),
+        parts=[_view(row, {}) for row in tables.parts],
         failures=[(failure.case_id, failure_message(failure), failure.stderr_tail) for failure in run.failures],
         time=time_line(tables.time) if run.measurements else "",
         # Where the work tree changed during the sweep, commits differ; the machine is still described once.
@@ -72,17 +68,15 @@ def _figures(run: Run, tables: Tables) -> Iterator[Figure]:
         yield figure(f"sweep-{name}", PICTURES[name], chart)
 
 
-def _view(row: CaseRow, table: Table, flames: Mapping[str, str]) -> CaseView:
+def _view(row: CaseRow, flames: Mapping[str, str]) -> CaseView:
     flame = row.observations.flame
     svg = flames.get(flame.svg or "", "") if flame else ""
     return CaseView(
-        case_id=row.case.id,
-        cells=tuple(Cell(column.shown(row), column.sorted_by(row)) for column in table.columns),
+        row=row,
         figures=tuple(_case_figures(row.measurement)),
         # It is shown in a frame of its own: its script was written for a whole document.
         flame=f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}" if svg else "",
         facts=_told(_case_facts(row.measurement)),
-        warnings=tuple(f"{warning.kind}: {warning.message}. {warning.advice}" for warning in row.warnings),
     )
 
 

@@ -36,8 +36,7 @@ def _intensity(row: CaseRow) -> float | None:
     return intensity if intensity is not None and isfinite(intensity) else None
 
 
-# A page's first column is a button that opens the case.
-CASE = Column[CaseRow]("case", lambda row: row.case.id, is_code=True, formats=["terminal", "markdown"])
+CASE = Column[CaseRow]("case", lambda row: row.case.id, is_code=True)
 TIME = Column[CaseRow]("step time", lambda row: row.time_ns.value, duration)
 PLUS_MINUS = Column[CaseRow]("±95%", lambda row: row.time_ns, _plus_minus, formats=["terminal"])
 BETWEEN = Column[CaseRow]("95% interval", lambda row: row.time_ns, _between, formats=["markdown", "html"])

@@ -1,4 +1,4 @@
-"""The parts of web pages: templates, charts, table cells, and the library that draws."""
+"""The parts of web pages: templates, charts, and the library that draws."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -14,13 +14,6 @@ class Figure(NamedTuple):
     text: str
     """A description for readers who cannot see it."""
     spec: dict[str, Any]
-
-
-class Cell(NamedTuple):
-    """What a table shows, and the value that it sorts by."""
-
-    text: str
-    value: float | str
 
 
 def figure(name: str, title: str, chart: Any) -> Figure:
