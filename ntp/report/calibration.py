@@ -14,15 +14,15 @@ COLUMNS = (
     Column[Noise]("step time", lambda noise: noise.step_ns, duration),
     Column[Noise]("spread", lambda noise: noise.raw, share),
     Column[Noise]("normalised", lambda noise: noise.normalised, share),
-    Column[Noise]("can tell", lambda noise: noise.smallest_slowdown, share),
+    Column[Noise]("detectable", lambda noise: noise.smallest_slowdown, share),
 )
 
 _LEGEND = (
-    "Spread: standard deviation between runs of the median step time; normalised: of that time over the calibration "
-    "kernel's in the same process. Can tell: the least slowdown that one run against a stored baseline can tell from "
-    f"none ({CONFIDENCE:.0%} interval); a gate fails above that and its threshold together. These runs lie minutes "
-    "apart: what changes from day to day is not in it. ntp guard, which runs both sides in pairs, detects much smaller "
-    "slowdowns."
+    "Spread: the standard deviation of the median step time between runs. Normalised: the spread of that time over the "
+    "calibration kernel's in the same process. Detectable: the smallest slowdown that a run against a stored baseline "
+    f"can tell from none ({CONFIDENCE:.0%} interval); a gate fails above that and its threshold together. These runs "
+    "lie minutes apart, so they do not show what changes from day to day. ntp guard, which runs both sides in pairs, "
+    "detects much smaller slowdowns."
 )
 
 
@@ -36,6 +36,6 @@ def _answer(noises: Sequence[Noise]) -> str:
         return "No case was run twice: the noise between runs is not known."
     span = f"{share(min(slowdowns))} to {share(max(slowdowns))}" if len(slowdowns) > 1 else share(slowdowns[0])
     return (
-        f"A single run against a baseline of this machine can tell slowdowns from {span} on, in "
+        f"A single run against a baseline of this machine detects slowdowns of at least {span}, in "
         f"{counted(len(slowdowns), 'case')}."
     )

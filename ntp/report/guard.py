@@ -43,7 +43,7 @@ COLUMNS = (
     Column[CaseJudgement]("interval", lambda case: _interval(case.typical), _range),
     Column[CaseJudgement](TAIL, lambda case: _ratio(_tail(case)), _percent),
     Column[CaseJudgement]("pairs", lambda case: case.times.pairs),
-    Column[CaseJudgement]("could tell", lambda case: case.typical and case.typical.smallest_detectable, _percent),
+    Column[CaseJudgement]("detectable", lambda case: case.typical and case.typical.smallest_detectable, _percent),
     Column[CaseJudgement]("time", lambda case: case.wall_time_s * 1e9, duration),
 )
 
@@ -147,5 +147,5 @@ def _legend(verdict: GuardVerdict) -> str:
     return (
         "Slowdown: how much slower the head is than the base, over the rounds of a pair and over all pairs. Its "
         f"interval decides, and holds the truth in at least {confidence:.0%} of runs, however often it is looked at. "
-        "Could tell: the slowdown that this many pairs would have found in 4 of 5 runs."
+        "Detectable: the slowdown that this many pairs would have found in 4 of 5 runs."
     )

@@ -32,7 +32,7 @@ def report(tuning: Tuning, winner: Winner, variables: Mapping[str, str], cpus: S
     """
     sections: list[Table | Listing] = [
         Table(_LEVERS, winner.contributions, "What each lever is worth"),
-        Listing("To have the same", "\n".join(_recipe(winner.case, variables, cpus))),
+        Listing("To reproduce it", "\n".join(_recipe(winner.case, variables, cpus))),
         Table(_STANDINGS, winner.standings[:_SHOWN], "What was tried"),
     ]
     return Report([_answer(tuning, winner)], sections, list(_notes(tuning, winner)), heading="The fastest case")
@@ -58,7 +58,7 @@ def _gain(contribution: Contribution) -> str:
     ratio, message = contribution.ratio, contribution.message
     if ratio is None:
         return message if len(message) <= _SHORT else "could not be run"
-    gain = f"{ratio.value - 1:+.1%} of time ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})"
+    gain = f"{ratio.value - 1:+.1%} time ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})"
     # It won its race, and the longer look does not confirm it.
     return f"{gain}: not confirmed" if ratio.low <= 1 else gain
 
@@ -84,11 +84,11 @@ def _notes(tuning: Tuning, winner: Winner) -> Iterator[str]:
     search = [race for race in tuning.races if race.purpose == "search"]
     pruned = sum(race.outcome == "pruned" for race in search)
     if pruned:
-        yield f"{counted(pruned, 'candidate')} given up in the warm-up, for being much slower than the best so far"
+        yield f"given up in the warm-up as much slower than the best so far: {counted(pruned, 'candidate')}"
     largest = max((race.peak_rss_bytes or 0 for race in search), default=0)
     if tuning.memory_limit_bytes:
         limit = size(tuning.memory_limit_bytes)
-        yield f"at most {limit} of memory were allowed; the largest case needed {size(largest)}"
+        yield f"at most {limit} of memory was allowed; the largest case needed {size(largest)}"
     without = [race for race in tuning.races if race.outcome in ("refused", "failed", "too large")]
     for race in without[:_SHOWN]:
         yield f"{race.outcome}: {_message(race)}"

@@ -30,7 +30,7 @@ def predicate(verdict: Verdict, cases: Sequence[Verdict], base: str, threshold: 
     return {
         "regression": f"{more} than {base} in {those}",
         "not comparable": f"cannot be compared with {base} in {those}",
-        "inconclusive": f"may or may not be {limit(threshold)} slower than {base}: {those} undecided",
+        "inconclusive": f"may or may not be {limit(threshold)} slower than {base}: {those} could not be decided",
         "improvement": f"is more than {limit(threshold)} faster than {base} in {those}, slower in none",
         "pass": f"is not {limit(threshold)} slower than {base} in any of {of_all}",
     }[verdict]

@@ -57,7 +57,7 @@ def sentences(text):
         ),
         (
             [case(UNSURE)],
-            "Inconclusive: the head may or may not be 5% slower than the baseline: 1 of 1 case undecided.",
+            "Inconclusive: the head may or may not be 5% slower than the baseline: 1 of 1 case could not be decided.",
         ),
         (
             [case(FASTER), case(number=2)],

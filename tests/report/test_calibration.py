@@ -24,14 +24,16 @@ def cells(text, case_id):
 
 def test_the_answer_comes_first_then_a_row_a_case():
     text = terminal([noise(), noise("simple-b8-s64-t2", normalised=0.05)])
-    assert text.startswith("A single run against a baseline of this machine can tell slowdowns from 4.0% to 22% on")
+    assert text.startswith(
+        "A single run against a baseline of this machine detects slowdowns of at least 4.0% to 22%, in 2\ncases."
+    )
     assert cells(text, "simple-b8-s64-t1") == ["simple-b8-s64-t1", "5", "12.3", "ms", "3.0%", "1.0%", "4.0%"]
     assert cells(text, "simple-b8-s64-t2")[-1] == "22%"
     assert "ntp guard" in text
 
 
 def test_one_case_and_none():
-    assert "slowdowns from 4.0% on, in 1 case." in terminal([noise()])
+    assert "slowdowns of at least 4.0%, in 1 case." in terminal([noise()])
     assert terminal([]) == "No case was run twice: the noise between runs is not known.\n"
     once = terminal([noise(runs=1, raw=None, normalised=None)])
     assert once.startswith("No case was run twice")

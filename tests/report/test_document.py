@@ -42,7 +42,7 @@ REPORT = Report(
     answer=["Two sentences.", "Two lines."],
     sections=[
         Table(COLUMNS, [Row("simple-b8-s64-t1", 12_300_000), Row("simple-b8-s64-t2", None)], "How long it takes"),
-        Listing("To have the same", "export A=1\npython train.py"),
+        Listing("To reproduce it", "export A=1\npython train.py"),
         Table(COLUMNS, [], "Without rows"),
     ],
     notes=["a note"],
@@ -65,7 +65,7 @@ simple-b8-s64-t1  12.3 ms
 simple-b8-s64-t2        -
 ----------------  -------
 
-To have the same:
+To reproduce it:
 
 export A=1
 python train.py
@@ -95,7 +95,7 @@ def test_in_markdown():
 | `simple-b8-s64-t1` | 12.3 ms |
 | `simple-b8-s64-t2` | -       |
 
-## To have the same
+## To reproduce it
 
 ```text
 export A=1
