@@ -36,6 +36,9 @@ RAN = json.dumps(
 )
 
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="it is Linux that tells whose child a daemon was")
+
+
 def launching(script):
     """Starts a process that runs the script in place of ntp's own worker."""
     return partial(new_process, command=(sys.executable, "-c", script))
@@ -45,6 +48,12 @@ def scripted(body, **options):
     """A worker whose process runs ``body``."""
     script = "import json, os, signal, sys, time\n" + textwrap.dedent(body)
     return PipeWorker(CASE, launch=launching(script), **options)
+
+
+@pytest.fixture(params=["new process", pytest.param("fork", marks=on_linux)])
+def started(request):
+    """``started(body)``: a scripted worker of either kind."""
+    return scripted if request.param == "new process" else request.getfixturevalue("forked")
 
 
 def answering(line):
@@ -108,6 +117,11 @@ def test_a_worker_that_answers_in_pieces():
     ("body", "message"),
     [
         ("sys.exit(3)", "ended with exit status 3 while running steps"),
+        ("sys.exit()", "ended with exit status 0"),
+        ("pass", "ended with exit status 0"),
+        ("raise RuntimeError('no')", "ended with exit status 1"),
+        ("os._exit(7)", "ended with exit status 7"),
+        ("os.abort()", "died of SIGABRT"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "killed .SIGKILL. while running steps: by hand, or by the kernel"),
         ("print('hello')", "gave a malformed answer while running steps"),
@@ -118,8 +132,8 @@ def test_a_worker_that_answers_in_pieces():
         ('print(\'{"error": "no such model: x"}\')', "no such model: x"),
     ],
 )
-def test_every_way_to_fail_is_one_line(body, message):
-    with scripted(f"sys.stdin.readline(); {body}") as worker, pytest.raises(WorkerFailed, match=message) as failure:
+def test_every_way_to_fail_is_one_line(started, body, message):
+    with started(f"sys.stdin.readline(); {body}") as worker, pytest.raises(WorkerFailed, match=message) as failure:
         worker.run(2)
     assert str(failure.value).startswith("simple-b2-s4-t1: ")
     assert "\n" not in str(failure.value)
@@ -148,9 +162,9 @@ def test_too_few_samples_are_refused():
         worker.run(3)
 
 
-def test_the_last_lines_of_standard_error_are_kept():
+def test_the_last_lines_of_standard_error_are_kept(started):
     with (
-        scripted("sys.stderr.write('\\n'.join(f'line {i}' for i in range(100))); sys.exit(1)") as worker,
+        started("sys.stderr.write('\\n'.join(f'line {i}' for i in range(100))); sys.exit(1)") as worker,
         pytest.raises(WorkerFailed) as failure,
     ):
         worker.load()
@@ -162,8 +176,8 @@ def test_a_talkative_worker_does_not_block():
         assert worker.run(2).step_time_ns == (7, 8)
 
 
-def test_a_worker_that_hangs_is_ended():
-    with scripted("time.sleep(60)", timeout_s=0.2) as worker, pytest.raises(WorkerFailed, match=r"no answer for 0.2 s"):
+def test_a_worker_that_hangs_is_ended(started):
+    with started("time.sleep(60)", timeout_s=0.2) as worker, pytest.raises(WorkerFailed, match=r"no answer for 0.2 s"):
         worker.load()
     assert not psutil.pid_exists(worker.pid)
 
@@ -174,15 +188,15 @@ def test_a_long_run_is_given_its_time():
         assert worker.run(2, expected_s=1.0).step_time_ns == (7, 8)
 
 
-def test_a_worker_that_is_already_dead_when_it_is_asked():
-    with scripted("sys.exit(4)") as worker:
-        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+def test_a_worker_that_is_already_dead_when_it_is_asked(started):
+    with started("sys.exit(4)") as worker:
+        worker._process.wait(timeout=10)
         with pytest.raises(WorkerFailed, match="ended with exit status 4"):
             worker.load()
 
 
-def test_leaving_ends_the_workers_own_children_too():
-    with scripted(
+def test_leaving_ends_the_workers_own_children_too(started):
+    with started(
         """
         import subprocess
         sys.stdin.readline()
@@ -213,8 +227,6 @@ def daemon():
 """
 """A function of a scripted worker that forks a daemon, which holds what the worker has open, and gives its pid."""
 
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="it is Linux that tells whose child a daemon was")
-
 
 @on_linux
 def test_a_worker_that_dies_is_no_silent_one_because_its_daemon_holds_the_pipe():
@@ -233,9 +245,9 @@ def test_a_worker_that_dies_is_no_silent_one_because_its_daemon_holds_the_pipe()
 @pytest.mark.parametrize(
     "start", ["daemon()", "subprocess.Popen(['sleep', '60'], start_new_session=True, env={}, stdout=2).pid"]
 )
-def test_leaving_ends_what_has_left_the_worker(start):
+def test_leaving_ends_what_has_left_the_worker(started, start):
     body = DAEMON + f"import subprocess\nprint(json.dumps({{'error': str({start})}}), flush=True)\ntime.sleep(60)"
-    with scripted(body) as worker:
+    with started(body) as worker:
         with pytest.raises(WorkerFailed) as failure:
             worker.load()
         daemon = psutil.Process(int(str(failure.value).split(": ")[1]))

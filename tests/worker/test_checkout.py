@@ -5,15 +5,16 @@ import re
 import shutil
 import subprocess
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from ntp.errors import OptionError
 from ntp.records.guard import WORK_TREE
-from ntp.worker.checkout import changed_files, lacking
+from ntp.worker.checkout import changed_files
 from ntp.worker.checkout import checkout as side_and_source
 from ntp.worker.sources import OWN
+
+pytestmark = pytest.mark.usefixtures("surroundings")
 
 
 @contextmanager
@@ -21,66 +22,6 @@ def checkout(*arguments, **options):
     """A side and its folder."""
     with side_and_source(*arguments, **options) as (side, source):
         yield side, source.folder
-
-
-class Repository:
-    """A repository with two commits: ``first`` has model.py and sub/, ``second`` changes it and adds new/."""
-
-    def __init__(self, path):
-        self.path = path
-        self.git("init", "--quiet", "--initial-branch", "trunk")
-        self.write("model.py", "first")
-        self.write("sub/part.py", "first")
-        self.first = self.commit("first")
-        self.write("model.py", "second")
-        self.write("new/part.py", "second")
-        self.second = self.commit("second")
-
-    def git(self, *arguments):
-        return subprocess.run(
-            ["git", "-C", self.path, *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    def write(self, name, text):
-        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.path / name).write_text(text)
-
-    def commit(self, message):
-        self.git("add", ".")
-        self.git("commit", "--quiet", "--message", message)
-        return self.git("rev-parse", "HEAD")
-
-    def state(self):
-        """All that is the user's: files and what they hold, the index, refs, stashes, worktrees."""
-        files = {path.relative_to(self.path): path.read_bytes() for path in self.path.rglob("*") if path.is_file()}
-        return (
-            {path: content for path, content in files.items() if path.parts[0] != ".git" or path.name == "index"},
-            self.git("worktree", "list", "--porcelain"),
-            self.git("--no-optional-locks", "status", "--porcelain"),
-            self.git("for-each-ref"),
-            self.git("stash", "list"),
-        )
-
-
-@pytest.fixture(autouse=True)
-def surroundings(monkeypatch, tmp_path):
-    """Git as if freshly installed, and temporary folders where a test can look for them."""
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
-    for role in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{role}_NAME", "Somebody")
-        monkeypatch.setenv(f"GIT_{role}_EMAIL", "somebody@example.org")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-
-
-@pytest.fixture
-def repository(tmp_path):
-    (tmp_path / "repository").mkdir()
-    return Repository(tmp_path / "repository")
 
 
 @pytest.fixture
@@ -346,102 +287,3 @@ class TestChangedFiles:
             repository.write(name, "third")
         assert self.changed(repository, "HEAD", WORK_TREE) == ("model.py", 'n\xf6tes "x".py', "untracked.py")
         assert self.changed(repository, WORK_TREE, WORK_TREE) == ()
-
-
-class TestWhatACheckoutLacks:
-    @pytest.fixture(autouse=True)
-    def ignored(self, repository):
-        repository.write(".gitignore", "_version.py\n*.so\ndata/\n.venv/\n__pycache__/\n")
-        repository.write("pkg/__init__.py", "")
-        repository.commit("third")
-        for name in ("pkg/_version.py", "pkg/_C.cpython-311.so", "data/tokens.bin", ".venv/x", "__pycache__/y"):
-            repository.write(name, "built")
-
-    def said(self, repository, error, ref="HEAD"):
-        with side_and_source(ref, repository.path) as (_, source):
-            return lacking(source, error)
-
-    @pytest.mark.parametrize(
-        ("error", "named"),
-        [
-            ("ModuleNotFoundError: No module named 'pkg._version'", "pkg/_version.py"),
-            ("ImportError: cannot import name '_C' from 'pkg'", "pkg/_C.cpython-311.so"),
-            ("FileNotFoundError: [Errno 2] No such file or directory: 'data/tokens.bin'", "data"),
-        ],
-    )
-    def test_that_the_error_names(self, repository, error, named):
-        assert self.said(repository, error) == (
-            f"the checkout lacks files of the work tree that git does not track: {named}; "
-            "share them with --link PATH, or create them on each side with --setup COMMAND"
-        )
-
-    def test_where_the_error_names_none_of_it(self, repository):
-        said = self.said(repository, "RuntimeError: no luck")
-        assert said.startswith("perhaps because the checkout lacks files of the work tree that git does not track: ")
-        assert "data" in said
-        assert ".venv" not in said
-
-    def test_the_work_tree_lacks_nothing(self, repository):
-        assert self.said(repository, "No module named 'pkg._version'", WORK_TREE) == ""
-
-    def test_a_checkout_that_has_all(self, repository):
-        repository.git("clean", "--quiet", "-dfX")
-        assert self.said(repository, "No module named 'x'") == ""
-
-    def test_what_is_shared_is_there(self, repository):
-        links = [Path("data"), Path("pkg/_version.py")]
-        with checkout("HEAD", repository.path, links) as (_, folder):
-            assert (folder / "data/tokens.bin").read_text() == "built"
-            assert (folder / "pkg/_version.py").read_text() == "built"
-        assert (repository.path / "data/tokens.bin").read_text() == "built", "removing the worktree follows no link"
-
-    def test_paths_are_seen_from_the_current_folder(self, repository):
-        with checkout("HEAD", repository.path / "sub", [Path("../data")]) as (_, folder):
-            assert (folder.parent / "data/tokens.bin").is_file()
-
-    @pytest.mark.parametrize(
-        ("link", "says"),
-        [
-            ("missing", "--link missing: the work tree has no such path"),
-            ("model.py", "--link model.py: HEAD has a model.py of its own"),
-            ("..", "--link ..: it lies outside the repository"),
-            (".", "--link .: it lies outside the repository"),
-        ],
-    )
-    def test_what_cannot_be_shared_is_refused(self, repository, tmp_path, link, says):
-        assert refusal("HEAD", repository.path, [Path(link)]).startswith(says)
-        assert list((tmp_path / "temporary").iterdir()) == []
-
-
-class TestSubmodules:
-    @pytest.fixture
-    def outer(self, repository, tmp_path):
-        """A repository whose ``vendor/inner`` is the other one, at its first commit, and then at its second."""
-        (tmp_path / "outer").mkdir()
-        outer = Repository(tmp_path / "outer")
-        allowed = ("-c", "protocol.file.allow=always")
-        outer.git(*allowed, "submodule", "--quiet", "add", str(repository.path), "vendor/inner")
-        for commit in (repository.first, repository.second):
-            inner = ["-C", str(outer.path / "vendor/inner")]
-            subprocess.run(["git", *inner, "checkout", "--quiet", commit], check=True)
-            outer.commit("a submodule")
-        repository.path.rename(tmp_path / "moved")  # whoever asks its server has no answer
-        return outer
-
-    def test_each_side_has_its_own_commit_from_what_is_here(self, outer):
-        before = outer.state()
-        with checkout("HEAD~1", outer.path) as (_, base), checkout("HEAD", outer.path) as (_, head):
-            assert (base / "vendor/inner/model.py").read_text() == "first"
-            assert (head / "vendor/inner/model.py").read_text() == "second"
-        assert outer.state() == before
-
-    def test_one_that_is_not_here_stays_empty(self, outer):
-        outer.git("submodule", "--quiet", "deinit", "--force", "vendor/inner")
-        with checkout("HEAD", outer.path) as (_, folder):
-            assert list((folder / "vendor/inner").iterdir()) == []
-
-    def test_a_commit_that_is_not_here_is_named(self, outer):
-        with side_and_source("HEAD", outer.path) as (_, source):
-            shutil.rmtree(source.tree / "vendor/inner")
-            (source.tree / "vendor/inner").mkdir()
-            assert "vendor/inner" in lacking(source, "No module named 'inner'")

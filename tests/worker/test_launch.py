@@ -1,4 +1,4 @@
-"""Workers that are forks: real processes throughout, most of them with a script in place of ntp's own worker."""
+"""Workers that are forks of a bare server: real processes, with a script in place of ntp's own worker."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,49 +19,12 @@ from ntp.errors import WorkerFailed
 from ntp.worker import fork_server, launch
 from ntp.worker.channel import Refused
 from ntp.worker.driver import PipeWorker
-from ntp.worker.launch import ForkedProcess, ForkServer, new_process
+from ntp.worker.launch import ForkedProcess, ForkServer
 from ntp.worker.sources import Source
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks on Linux alone")
 
 CASE = Case(workload=Workload(batch_size=2, seq_len=4))
-
-
-@pytest.fixture(scope="module")
-def server():
-    """A server as it is in earnest, with torch loaded."""
-    with ForkServer(CASE.runtime) as server:
-        yield server
-
-
-@pytest.fixture
-def bare(monkeypatch):
-    """A server with nothing loaded."""
-    monkeypatch.setattr(launch, "PRELOADED", ())
-    with ForkServer(CASE.runtime) as server:
-        yield server
-
-
-@pytest.fixture
-def scripted(bare, tmp_path):
-    """``scripted(body)``: a fork of the bare server in a folder whose worker is ``body``."""
-
-    def start(body, server=bare, **options):
-        return PipeWorker(CASE, source=Source.of(folder_with(tmp_path, body)), launch=server.launch, **options)
-
-    return start
-
-
-def folder_with(path, body):
-    """A folder in ``path`` with an ntp of its own, whose worker is ``body``. The same one whenever it is asked for."""
-    folder = path / f"{zlib.crc32(body.encode()):08x}"
-    package = folder / "ntp" / "worker"
-    if not folder.exists():
-        package.mkdir(parents=True)
-        for init in (folder / "ntp" / "__init__.py", package / "__init__.py"):
-            init.touch()
-        (package / "worker.py").write_text("import json, os, signal, sys, time\n" + textwrap.dedent(body))
-    return folder
 
 
 SAYING = """
@@ -92,156 +54,8 @@ def descriptors_of(pid):
     return sorted(os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd"))
 
 
-class TestAForkWithTorch:
-    def test_it_answers_like_a_new_process_and_runs_in_the_same_environment(self, server):
-        def answers_of(launch):
-            with PipeWorker(CASE, launch=launch) as worker:
-                loaded = worker.load()
-                worker.run(2)
-                operators = worker.ask("operators", steps=1)
-                counts = worker.ask("memory").peak_bytes, worker.ask("flops"), operators.calls_per_step
-                return loaded, worker.ask("denormals"), operators.allocated_bytes_per_step, counts
-
-        forked = answers_of(server.launch)
-        assert forked == answers_of(new_process)
-        process = forked[0].process
-        assert process.torch_threads == process.torch_interop_threads == 1
-        assert dict(process.variables)["OMP_NUM_THREADS"] == "1"
-
-    def test_it_warms_up_and_runs(self, server):
-        with PipeWorker(CASE, launch=server.launch) as worker:
-            worker.load()
-            assert len(worker.warm_up(2).step_time_ns) >= 4
-            ran = worker.run(3)
-        assert len(ran.step_time_ns) == 3
-        assert min(ran.step_time_ns) > 0
-
-    @pytest.mark.parametrize("model", ["mine:make", "mine.py:make"])
-    def test_each_imports_what_lies_in_its_own_folder(self, server, tmp_path, model):
-        case = Case(workload=Workload(model=model, batch_size=2, seq_len=4, vocab_size=50))
-        for size in (3, 7):
-            (tmp_path / str(size)).mkdir()
-            (tmp_path / str(size) / "mine.py").write_text(
-                "from torch.nn import Embedding, Linear, Sequential\n"
-                "def make(vocab_size):\n"
-                f"    return Sequential(Embedding(vocab_size, {size}), Linear({size}, vocab_size))\n"
-            )
-        with (
-            PipeWorker(case, source=Source.of(tmp_path / "3"), launch=server.launch) as small,
-            PipeWorker(case, source=Source.of(tmp_path / "7"), launch=server.launch) as large,
-        ):
-            assert small.load().parameters == 50 * 3 + 3 * 50 + 50
-            assert large.load().parameters == 50 * 7 + 7 * 50 + 50
-            assert len(small.run(1).step_time_ns) == len(large.run(1).step_time_ns) == 1
-
-    @pytest.mark.parametrize("how", ["fork", "new process"])
-    def test_files_of_the_users_that_are_called_as_other_modules_stand_in_nobodys_way(self, server, tmp_path, how):
-        shadows = ("ntp", "statistics", "profile", "pydantic", "torch", "numpy", "threadpoolctl")
-        for name in shadows:
-            (tmp_path / f"{name}.py").write_text("raise RuntimeError('this is the wrong one')")
-        (tmp_path / "mine.py").write_text(
-            "import statistics, torch\nfrom helper import size\n"
-            "def make(vocab_size): return torch.nn.Embedding(vocab_size, size(vocab_size))\n"
-        )
-        (tmp_path / "helper.py").write_text("def size(vocab_size):\n    import late\n    return vocab_size\n")
-        (tmp_path / "late.py").write_text("")
-        case = Case(workload=Workload(model="mine:make", batch_size=2, seq_len=4, vocab_size=50))
-        launch = server.launch if how == "fork" else new_process
-        with PipeWorker(case, source=Source(folder=tmp_path), launch=launch) as worker:
-            worker.load()
-            worker.run(2)
-            worker.ask("operators", steps=1)
-
-    def test_one_that_is_killed_is_told_of_and_the_others_run_on(self, server):
-        with (
-            PipeWorker(CASE, launch=server.launch) as killed,
-            PipeWorker(CASE, launch=server.launch) as other,
-        ):
-            killed.load()
-            other.load()
-            os.kill(killed.pid, signal.SIGKILL)
-            with pytest.raises(WorkerFailed) as failure:
-                killed.run(2)
-            assert str(failure.value).startswith(
-                "simple-b2-s4-t1: the worker was killed (SIGKILL) while running steps: by hand, or by the kernel"
-            )
-            assert len(other.run(2).step_time_ns) == 2
-        with PipeWorker(CASE, launch=server.launch) as later:
-            assert later.load().parameters > 0
-
-    def test_a_fork_finds_a_single_thread_for_others_would_not_survive_it(self, server):
-        with PipeWorker(CASE, launch=server.launch) as worker:
-            worker.load()
-            assert psutil.Process(server._process.pid).num_threads() == 1
-
-    @pytest.mark.parametrize("threads", [2, 4])
-    def test_the_threads_that_numpy_starts_are_gone_by_the_time_of_a_fork(self, scripted, threads, monkeypatch):
-        # Its matrix library starts some where the runtime has several, and ends them before a fork.
-        monkeypatch.setattr(launch, "PRELOADED", ("numpy",))
-        with (
-            ForkServer(Runtime(threads=threads)) as server,
-            scripted(SAYING + "sys.stdin.readline(); say('numpy' in sys.modules)", server) as worker,
-        ):
-            assert said_by(worker) == [True]
-            assert psutil.Process(server._process.pid).num_threads() == 1
-
-
 class TestHowAForkEnds:
-    @pytest.mark.parametrize(
-        ("body", "how", "last_words"),
-        [
-            ("sys.exit(3)", "ended with exit status 3", ""),
-            ("sys.exit()", "ended with exit status 0", ""),
-            ("pass", "ended with exit status 0", ""),
-            ("raise RuntimeError('no')", "ended with exit status 1", "RuntimeError: no"),
-            ("os._exit(7)", "ended with exit status 7", ""),
-            ("os.abort()", "died of SIGABRT", ""),
-            ("os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV", ""),
-            ("os.kill(os.getpid(), signal.SIGKILL)", "was killed (SIGKILL)", ""),
-            ("print('words', file=sys.stderr); sys.exit(2)", "ended with exit status 2", "words"),
-        ],
-    )
-    def test_its_messages_are_those_of_a_new_process(self, scripted, tmp_path, body, how, last_words):
-        body = f"sys.stdin.readline()\n{body}"
-
-        def failure_of(worker):
-            with worker, pytest.raises(WorkerFailed) as failure:
-                worker.load()
-            return str(failure.value), failure.value.stderr_tail.splitlines()[-1:]
-
-        forked = failure_of(scripted(body))
-        assert forked == failure_of(PipeWorker(CASE, source=Source.of(folder_with(tmp_path, body))))
-        assert forked[0].startswith(f"simple-b2-s4-t1: the worker {how} while loading the model")
-        assert forked[1] == ([last_words] if last_words else [])
-
-    def test_one_that_is_already_dead_when_it_is_asked(self, scripted):
-        with scripted("sys.exit(4)") as worker:
-            assert worker._process.wait(timeout=10) == 4
-            with pytest.raises(WorkerFailed, match="ended with exit status 4"):
-                worker.load()
-
-    def test_one_that_hangs_is_ended(self, scripted):
-        with (
-            scripted("time.sleep(60)", timeout_s=0.2) as worker,
-            pytest.raises(WorkerFailed, match=r"no answer for 0\.2 s"),
-        ):
-            worker.load()
-        assert not psutil.pid_exists(worker.pid)
-
-    def test_leaving_ends_its_own_children_too(self, scripted):
-        body = """
-        import subprocess
-        sys.stdin.readline()
-        say(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid)
-        time.sleep(60)
-        """
-        with scripted(SAYING + textwrap.dedent(body)) as worker:
-            (pid,) = said_by(worker)
-            child = psutil.Process(pid)
-        assert has_ended(child)
-        assert not psutil.pid_exists(worker.pid)
-
-    def test_its_daemons_end_with_it_and_no_others(self, scripted):
+    def test_its_daemons_end_with_it_and_no_others(self, forked):
         body = """
         def daemon():
             told, tell = os.pipe()
@@ -260,9 +74,9 @@ class TestHowAForkEnds:
         os._exit(7)
         """
         body = SAYING + textwrap.dedent(body)
-        with scripted(body) as other:
+        with forked(body) as other:
             (others,) = map(psutil.Process, said_by(other))
-            with scripted(body, timeout_s=20) as worker:
+            with forked(body, timeout_s=20) as worker:
                 (daemon,) = map(psutil.Process, said_by(worker))
                 with pytest.raises(WorkerFailed, match="ended with exit status 7 while running steps"):
                     worker.run(1)
@@ -271,10 +85,10 @@ class TestHowAForkEnds:
             assert others.is_running()
         assert has_ended(others)
 
-    def test_leaving_at_once_ends_it_however_little_of_it_there_is(self, scripted, monkeypatch):
+    def test_leaving_at_once_ends_it_however_little_of_it_there_is(self, forked, monkeypatch):
         monkeypatch.setattr(launch, "_FORK_TIMEOUT_S", 5.0)
         for _ in range(30):
-            with scripted("time.sleep(60)") as worker:
+            with forked("time.sleep(60)") as worker:
                 pass
             assert not psutil.pid_exists(worker.pid)
             worker.stop()
@@ -301,8 +115,8 @@ class TestHowAForkEnds:
             process.wait(timeout=timeout)
         assert timeout <= now_s[0] - 100 <= timeout + 0.1
 
-    def test_waiting_for_one_that_has_only_closed_its_pipe(self, scripted):
-        with scripted("sys.stdin.readline(); os.close(1); time.sleep(60)") as worker:
+    def test_waiting_for_one_that_has_only_closed_its_pipe(self, forked):
+        with forked("sys.stdin.readline(); os.close(1); time.sleep(60)") as worker:
             worker._process.stdin.write(b"{}\n")
             assert worker._process.stdout.read(1) == b""
             with pytest.raises(subprocess.TimeoutExpired):
@@ -320,49 +134,49 @@ class TestForksShareNothing:
         """
     )
 
-    def test_neither_modules_nor_variables_nor_folders(self, scripted, tmp_path, bare):
-        with scripted(self.COUNTING) as one, scripted(self.COUNTING) as other:
-            here = str(folder_with(tmp_path, self.COUNTING))
+    def test_neither_modules_nor_variables_nor_folders(self, forked, folder_with, bare):
+        with forked(self.COUNTING) as one, forked(self.COUNTING) as other:
+            here = str(folder_with(self.COUNTING))
             assert said_by(one) == [1, "x", one.pid, one.pid, here]
             assert said_by(one) == [2, "xx", one.pid, one.pid, "/"]
             assert said_by(other) == [1, "x", other.pid, other.pid, here]
             assert said_by(one) == [3, "xxx", one.pid, one.pid, "/"]
-        with scripted(self.COUNTING) as third:
+        with forked(self.COUNTING) as third:
             assert said_by(third)[:2] == [1, "x"]
         assert len({one.pid, other.pid, third.pid, bare._process.pid}) == 4
 
-    def test_a_worker_has_its_own_three_descriptors_and_no_others(self, scripted):
+    def test_a_worker_has_its_own_three_descriptors_and_no_others(self, forked):
         body = SAYING + "sys.stdin.readline(); say(*sorted(map(int, os.listdir('/proc/self/fd'))))"
-        with scripted("time.sleep(60)"), scripted(body) as worker:
+        with forked("time.sleep(60)"), forked(body) as worker:
             opened = said_by(worker)
         assert opened == [0, 1, 2, 3]  # the last is the folder that is being listed
 
-    def test_closing_the_input_of_one_ends_it_while_the_other_runs(self, scripted):
-        with scripted(self.COUNTING) as one, scripted(self.COUNTING) as other:
+    def test_closing_the_input_of_one_ends_it_while_the_other_runs(self, forked):
+        with forked(self.COUNTING) as one, forked(self.COUNTING) as other:
             one._process.stdin.close()
             assert one._process.wait(timeout=10) == 0
             assert said_by(other)[0] == 1
 
-    def test_the_server_keeps_nothing_of_those_it_forked(self, scripted, bare):
-        with scripted(self.COUNTING) as worker:
+    def test_the_server_keeps_nothing_of_those_it_forked(self, forked, bare):
+        with forked(self.COUNTING) as worker:
             said_by(worker)
         before = descriptors_of(bare._process.pid)
         for _ in range(3):
-            with scripted(self.COUNTING) as worker:
+            with forked(self.COUNTING) as worker:
                 said_by(worker)
         assert descriptors_of(bare._process.pid) == before
         assert psutil.Process(bare._process.pid).children() == []
 
-    def test_what_they_print_goes_to_their_own_standard_error(self, scripted):
+    def test_what_they_print_goes_to_their_own_standard_error(self, forked):
         body = "sys.stdin.readline(); print(os.getpid(), 'words', file=sys.stderr); sys.exit(1)"
-        with scripted(body) as one, scripted(body) as other:
+        with forked(body) as one, forked(body) as other:
             for worker in (one, other):
                 with pytest.raises(WorkerFailed) as failure:
                     worker.load()
                 assert failure.value.stderr_tail == f"{worker.pid} words"
 
-    def test_several_threads_may_ask_for_workers(self, bare, tmp_path):
-        folder = folder_with(tmp_path, self.COUNTING)
+    def test_several_threads_may_ask_for_workers(self, bare, folder_with):
+        folder = folder_with(self.COUNTING)
 
         def ask(_):
             with PipeWorker(CASE, source=Source.of(folder), launch=bare.launch) as worker:
@@ -372,8 +186,8 @@ class TestForksShareNothing:
             answers = list(pool.map(ask, range(12)))
         assert all(pid == answer for pid, answer in answers)
 
-    def test_the_folder_is_the_callers_also_when_it_has_moved_since(self, bare, tmp_path, monkeypatch):
-        folder = folder_with(tmp_path, self.COUNTING)
+    def test_the_folder_is_the_callers_also_when_it_has_moved_since(self, bare, folder_with, tmp_path, monkeypatch):
+        folder = folder_with(self.COUNTING)
         monkeypatch.chdir(tmp_path)
         for directory in (folder, folder.relative_to(tmp_path)):
             with PipeWorker(CASE, source=Source.of(directory), launch=bare.launch) as worker:
@@ -382,12 +196,12 @@ class TestForksShareNothing:
         with PipeWorker(CASE, source=Source.of(Path()), launch=bare.launch) as worker:
             assert said_by(worker)[-1] == str(folder)
 
-    def test_neither_its_folder_nor_the_servers_is_where_it_imports_from(self, scripted, bare, tmp_path):
+    def test_neither_its_folder_nor_the_servers_is_where_it_imports_from(self, forked, bare, folder_with):
         body = SAYING + "sys.stdin.readline(); say(__name__, sys.argv[1:], sys.path)"
-        with scripted(body) as worker:
+        with forked(body) as worker:
             name, arguments, path = said_by(worker)
         assert (name, arguments) == ("__main__", [str(bare._process.pid)])
-        assert str(folder_with(tmp_path, body)) not in path
+        assert str(folder_with(body)) not in path
         assert str(Path(fork_server.__file__).parent) not in path
 
 
@@ -401,17 +215,28 @@ class TestTheEnvironment:
             (Runtime(allocator="glibc", wait_policy="active"), ["1", "1", "ACTIVE", None, None, "kept"]),
         ],
     )
-    def test_it_is_the_runtimes_not_the_callers(self, scripted, monkeypatch, runtime, values):
+    def test_it_is_the_runtimes_not_the_callers(self, forked, monkeypatch, runtime, values):
         monkeypatch.setattr(launch, "PRELOADED", ())
         for name in self.NAMES[:-1]:
             monkeypatch.setenv(name, "17")
         monkeypatch.setenv("MINE", "kept")
         body = SAYING + f"sys.stdin.readline(); say(*map(os.environ.get, {self.NAMES}))"
-        with ForkServer(runtime) as server, scripted(body, server) as worker:
+        with ForkServer(runtime) as server, forked(body, server) as worker:
             assert said_by(worker) == values
 
 
 class TestTheServer:
+    @pytest.mark.parametrize("threads", [2, 4])
+    def test_the_threads_that_numpy_starts_are_gone_by_the_time_of_a_fork(self, forked, threads, monkeypatch):
+        # Its matrix library starts some where the runtime has several, and ends them before a fork.
+        monkeypatch.setattr(launch, "PRELOADED", ("numpy",))
+        with (
+            ForkServer(Runtime(threads=threads)) as server,
+            forked(SAYING + "sys.stdin.readline(); say('numpy' in sys.modules)", server) as worker,
+        ):
+            assert said_by(worker) == [True]
+            assert psutil.Process(server._process.pid).num_threads() == 1
+
     def test_it_ends_with_stop_and_its_workers_with_it(self, bare):
         with PipeWorker(CASE, launch=bare.launch) as worker:
             with pytest.raises(Refused):  # it answers, so it has come as far as to ask for its end
@@ -465,12 +290,12 @@ class TestTheServer:
         assert len(os.listdir("/proc/self/fd")) == opened
         assert "No module named 'there_is_no_such_module'" in capfd.readouterr().err
 
-    def test_one_that_was_killed_is_a_failure_of_whoever_asks_next(self, bare, scripted):
-        with scripted("time.sleep(60)") as worker:
+    def test_one_that_was_killed_is_a_failure_of_whoever_asks_next(self, bare, forked):
+        with forked("time.sleep(60)") as worker:
             os.kill(bare._process.pid, signal.SIGKILL)
             bare._process.wait()
             with pytest.raises(WorkerFailed, match=r"forks workers is gone \(exit status -9\)"):
-                scripted("pass")
+                forked("pass")
             os.kill(worker.pid, signal.SIGKILL)
 
     def test_one_that_gives_no_answer_is_given_up(self, monkeypatch):
@@ -484,7 +309,7 @@ class TestTheServer:
             with pytest.raises(WorkerFailed, match="is gone"):
                 PipeWorker(CASE, launch=server.launch)
 
-    def test_an_interrupted_request_ends_it_for_the_next_would_read_the_answer(self, bare, scripted):
+    def test_an_interrupted_request_ends_it_for_the_next_would_read_the_answer(self, bare, forked):
         class Interrupted:
             """The socket of someone who presses Ctrl-C once the request is out."""
 
@@ -494,16 +319,16 @@ class TestTheServer:
             def recv(self, _size):
                 raise KeyboardInterrupt
 
-        with scripted("time.sleep(60)") as worker:
+        with forked("time.sleep(60)") as worker:
             process = psutil.Process(worker.pid)
             bare._requests = Interrupted(bare._requests)
             with pytest.raises(KeyboardInterrupt):
-                scripted("pass")
+                forked("pass")
             assert bare._process.poll() is not None
         assert has_ended(process)
 
-    def test_interrupts_of_the_terminal_do_not_reach_it(self, bare, scripted):
-        with scripted(TestForksShareNothing.COUNTING) as worker:
+    def test_interrupts_of_the_terminal_do_not_reach_it(self, bare, forked):
+        with forked(TestForksShareNothing.COUNTING) as worker:
             said_by(worker)
             groups = [os.getpgid(pid) for pid in (os.getpid(), bare._process.pid, worker.pid)]
             sessions = [os.getsid(pid) for pid in (os.getpid(), bare._process.pid, worker.pid)]
