@@ -1,102 +1,78 @@
-"""How fast a training step can be on this CPU: record it, and make the report of it.
+"""Record how fast a training step can be on this CPU, and make the report of it.
 
-Run as ``python evidence/fastest COMMAND`` in the repository, on a machine where nothing else runs.
+Run ``python evidence/fastest COMMAND`` in the repository, on a machine where nothing else runs.
 """
 
-import json
-import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
+sys.path.append(str(Path(__file__).parents[1]))
+
 import findings
 import races
-import typer
+import racing
+import searching
 from comparisons import COMPARISONS, SPACES
+from recordings import FOLDER_HELP, Again, Only, chosen, new_file, run, tell
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
-Folder = Annotated[Path, typer.Option(help="Where the recordings are kept.", show_default="reports/fastest")]
-Again = Annotated[bool, typer.Option("--again", help="Overwrite what was recorded before.")]
-
-
-def _tell(message: str) -> None:
-    typer.echo(message, err=True)
-
-
-def _fresh(path: Path, again: bool) -> Path:
-    if path.exists() and not again:
-        raise typer.BadParameter(f"{path} is there already: give --again to replace it")
-    return path
+Folder = Annotated[Path, typer.Option(help=FOLDER_HELP, show_default="reports/fastest")]
 
 
 @app.command()
 def pairs(
-    number: Annotated[int, typer.Argument(min=2, help="Pairs of each comparison.")] = 7,
-    only: Annotated[str, typer.Option(metavar="NAMES", help=f"Of {', '.join(COMPARISONS)}; with commas.")] = "",
-    seed: Annotated[int, typer.Option(help="Of the order of turns.")] = 0,
-    again: Annotated[bool, typer.Option("--again", help="Take these anew, where the file has some already.")] = False,
+    number: Annotated[int, typer.Argument(min=2, help="Take this many pairs of each comparison.")] = 7,
+    only: Only = "",
+    again: Annotated[bool, typer.Option("--again", help="Replace these comparisons where the file has them.")] = False,
     folder: Folder = races.FOLDER,
 ) -> None:
     """Race the fastest steps against the plain loop, torch.compile and JAX. An interruption keeps what is there."""
-    import racing
-
-    names = [name.strip() for name in only.split(",") if name.strip()] or list(COMPARISONS)
-    if unknown := set(names) - set(COMPARISONS):
-        raise typer.BadParameter(f"no comparison is called {', '.join(sorted(unknown))}")
-    racing.record_pairs(_fresh(folder / "pairs.json.gz", again), names, number, seed, _tell)
+    racing.record_pairs(new_file(folder / "pairs.json.gz", again), chosen(only, COMPARISONS), number)
 
 
 @app.command()
 def compiling(
-    number: Annotated[int, typer.Argument(min=2, help="Pairs of each case.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the order of turns.")] = 0,
+    number: Annotated[int, typer.Argument(min=2, help="Take this many pairs of each case.")] = 5,
     again: Again = False,
     folder: Folder = races.FOLDER,
 ) -> None:
-    """Race compiled steps against eager ones, each compiled anew, nothing kept from before."""
-    import racing
-
-    racing.record_compiling(_fresh(folder / "compiling.json.gz", again), number, seed, _tell)
+    """Race compiled steps against eager ones. Each is compiled without any cache."""
+    racing.record_compiling(new_file(folder / "compiling.json.gz", again), number)
 
 
 @app.command()
 def peaks(again: Again = False, folder: Folder = races.FOLDER) -> None:
-    """Measure this machine's peak, to see how much of it a step reaches. Takes a quarter of a minute."""
-    import racing
-
-    racing.record_peaks(_fresh(folder / "peaks.json.gz", again), _tell)
+    """Measure this machine's peak, to see how much of it a step reaches. This takes a quarter of a minute."""
+    racing.record_peaks(new_file(folder / "peaks.json.gz", again))
 
 
 @app.command()
 def search(
-    workload: Annotated[str, typer.Argument(metavar="|".join(SPACES), help="What is trained.")],
-    rounds: Annotated[int, typer.Option(min=1, help="Pairs of each case.")] = 2,
-    finals: Annotated[int, typer.Option(min=2, help="Pairs of the search's winner and the best of all.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the order of cases and turns.")] = 0,
+    workload: Annotated[str, typer.Argument(metavar="|".join(SPACES), help="Workload to train.")],
     again: Again = False,
     folder: Folder = races.FOLDER,
 ) -> None:
     """Measure every case of a space, and let ntp tune search the same space with a fifth of the pairs.
 
-    With --again, cases that were measured already are kept: the search alone is made anew.
+    With --again, cases that were measured already are kept: only the search is repeated.
     """
-    import searching
-
-    if workload not in SPACES:
-        raise typer.BadParameter(f"no workload is called {workload!r}: take {' or '.join(SPACES)}")
-    path = _fresh(folder / f"search-{workload}.json.gz", again)
-    searching.record_search(path, workload, rounds, finals, seed, _tell)
+    for name in chosen(workload, SPACES):
+        path = new_file(folder / f"search-{name}.json.gz", again)
+        searching.record_search(path, name)
 
 
 @app.command()
 def tables(folder: Folder = races.FOLDER) -> None:
-    """Make README.md and its chart from what was recorded."""
+    """Make README.md and its chart from the recordings. The same files give the same page."""
     recorded = races.load(folder)
     for name, text in findings.files(recorded).items():
         (folder / name).write_text(text, encoding="utf-8")
-    _tell(f"{folder / 'README.md'}: {json.dumps(findings.headline(recorded))}")
+    tell(f"{folder / 'README.md'}: {findings.headline(recorded)}")
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    app()
+    run(app)

@@ -1,4 +1,4 @@
-"""What is compared with what, and what was hoped for."""
+"""What is compared with what, and how much faster it was hoped to be."""
 
 from typing import NamedTuple
 
@@ -11,19 +11,19 @@ BF16 = {"precision": "bf16", "loss": "deduplicated", "optimizer": "fused"}
 JAX = "jax"
 THREADS = 2
 PLAIN_RUNTIME: dict[str, str] = {"allocator": "glibc", "wait_policy": "unset", "affinity": "free"}
-"""The fields of a runtime that leave everything as an ordinary Python process finds it."""
+"""A runtime that leaves everything as an ordinary Python process has it."""
 
 
 class Comparison(NamedTuple):
-    """Two ways to train on one workload. The ratio wanted is that of the base's time over the head's."""
+    """Two ways to train on one workload."""
 
     what: str
     base: Case
     head: Case
     target: float | None = None
-    """How many times as fast the head was hoped to be."""
+    """How many times as fast as the base the head was hoped to be."""
     peer: str = ""
-    """Another framework in the place of the base, with the base's workload."""
+    """Another framework in place of the base, with the base's workload."""
 
 
 def _of(threads: int = THREADS, **fields: object) -> Case:
@@ -31,7 +31,7 @@ def _of(threads: int = THREADS, **fields: object) -> Case:
 
 
 def _plain(**fields: object) -> Case:
-    """The loop as one would write it, in the environment that one finds."""
+    """Return the loop as one would write it, in the environment of an ordinary process."""
     return _of(**PLAIN_RUNTIME, **fields)
 
 
@@ -55,10 +55,10 @@ COMPARISONS = {
 }
 
 SPACES = {"simple": _of(batch_size=8, seq_len=64), "gpt2": _of(**GPT2)}
-"""The workloads of which every case is measured, to see what a search finds of them."""
+"""The workloads whose cases are all measured, to see what a search finds of them."""
 
 LEVERS = ("loss", "matmul", "precision", "optimizer", "threads", "allocator")
-"""Those that are varied then: with all others there would be thousands of cases."""
+"""The levers that are varied then: with all levers there would be thousands of cases."""
 
 COMPILED = tuple(
     Comparison(
@@ -70,4 +70,4 @@ COMPILED = tuple(
     for threads in (1, 2)
     for precision in ("fp32", "bf16")
 )
-"""What compiling the whole step is worth, and costs."""
+"""Comparisons of what compiling the whole step gains, and costs."""

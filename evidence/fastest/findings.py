@@ -6,53 +6,52 @@ from collections.abc import Mapping, Sequence
 import altair as alt
 from comparisons import COMPARISONS, COMPILED, LEVERS, THREADS
 from races import Raced, Recorded, Recording, Searched
+from recordings import NOT_RECORDED, origin
 
 from ntp.case import Case
+from ntp.judge.statistics import Interval
 from ntp.judge.tuning import incumbent, mean_ratio
 from ntp.records.guard import SideName
+from ntp.records.peaks import MachinePeaks
 from ntp.report.drawing import BARS_WIDTH, SKY, chart_of, finished, names, svg, value_texts
 from ntp.report.markup import code, prose, table
 from ntp.report.units import UNKNOWN, duration, share, significant, size
 
-NOT_RECORDED = "not recorded"
-
 _RANKED = 5
-"""Of all cases, those that a table shows."""
+"""A table shows this many of all cases."""
 
 
 def files(recorded: Recorded) -> Mapping[str, str]:
-    """All files of the report, by name."""
     charts = {"fastest.svg": chart(recorded)} if recorded.pairs else {}
     return {"README.md": markdown(recorded), **charts}
 
 
 def headline(recorded: Recorded) -> str:
-    """The answer in a sentence."""
-    found = _speed_ups(recorded.pairs)
-    if "exact" not in found:
+    times = _speed_ups(recorded.pairs)
+    if "exact" not in times:
         return f"{NOT_RECORDED.capitalize()}."
-    exact = f"The fastest exact step is {_times(found['exact'])} times as fast as the plain loop"
-    bf16 = f"; with bf16 products {_times(found['bf16'])} times" if "bf16" in found else ""
+    exact = f"The fastest exact step is {_words(times['exact'])} times as fast as the plain loop"
+    bf16 = f"; with bf16 products {_words(times['bf16'])} times" if "bf16" in times else ""
     return f"{exact}{bf16}."
 
 
 def markdown(recorded: Recorded) -> str:
-    """The whole report."""
+    pairs, compiling = recorded.pairs, recorded.compiling
     sections = [
         "# How fast a training step can be",
         f"**{headline(recorded)}**",
-        "![times as fast as the plain loop](fastest.svg)" if recorded.pairs else "",
+        "![times as fast as the plain loop](fastest.svg)" if pairs else "",
         "## Against the plain loop, torch.compile and JAX",
-        _comparisons(recorded.pairs),
+        _comparisons(pairs) if pairs else _NOTHING,
         _ON_COMPARISONS,
         "## What limits it",
-        _limits(recorded),
+        _limits(pairs, recorded.peaks) if pairs and recorded.peaks else _NOTHING,
         _ON_LIMITS,
         "## Memory and page faults",
-        _used(recorded.pairs),
+        _used(pairs) if pairs else _NOTHING,
         _ON_USED,
         "## torch.compile",
-        _compiling(recorded.compiling),
+        _compiling(compiling) if compiling else _NOTHING,
         _ON_COMPILING,
         "## The search",
         *(_search(name, searched) for name, searched in recorded.searches.items()),
@@ -63,47 +62,49 @@ def markdown(recorded: Recorded) -> str:
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _speed_ups(recording: Recording | None) -> dict[str, tuple[float, float, float]]:
-    """How many times as fast each head is, with its interval."""
-    races = recording.races if recording else ()
-    ratios = {race.name: mean_ratio(race.pairs) for race in races}
-    return {name: (1 / ratio.value, 1 / ratio.high, 1 / ratio.low) for name, ratio in ratios.items() if ratio}
+_NOTHING = f"{NOT_RECORDED.capitalize()}."
 
 
-def _times(found: tuple[float, float, float]) -> str:
-    return f"{significant(found[0])} ({significant(found[1])} to {significant(found[2])})"
+def _speed_ups(recording: Recording | None) -> dict[str, Interval]:
+    """Return how many times as fast each head is, with its interval."""
+    ratios = {race.name: mean_ratio(race.pairs) for race in recording.races} if recording else {}
+    return {name: _inverse(ratio) for name, ratio in ratios.items() if ratio}
 
 
-def _comparisons(recording: Recording | None) -> str:
-    if recording is None:
-        return NOT_RECORDED.capitalize() + "."
-    found = _speed_ups(recording)
+def _inverse(ratio: Interval) -> Interval:
+    return Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
+
+
+def _words(times: Interval) -> str:
+    return f"{significant(times.value)} ({significant(times.low)} to {significant(times.high)})"
+
+
+def _comparisons(recording: Recording) -> str:
+    times = _speed_ups(recording)
     rows = []
     for race in recording.races:
         comparison = COMPARISONS[race.name]
         base = f"{race.peer}: {race.base}" if race.peer else race.base
-        got = _times(found[race.name]) if race.name in found else prose(race.failure or NOT_RECORDED)
+        got = _words(times[race.name]) if race.name in times else prose(race.failure or NOT_RECORDED)
         target = UNKNOWN if comparison.target is None else f"{comparison.target:g}"
         rows.append((prose(comparison.what), code(base), code(race.head), got, target, str(len(race.pairs))))
     return table(("what", "base", "head", "times as fast", "hoped for", "pairs"), rows)
 
 
 _ON_COMPARISONS = """\
-Times as fast: the base's step time over the head's, in pairs of fresh processes that ran in turn, with the 95% interval
-of t over pairs. The plain loop runs as an ordinary Python process does: glibc's allocator and OpenMP as they come, no
-CPU of its own for a thread (`glibc-unset-free`). All run on two threads."""
+"Times as fast" is the base's step time over the head's, in pairs of fresh processes that ran in alternating blocks,
+with the 95% interval of t over pairs. The plain loop runs as an ordinary Python process does: with glibc's allocator
+and OpenMP as they come, and threads free to move (`glibc-unset-free`). All run on two threads."""
 
 
-def _limits(recorded: Recorded) -> str:
-    """How much of this machine's peak a step reaches, and how fast it would be with all of it."""
-    peaks = recorded.peaks and recorded.peaks.at(THREADS)
-    if recorded.pairs is None or peaks is None:
-        return NOT_RECORDED.capitalize() + "."
+def _limits(recording: Recording, machine: MachinePeaks) -> str:
+    """Make the table of how much of this machine's peak a step reaches, and how fast it would be with all of it."""
+    peaks = machine.at(THREADS)
     rows = []
-    for race in (each for each in recorded.pairs.races if each.name in _LIMITED and each.pairs):
+    for race in (race for race in recording.races if race.name in _LIMITED and race.pairs):
         flops = race.sides[0]["head"].flops
         precision = Case.parse(race.head).step.precision
-        peak = peaks.peak_flops_per_s("fp32" if precision == "fp32" else "bf16")
+        peak = peaks and peaks.peak_flops_per_s("fp32" if precision == "fp32" else "bf16")
         if flops and peak:
             head_ns, least_ns = _median_ns(race, "head"), flops / peak * 1e9
             rows.append(
@@ -123,21 +124,19 @@ def _limits(recorded: Recorded) -> str:
 _LIMITED = ("exact", "bf16", "long")
 
 _ON_LIMITS = """\
-The matrix products that are left of a step after deduplication, counted, over the step's median time; the peak is the
-best product of its precision that `python evidence/fastest peaks` could reach on this machine, whichever library it is
-from. At the peak: what the ratio to the plain loop would be if a step were nothing but these products at that rate."""
+The rate is that of the matrix products that are left of a step after deduplication, counted, over its median time.
+The peak is the best product of its precision that `python evidence/fastest peaks` could reach on this machine with
+any library. "At the peak" is the ratio to the plain loop if a step were nothing but these products at that rate."""
 
 
-def _used(recording: Recording | None) -> str:
-    if recording is None:
-        return NOT_RECORDED.capitalize() + "."
+def _used(recording: Recording) -> str:
     rows: dict[str, tuple[str, ...]] = {}
     for race in recording.races:
         for side, case_id in _sides(race):
-            observed = [each[side] for each in race.sides]
+            observed = [sides[side] for sides in race.sides]
             if observed and case_id not in rows and observed[0].peak_tensor_bytes is not None:
-                faults = statistics.median(each.minor_page_faults_per_step for each in observed)
-                rss = statistics.median(each.peak_rss_bytes for each in observed)
+                faults = statistics.median(used.minor_page_faults_per_step for used in observed)
+                rss = statistics.median(used.peak_rss_bytes for used in observed)
                 flops = UNKNOWN if observed[0].flops is None else significant(observed[0].flops / 1e9)
                 rows[case_id] = (
                     code(case_id), size(observed[0].peak_tensor_bytes), size(rss), significant(faults), flops,
@@ -148,8 +147,8 @@ def _used(recording: Recording | None) -> str:
 
 
 _ON_USED = """\
-Each case as it was seen first. Step times are medians over the steps of one comparison: they are there to reckon with,
-and compare only within it."""
+Each case is shown as it was first measured. Step times are medians over the steps of one comparison, and can be
+compared only within it."""
 
 
 def _sides(race: Raced) -> Sequence[tuple[SideName, str]]:
@@ -160,24 +159,21 @@ def _median_ns(race: Raced, side: SideName) -> float:
     return statistics.median(time_ns for pair in race.pairs for time_ns in pair.samples(side))
 
 
-def _compiling(recording: Recording | None) -> str:
-    if recording is None:
-        return NOT_RECORDED.capitalize() + "."
-    known = {each.what for each in COMPILED}
+def _compiling(recording: Recording) -> str:
+    names = {comparison.what for comparison in COMPILED}
     rows = []
-    for race in (each for each in recording.races if each.name in known):
+    for race in (race for race in recording.races if race.name in names):
         ratio = mean_ratio(race.pairs)
         if ratio is None:
             rows.append((prose(race.name), *[prose(race.failure or NOT_RECORDED)] * 3))
             continue
-        times = (1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
         extra_ns = statistics.median(_compile_ns(race, i) for i in range(len(race.pairs)))
-        rows.append((prose(race.name), duration(extra_ns), _times(times), _break_even(race, extra_ns)))
+        rows.append((prose(race.name), duration(extra_ns), _words(_inverse(ratio)), _break_even(race, extra_ns)))
     return table(("case", "compile time", "times as fast as eager", "pays after"), rows)
 
 
 def _compile_ns(race: Raced, pair: int) -> float:
-    """What the compiling steps took beyond as many steps."""
+    """Return the time that the compiling steps took beyond as many ordinary steps."""
     steps = race.sides[pair]["head"].compiling_step_ns
     usual_ns = statistics.median(race.pairs[pair].samples("head"))
     return max(0.0, sum(steps) - len(steps) * usual_ns)
@@ -189,36 +185,37 @@ def _break_even(race: Raced, extra_ns: float) -> str:
 
 
 _ON_COMPILING = """\
-Compile time: what the first three steps take beyond three steps, without any of torch.compile's caches. Pays after: so
-many steps save the compile time; never, where a compiled step is no faster. Compiled is the whole step: the model, its
-loss and the optimizer's update (`--compile step`)."""
+The compile time is what the first three steps take beyond three ordinary steps, without any of torch.compile's caches.
+It pays after the steps that save this time, and never where a compiled step is no faster. The whole step is compiled:
+the model, its loss and the optimizer's update (`--compile step`)."""
 
 
 def _search(name: str, searched: Searched) -> str:
-    """What was found of one workload, by measuring everything and by searching."""
-    pairs = sum(len(each.pairs) for each in searched.cases)
-    cases = sum(bool(each.pairs) for each in searched.cases)
+    """Say what measuring everything, and what searching found for one workload."""
+    pairs = sum(len(case.pairs) for case in searched.cases)
+    cases = sum(bool(case.pairs) for case in searched.cases)
     place = {case_id: at for at, (case_id, _) in enumerate(searched.ranking, 1)}
     lines = [f"`{name}`: {cases} cases could be measured, with {pairs} pairs; the fastest is {code(searched.best)}."]
     if searched.tuning is not None:
-        found = incumbent(searched.tuning)
+        winner = incumbent(searched.tuning)
         used = sum(len(race.pairs) for race in searched.tuning.races)
         lines.append(
-            f"The search used {used} pairs ({used / pairs:.0%}) and found {code(found)}, number {place[found]} of them."
+            f"The search used {used} pairs ({used / pairs:.0%}) and found {code(winner)}, "
+            f"number {place[winner]} of them."
         )
     if searched.final is not None and (ratio := mean_ratio(searched.final.pairs)):
         lines.append(
-            f"Raced against the fastest in {len(searched.final.pairs)} pairs more, it takes {ratio.value - 1:+.1%} of "
-            f"its time ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})."
+            f"Raced against the fastest in {len(searched.final.pairs)} more pairs, its time differs by "
+            f"{ratio.value - 1:+.1%} from that one's ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})."
         )
     rows = [(code(case_id), f"{significant(1 / ratio)}x") for case_id, ratio in searched.ranking[:_RANKED]]
-    return " ".join(lines) + "\n\n" + table((f"{name}: the first of {len(place)}", "speed against the default"), rows)
+    return " ".join(lines) + "\n\n" + table((f"{name}: the fastest of {len(place)}", "speed against the default"), rows)
 
 
 _ON_SEARCH = f"""\
-Every case that the levers {", ".join(map(code, LEVERS))} make was raced against the default, each in as many pairs;
-then `ntp tune`'s search was let loose on the same levers until it had used a fifth as many pairs. The first of so many
-cases owes something to luck: what was found is held against it in pairs of their own."""
+Every case that the levers {", ".join(map(code, LEVERS))} make was raced against the default, in equally many pairs;
+then `ntp tune` searched the same levers until it had used a fifth as many pairs. The fastest of many cases is partly
+lucky, so the search's winner is raced against it in pairs of their own."""
 
 
 def _files(recorded: Recorded) -> str:
@@ -227,18 +224,12 @@ def _files(recorded: Recorded) -> str:
         "compiling": recorded.compiling,
         **{f"search-{name}": searched for name, searched in recorded.searches.items()},
     }
-    rows = [
-        (
-            code(f"{name}.json.gz"),
-            prose(recording.started[:16].replace("T", " ")),
-            duration(recording.wall_time_s * 1e9),
-            ", ".join(code(commit[:12]) for commit in _commits(recording)),
-            prose(f"{recording.machine.cpu_model}, {recording.machine.logical_cpus} CPUs"),
-            code(" ".join(recording.command)),
-        )
-        for name, recording in files.items()
-        if recording is not None
-    ]
+    rows = []
+    for name, recording in files.items():
+        if recording is not None:
+            machine = recording.machine.model_dump()
+            where = origin(recording.started, recording.wall_time_s, _commits(recording), machine)
+            rows.append((code(f"{name}.json.gz"), *where, code(" ".join(recording.command))))
     return table(("file", "UTC", "took", "commit", "machine", "command"), rows)
 
 
@@ -254,12 +245,12 @@ _SHOWN = {
 
 
 def chart(recorded: Recorded) -> str:
-    """Times as fast as the plain loop, as SVG."""
+    """Draw how many times as fast as the plain loop the steps are, as SVG."""
     speed_ups = _speed_ups(recorded.pairs)
     rows = [
-        {"step": label, **dict(zip(("times", "low", "high"), speed_up, strict=True)), "text": _times(speed_up)}
+        {"step": label, "times": times.value, "low": times.low, "high": times.high, "text": _words(times)}
         for name, label in _SHOWN.items()
-        if (speed_up := speed_ups.get(name))
+        if (times := speed_ups.get(name))
     ]
     bars = chart_of(*rows).encode(names("step"), alt.X("times:Q").title("times as fast, with the 95% interval"))
     intervals = bars.mark_rule(color="black").encode(alt.X("low:Q"), alt.X2("high:Q"))

@@ -1,23 +1,21 @@
-"""The recordings: each runs for a quarter of an hour or more, and keeps what it has after every pair."""
+"""Makes the recordings: each runs for a quarter of an hour or more, and keeps what it has after every pair."""
 
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from comparisons import COMPARISONS, COMPILED, Comparison
-from races import Raced, Recording, Side, read, recording_command, write
+from races import Raced, Recording, Side, kept
+from recordings import ROOT, SEED, current_commit, provenance, tell, write
 
 from ntp.errors import WorkerFailed
-from ntp.machine.software import read_git
-from ntp.machine.system import read_machine
-from ntp.records.guard import SideName
 from ntp.records.peaks import gemm_shapes
 from ntp.records.run import WarmUp
 from ntp.runners.roofline import measure_peaks
@@ -26,17 +24,15 @@ from ntp.worker.launch import new_process
 from ntp.worker.pairs import SideFailed, measure_pair
 from ntp.worker.sources import Source
 
-Tell = Callable[[str], None]
-ROOT = Path(__file__).parents[2]
 PEERS = {"jax": (sys.executable, str(ROOT / "evidence/peers/jax_step.py"))}
 STEPS_S, BLOCK_S = 6.0, 0.5
-"""Of a pair: long turns, since the sides are far from alike (:data:`ntp.worker.pairs.BLOCK_S`)."""
+"""A pair has long blocks, since the sides are far from alike (:data:`ntp.worker.pairs.BLOCK_S`)."""
 
 NO_CACHES = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
 
 
 class Racer(PipeWorker):
-    """A worker that remembers its warm-up, and what its runs used."""
+    """A worker that remembers its warm-up and what its runs used."""
 
     warm: WarmUp
     faults = 0
@@ -44,12 +40,10 @@ class Racer(PipeWorker):
     peak_rss_bytes = 0
 
     def warm_up(self, *arguments: Any) -> WarmUp:
-        """As any worker."""
         self.warm = super().warm_up(*arguments)
         return self.warm
 
     def run(self, steps: int, expected_s: float = 0.0) -> Any:
-        """As any worker."""
         ran = super().run(steps, expected_s)
         self.faults += ran.minor_page_faults
         self.steps += steps
@@ -57,7 +51,7 @@ class Racer(PipeWorker):
         return ran
 
     def used(self, observe: bool) -> Side:
-        """What was used. Memory is followed and operations are counted last, if at all: that is no timed step."""
+        """Return what was used. Memory and operations are observed last, if at all: those steps are not timed."""
         return Side(
             peak_rss_bytes=self.peak_rss_bytes,
             minor_page_faults_per_step=self.faults / max(1, self.steps),
@@ -67,19 +61,18 @@ class Racer(PipeWorker):
         )
 
 
-def _racers(comparison: Comparison, stack: ExitStack) -> dict[SideName, Racer]:
-    launch = partial(new_process, command=PEERS[comparison.peer]) if comparison.peer else new_process
-    return {
-        "base": stack.enter_context(Racer(comparison.base, source=Source.of(ROOT), launch=launch, timeout_s=900)),
-        "head": stack.enter_context(Racer(comparison.head, source=Source.of(ROOT), timeout_s=900)),
-    }
-
-
 def _race(raced: Raced, comparison: Comparison, seed: int) -> Raced:
-    """One more pair, in new interpreters. What a side used is observed in the first."""
+    """Measure one more pair, in new interpreters. What a side used is observed in the first."""
+    launches = {
+        "base": partial(new_process, command=PEERS[comparison.peer]) if comparison.peer else new_process,
+        "head": new_process,
+    }
     try:
         with ExitStack() as stack:
-            racers = _racers(comparison, stack)
+            racers = {
+                side: stack.enter_context(Racer(case, source=Source.of(ROOT), launch=launches[side], timeout_s=900))
+                for side, case in (("base", comparison.base), ("head", comparison.head))
+            }
             pair = measure_pair(comparison.head.id, racers, seed, STEPS_S, BLOCK_S)  # type: ignore[arg-type]
             first = not raced.pairs
             compiled = {side: racer.case.step.compile != "off" for side, racer in racers.items()}
@@ -92,66 +85,36 @@ def _race(raced: Raced, comparison: Comparison, seed: int) -> Raced:
     return raced.model_copy(update={"pairs": (*raced.pairs, pair), "sides": (*raced.sides, sides)})
 
 
-def _record(
-    path: Path,
-    comparisons: Mapping[str, Comparison],
-    number: int,
-    seed: int,
-    tell: Tell,
-    known: Recording | None = None,
-) -> None:
-    """So many pairs of each comparison, the comparisons in turn. Races that are known already are kept beside them."""
-    recording = known or Recording(
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        wall_time_s=0,
-        command=recording_command(),
-        commit=_commit(),
-        machine=read_machine(),
-    )
+def _record(path: Path, recording: Recording, comparisons: Mapping[str, Comparison], number: int) -> None:
+    """Record pairs of each comparison, alternating between them. Other races of the recording are kept."""
     started_s = time.perf_counter() - recording.wall_time_s
-    races = {each.name: each for each in recording.races}
-    commit = "" if _commit() == recording.commit else _commit()
-    for name, each in comparisons.items():
-        races[name] = Raced(name=name, base=each.base.id, head=each.head.id, peer=each.peer, commit=commit)
-    for turn in range(number):
+    races = {race.name: race for race in recording.races}
+    commit = "" if current_commit() == recording.commit else current_commit()
+    for name, (_, base, head, _, peer) in comparisons.items():
+        races[name] = Raced(name=name, base=base.id, head=head.id, peer=peer, commit=commit)
+    for i in range(number):
         for name, comparison in comparisons.items():
             if races[name].failure:
                 continue
-            races[name] = _race(races[name], comparison, seed + turn)
+            races[name] = _race(races[name], comparison, SEED + i)
             wall_time_s = round(time.perf_counter() - started_s, 1)
             recording = recording.model_copy(update={"wall_time_s": wall_time_s, "races": tuple(races.values())})
-            write(path, recording)
-            tell(f"{path.name}: {name}, pair {turn + 1} of {number} {races[name].failure}")
+            write(path, recording.model_dump_json())
+            tell(f"{path.name}: {name}, pair {i + 1} of {number} {races[name].failure}")
 
 
-def _commit() -> str:
-    return read_git().commit or ""
+def record_pairs(path: Path, names: Sequence[str], number: int) -> None:
+    """Record the comparisons of these names. Others that the file holds already are kept."""
+    recording = kept(path, Recording) or Recording(**provenance())
+    _record(path, recording, {name: COMPARISONS[name] for name in names}, number)
 
 
-def record_pairs(path: Path, names: Sequence[str], number: int, seed: int, tell: Tell) -> None:
-    """Record the comparisons of these names. Others that the file has already are kept."""
-    _record(path, {name: COMPARISONS[name] for name in names}, number, seed, tell, read(path, Recording))
-
-
-def record_compiling(path: Path, number: int, seed: int, tell: Tell) -> None:
+def record_compiling(path: Path, number: int) -> None:
     """Record compiled against eager steps. No cache of torch.compile is used."""
-    with _no_caches():
-        _record(path, {each.what: each for each in COMPILED}, number, seed, tell)
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, NO_CACHES, TORCHINDUCTOR_CACHE_DIR=folder):
+        _record(path, Recording(**provenance()), {comparison.what: comparison for comparison in COMPILED}, number)
 
 
-def record_peaks(path: Path, tell: Tell) -> None:
-    """Record what this machine can do at most."""
+def record_peaks(path: Path) -> None:
     shapes = gemm_shapes(COMPARISONS["exact"].head.workload)
-    write(path, measure_peaks([1, 2], shapes, refresh=True, progress=tell))
-
-
-@contextmanager
-def _no_caches() -> Iterator[None]:
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(NO_CACHES, TORCHINDUCTOR_CACHE_DIR=folder)
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+    write(path, measure_peaks([1, 2], shapes, refresh=True, progress=tell).model_dump_json())

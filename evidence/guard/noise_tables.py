@@ -1,14 +1,14 @@
-"""Tables of where the noise comes from, and of what becomes of it in other ways to measure and to sum up."""
+"""Tables of where the noise comes from, and of how much is left in other ways to measure and to sum up."""
 
 import math
 from collections.abc import Sequence
 
 from draws import COMPARED, LENGTHS
-from error_tables import Drawn
-from recordings import CASES, CONDITIONS, Recorded
+from error_tables import Drawn, missing, shares
+from pools import CASES, CONDITIONS, Recorded
+from recordings import NOT_RECORDED
 from spread import SUMMARIES, deviation, levels, pairs_for_a_pass
 from suites import THRESHOLD, joined, summed_up, usual_plan
-from wording import CONDITION, NOT_RECORDED, missing, shares
 
 from ntp.judge.guard import METRICS, TAIL, TYPICAL
 from ntp.records.guard import Pair
@@ -17,67 +17,68 @@ from ntp.report.units import UNKNOWN
 
 
 def noise(recorded: Recorded) -> str:
-    """Table: the standard deviation that arises at each level."""
     rows = []
     for name in CONDITIONS:
         if name not in recorded.pools:
-            rows.append(missing(CONDITION[name], 8))
+            rows.append(missing(CONDITIONS[name], 8))
             continue
-        for cell, pairs in recorded.pools[name].pairs.items():
+        for case, pairs in recorded.pools[name].pairs.items():
             parts = levels(pairs)
             sds = [UNKNOWN if math.isnan(part) else f"{part:.2%}" for part in parts]
-            rows.append((f"{CONDITION[name]}: {code(cell)}", str(len(pairs)), *sds))
-    headers = ("identical code", "pairs", "step", "turn", "turn, shared", "process", "pair", "log-ratio")
+            rows.append((f"{CONDITIONS[name]}: {code(case)}", str(len(pairs)), *sds))
+    headers = ("identical code", "pairs", "step", "block", "round", "process", "pair", "log-ratio")
     return table(headers, rows)
 
 
 ON_NOISE = """\
-Standard deviations of the logarithm of the step time: from step to step within a turn; from turn to turn, of one side
-alone and of both alike; from process to process; from pair to pair, of both alike. What both sides share drops out of
-the log-ratio of their means, whose standard deviation is the last column. Where a turn is one step, the first column is
-part of the second. (Nested random effects, by the method of moments.)"""
+These are standard deviations of the logarithm of the step time: from step to step within a block; from block to block
+of one side; from round to round, of both sides alike; from process to process; and from pair to pair, of both sides
+alike. What both sides share drops out of the log-ratio of their means, whose standard deviation is the last column.
+Where a block is one step, the first column is part of the second. (Nested random effects, by the method of moments.)"""
 
 
 def ablation(recorded: Recorded) -> str:
-    """Table: the spread of a pair's log-ratio, with one thing changed in each arm."""
-    cells = list(dict.fromkeys(cell for arm in recorded.ablation.values() for cell in arm))
-    if not cells:
+    cases = list(dict.fromkeys(case for arm in recorded.ablation.values() for case in arm))
+    if not cases:
         return f"Pairs measured in other ways: {NOT_RECORDED}."
     rows = []
-    for arm, by_cell in recorded.ablation.items():
+    for arm, by_case in recorded.ablation.items():
         row = [arm]
-        for cell in cells:
-            row += [str(len(by_cell.get(cell, ()))), *(_sd(by_cell.get(cell, ()), each) for each in (TYPICAL, TAIL))]
+        for case in cases:
+            row += [
+                str(len(by_case.get(case, ()))),
+                *(_sd(by_case.get(case, ()), metric) for metric in (TYPICAL, TAIL)),
+            ]
         rows.append(tuple(row))
-    headers = [header for cell in cells for header in (f"{code(cell)}: pairs", TYPICAL, TAIL)]
+    headers = [header for case in cases for header in (f"{code(case)}: pairs", TYPICAL, TAIL)]
     return table(("arm", *headers), rows)
 
 
-def _sd(pairs: Sequence[Pair], statistic: str) -> str:
+def _sd(pairs: Sequence[Pair], metric: str) -> str:
     if len(pairs) < 2:
         return UNKNOWN
-    sd = deviation(list(map(METRICS[statistic], pairs)))
+    sd = deviation(list(map(METRICS[metric], pairs)))
     return f"{sd.value:.2%} ({sd.low:.2%} to {sd.high:.2%})"
 
 
 ON_ABLATION = f"""\
-The standard deviation of the log-ratio of a pair of identical code (`{TYPICAL}` and `{TAIL}`), in its 95% interval,
-with one thing changed in each arm; the arms took turns."""
+This is the standard deviation of the log-ratio of a pair of identical code (`{TYPICAL}` and `{TAIL}`) in its 95%
+interval, with one thing changed in each arm. The arms alternated, in random order."""
 
 
 def summaries(recorded: Recorded, drawn: Drawn, name: str) -> str:
-    """Table: for each way to sum up a pair, its spread on identical code, and how guards end that guard it alone."""
+    """Make the table of the ways to sum up a pair: their spread on identical code, and how guards end with it alone."""
     if name not in recorded.pools:
         return NOT_RECORDED.capitalize() + "."
     pool, plan = recorded.pools[name], usual_plan()
     rows = []
-    for each, summary in SUMMARIES.items():
-        sds = [deviation(summed_up(pool, summary)[cell]).value for cell in CASES]
+    for metric, summary in SUMMARIES.items():
+        sds = [deviation(summed_up(pool, summary)[case]).value for case in CASES]
         needed = [pairs_for_a_pass(sd, plan, THRESHOLD) for sd in sds]
-        letters = [drawn["statistics"].get(kind, {}).get(each, "") for kind in (name, "busy-2")]
+        letters = [drawn["metrics"].get(kind, {}).get(metric, "") for kind in (name, "busy-2")]
         rows.append(
             (
-                each,
+                metric,
                 *(f"{sd:.2%}" for sd in sds),
                 ", ".join("never" if n is None else str(n) for n in needed),
                 shares(letters[0], "r", bounds=False),
@@ -85,19 +86,18 @@ def summaries(recorded: Recorded, drawn: Drawn, name: str) -> str:
                 shares(letters[1], "r", bounds=False) if letters[1] else NOT_RECORDED,
             )
         )
-    return table(("statistic", *map(code, CASES), "pairs for a pass", "false alarm", "passed", "+2% found"), rows)
+    return table(("metric", *map(code, CASES), "pairs for a pass", "false alarm", "passed", "+2% found"), rows)
 
 
 ON_SUMMARIES = f"""\
-The standard deviation of the log-ratio of a pair of identical code, by cell; about how many pairs of that spread, with
-a mean of zero, pass at {THRESHOLD:.0%}, by cell (never: not within the plan); and how resampled guards end that guard
-this statistic alone. *Turns*: the log-ratio of each turn and the one beside it, by their median steps, then the median
-of those, or another centre; the others compare the two processes."""
+This is the standard deviation of the log-ratio of a pair of identical code, by case; about how many pairs with this
+spread and a mean of zero pass at {THRESHOLD:.0%}, by case (never: not within the plan); and how resampled guards end
+that guard this metric alone. *Rounds* compares the two blocks of each round by their median steps, and takes the
+median of the log-ratios, or another centre; the other metrics compare the two processes."""
 
 
 def lengths(recorded: Recorded, drawn: Drawn) -> str:
-    """Table: how guards end whose pairs are longer."""
-    if CONDITIONS[0] not in recorded.pools:
+    if "quiet" not in recorded.pools:
         return NOT_RECORDED.capitalize() + "."
     rows = []
     for times in LENGTHS:
@@ -105,17 +105,17 @@ def lengths(recorded: Recorded, drawn: Drawn) -> str:
         rows.append(
             (
                 f"{times} x",
-                *(_spread(recorded.pools[CONDITIONS[0]].pairs[cell], times) for cell in CASES),
+                *(_spread(recorded.pools["quiet"].pairs[case], times) for case in CASES),
                 *(shares(ends[name], "p") for name in CONDITIONS),
                 shares(ends["busy-2"], "r"),
             )
         )
-    passed = [f"passed, {CONDITION[name]}" for name in CONDITIONS]
+    passed = [f"passed, {CONDITIONS[name]}" for name in CONDITIONS]
     return table(("pair", *map(code, CASES), *passed, "+2% found"), rows)
 
 
 def _spread(pairs: Sequence[Pair], times: int) -> str:
-    """The standard deviation of the log-ratio of the pairs, each joined with those after it."""
+    """Give the standard deviation of the log-ratio of the pairs, joined in groups of this many."""
     if len(pairs) < 2 * times:
         return UNKNOWN
     groups = [pairs[start : start + times] for start in range(0, len(pairs) - times + 1, times)]
@@ -123,6 +123,6 @@ def _spread(pairs: Sequence[Pair], times: int) -> str:
 
 
 ON_LENGTHS = """\
-Pairs two and three times as long, put together from recorded ones that took their turns one after the other: the
-standard deviation of their log-ratio, quiet, and how resampled guards end that are made of them, in the same time. A
-longer pair is less noisy, but fewer of them fit into a budget."""
+Pairs two and three times as long are put together from recorded ones: this is the standard deviation of their log-
+ratio with nothing else running, and how resampled guards of such pairs end in the same time. A longer pair is less
+noisy, but fewer of them fit into a budget."""

@@ -1,7 +1,7 @@
 """How other tools decide whether something became slower, restated in a few lines each from what they document.
 
-Each rule sees the step times of one process of the base and of one of the head, as such a tool sees one run of each. An
-alarm is a call of slower; where a tool tells any difference, only that counts.
+Each rule gets the step times of one process of the base and one of the head, as such a tool gets one run of each. An
+alarm is a call of "slower"; where a tool reports any difference, only that call counts.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from recordings import Pool
+from pools import Pool
 from scipy.special import stdtrit
 from scipy.stats import mannwhitneyu
 
@@ -18,15 +18,13 @@ from ntp.records.guard import Pair, SideName
 Times = np.ndarray[Any, np.dtype[np.float64]]
 
 Alarm = Callable[[Times, Times], bool]
-"""From the step times of base and head to whether the head is called slower."""
+"""Says from the step times of base and head whether the head is called slower."""
 
 RESAMPLES = 2000
-"""Of a bootstrap. Criterion.rs takes 100,000; its limits hardly change with them."""
+"""Resamples of a bootstrap. Criterion.rs takes 100,000; its limits hardly change with their number."""
 
 
 class Tool(NamedTuple):
-    """A tool and its rule."""
-
     name: str
     rule: str
     source: str
@@ -34,12 +32,11 @@ class Tool(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Names tool and rule: a tool may have two."""
+        """Name tool and rule: a tool may have two."""
         return f"{self.name}: {self.rule}"
 
 
 def more_than(statistic: Callable[[Times], float], share: float) -> Alarm:
-    """Alarm where a statistic of the head is greater by more than that share."""
 
     def alarm(base: Times, head: Times) -> bool:
         return float(statistic(head) / statistic(base)) > 1 + share
@@ -93,10 +90,7 @@ def _welch_t(first: Times, second: Times) -> Times:
 
 TOOLS = (
     Tool(
-        "pytest-benchmark",
-        "mean more than 5% greater",
-        "`--benchmark-compare-fail=mean:5%`",
-        more_than(np.mean, 0.05),
+        "pytest-benchmark", "mean more than 5% greater", "`--benchmark-compare-fail=mean:5%`", more_than(np.mean, 0.05)
     ),
     Tool("pytest-benchmark", "min more than 5% greater", "`--benchmark-compare-fail=min:5%`", more_than(np.min, 0.05)),
     Tool(
@@ -134,10 +128,10 @@ TOOLS = (
 
 
 def drawn(pool: Pool, apart: int, rounds: int) -> dict[str, str]:
-    """By tool and rule, for each round of a pool whether any cell was alarmed: 1 or 0.
+    """Return by tool and rule, for each round of a pool, whether any case raised an alarm: 1 or 0.
 
-    The base is that of the pair so many rounds before. With none, base and head ran in turn, as a guard's pairs do;
-    with one, the base was measured a little earlier, as these tools have it.
+    The base is that of the pair ``apart`` rounds before. With 0, base and head alternated, as in a guard's pairs; with
+    1, the base was measured a little earlier, as these tools do it.
     """
     return {tool.key: "".join(_rounds(pool, tool.alarm, apart, rounds)) for tool in TOOLS}
 

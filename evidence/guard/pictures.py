@@ -3,7 +3,7 @@
 import altair as alt
 import error_tables
 from altair.typing import ChartType
-from recordings import CASES, CONDITIONS, Pool, Recorded, in_order
+from pools import CASES, CONDITIONS, Pool, Recorded, in_order
 from suites import THRESHOLD, summed_up
 
 from ntp.judge.guard import METRICS, TYPICAL
@@ -29,17 +29,16 @@ _COLOURS = dict(zip(CASES, (BLUE, ORANGE, GREEN, PURPLE), strict=True))
 
 
 def charts(recorded: Recorded, drawn: error_tables.Drawn) -> dict[str, str]:
-    """All charts for which there are recordings, as SVG by the name of their file."""
     pools = recorded.pools
     texts = {f"identical-{name}.svg": svg(over_time(pools[name])) for name in CONDITIONS if name in pools}
     if recorded.slower:
-        detected = {name: error_tables.found(pool, drawn) for name, pool in recorded.slower.items()}
+        detected = {name: error_tables.detected(pool, drawn) for name, pool in recorded.slower.items()}
         texts["power.svg"] = svg(power(detected, error_tables.suites_of(drawn)))
     return texts
 
 
 def over_time(pool: Pool) -> ChartType:
-    """The log-ratio of every pair, in the order in which they were taken."""
+    """Draw the log-ratio of every pair, in the order in which they were taken."""
     log_ratios = summed_up(pool, METRICS[TYPICAL])
     points = [
         {"minutes": ended_s / 60, "percent": 100 * log_ratios[case][i], "case": case}
@@ -68,7 +67,7 @@ def over_time(pool: Pool) -> ChartType:
 
 
 def power(detected: dict[str, tuple[float, float]], suites: int) -> ChartType:
-    """``detected`` maps the name of each change to its slowdown and to the share of the guards that detected it."""
+    """Draw the share of guards that detected each change, from its slowdown and this share by its name."""
     rows = [
         {"change": f"{name}: {slowdown:.2%} slower", "percent": 100 * share, "text": f"{share:.1%}"}
         for name, (slowdown, share) in sorted(detected.items(), key=lambda item: item[1])

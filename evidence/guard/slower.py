@@ -1,7 +1,7 @@
 """Real changes of the training step that slow it down, or look as if they did: edits of ``ntp/core/step.py``.
 
-None scales a number that was measured. Those called busy spin for a share of the time of the step just taken, measured
-within the step, so that every case is slowed by the same share.
+None of them scales a measured number. Those called busy spin for a share of the time of the step just taken, measured
+within the step, so that every case slows down by the same share.
 """
 
 import os
@@ -35,16 +35,15 @@ _IMPORT = "import torch\n"
 
 
 class Slowdown(NamedTuple):
-    """A change: what it is, and the texts that it replaces."""
-
     what: str
     edits: tuple[tuple[str, str], ...]
+    """The texts that it replaces, and by what."""
     share: float | None = None
-    """By how much it slows the step, where that is known beforehand."""
+    """The share by which it slows the step, where that is known beforehand."""
 
 
 def _after(line: str, more: str, depth: int = 2) -> tuple[str, str]:
-    """A line of ``train_step``, within one of its phases and so deep, and the same with another after it."""
+    """Return a line of ``train_step``, which stands this deep in a phase, and the same with another after it."""
     return line, f"{line}\n{'    ' * depth}{more}"
 
 
@@ -63,21 +62,21 @@ SLOWDOWNS = {
 
 
 def edited(source: str, slowdown: Slowdown) -> str:
-    """The source with the change made.
+    """Return the source with the change made.
 
     Raises:
-        ValueError: a text to be replaced is not there exactly once: the step has changed since.
+        ValueError: a text to replace is not there exactly once, because the step has changed since.
     """
     for old, new in slowdown.edits:
         if source.count(old) != 1:
-            raise ValueError(f"{EDITED} has {source.count(old)} times what should be replaced once: {old.strip()!r}")
+            raise ValueError(f"{EDITED} holds {source.count(old)} times what should be replaced once: {old.strip()!r}")
         source = source.replace(old, new)
     return source
 
 
 @contextmanager
 def clone(directory: Path) -> Iterator[Path]:
-    """A clone of the repository that the directory is in, at its HEAD; gone when the ``with`` block ends."""
+    """Clone the repository that the directory is in, at its HEAD, until the ``with`` block ends."""
     with tempfile.TemporaryDirectory(prefix="ntp-evidence-") as temporary:
         folder = Path(temporary) / "repository"
         top = git(directory, "rev-parse", "--show-toplevel")
@@ -86,7 +85,7 @@ def clone(directory: Path) -> Iterator[Path]:
 
 
 def commit(folder: Path, name: str, base: str) -> None:
-    """Commit a slowdown of the commit ``base`` to the clone, on a branch of its name."""
+    """Commit a slowdown of the commit ``base`` to the clone, on a branch named after the slowdown."""
     git(folder, "checkout", "--quiet", "-B", name, base)
     path = folder / EDITED
     path.write_text(edited(path.read_text(encoding="utf-8"), SLOWDOWNS[name]), encoding="utf-8")
@@ -95,6 +94,5 @@ def commit(folder: Path, name: str, base: str) -> None:
 
 
 def git(directory: Path, *arguments: str) -> str:
-    """What a git command says."""
     command = ["git", "-c", f"core.hooksPath={os.devnull}", "-C", directory, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

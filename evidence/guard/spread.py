@@ -19,54 +19,55 @@ Values = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Levels(NamedTuple):
-    """Standard deviations of the logarithm of the step time, by where they arise; about 1% each where it is 0.01."""
+    """Standard deviations of the logarithm of the step time, by where they arise: 0.01 is about 1%."""
 
     step: float
-    """From step to step within a turn. nan where a turn is one step: then it is part of what follows."""
-    turn: float
-    """From turn to turn, of one side alone."""
+    """From step to step within a block. nan where a block is one step: then it is part of the next."""
+    block: float
+    """From block to block, of one side alone."""
     shared: float
-    """From turn to turn, of both sides alike: what interleaving takes out."""
+    """From round to round, of both sides alike: interleaving takes this out."""
     process: float
-    """From process to process: what only more pairs take out."""
+    """From process to process: only more pairs take this out."""
     pair: float
-    """From pair to pair, of both sides alike: what pairing takes out."""
+    """From pair to pair, of both sides alike: pairing takes this out."""
     log_ratio: float
-    """Of a pair's log-ratio, by the means of the logarithms: what is left."""
+    """What is left in a pair's log-ratio, by the means of the logarithms."""
 
 
 def levels(pairs: Sequence[Pair]) -> Levels:
-    """The components of variance of nested random effects, by the method of moments, each at least zero.
+    """Compute the components of variance of nested random effects, by the method of moments, each at least zero.
 
-    With b and h the mean logarithms of the k-th turns of both sides, a turn's own variance is half that of h - b within
-    a pair, and the shared one what (b + h) / 2 has beyond it; likewise with whole processes and pairs. Pairs need not
-    have equally many turns: what divides a variance is then their harmonic mean.
+    With b and h the mean logarithms of the two blocks of a round, a block's own variance is half that of h - b within a
+    pair, and the shared one what (b + h) / 2 has beyond it; likewise with whole processes and pairs. Pairs need not
+    have equally many rounds: what divides a variance is then their harmonic mean.
 
     Source: S. R. Searle, G. Casella and C. E. McCulloch, Variance Components (1992), section 3.
     """
-    logs = [np.array([[np.log(side).mean() for side in turn] for turn in pair.rounds]).T for pair in pairs]
-    turns = 1 / float(np.mean([1 / base.size for base, _ in logs]))
-    sides = [side for pair in pairs for turn in pair.rounds for side in turn]
-    within = [np.log(side).var(ddof=1) for side in sides if len(side) > 1]
+    logs = [np.array([[fmean(map(math.log, block)) for block in both] for both in pair.rounds]).T for pair in pairs]
+    rounds = 1 / float(np.mean([1 / base.size for base, _ in logs]))
+    blocks = [block for pair in pairs for both in pair.rounds for block in both]
+    within = [np.log(block).var(ddof=1) for block in blocks if len(block) > 1]
     step = float(np.mean(within)) if within else math.nan
-    steps = float(np.mean([len(side) for side in sides]))
+    steps = float(np.mean([len(block) for block in blocks]))
     own = float(np.mean([(head - base).var(ddof=1) for base, head in logs])) / 2
     shared = float(np.mean([((base + head) / 2).var(ddof=1) for base, head in logs])) - own / 2
     log_ratio = float(np.var([(head - base).mean() for base, head in logs], ddof=1))
-    process = log_ratio / 2 - own / turns
+    process = log_ratio / 2 - own / rounds
     between = float(np.var([(base.mean() + head.mean()) / 2 for base, head in logs], ddof=1))
-    pair = between - max(0, shared) / turns - max(0, process) / 2 - own / (2 * turns)
-    turn = own - step / steps if within else own
-    return Levels(math.sqrt(step), *(math.sqrt(max(0, each)) for each in (turn, shared, process, pair, log_ratio)))
+    pair = between - max(0, shared) / rounds - max(0, process) / 2 - own / (2 * rounds)
+    block = own - step / steps if within else own
+    variances = (block, shared, process, pair, log_ratio)
+    return Levels(math.sqrt(step), *(math.sqrt(max(0, variance)) for variance in variances))
 
 
 def _of_rounds(centre: Callable[[Values], float]) -> Summary:
-    """Compare each turn with the one beside it, by their median steps, and take the centre of the log-ratios."""
+    """Compare the blocks of each round by their median steps, and take the centre of the log-ratios."""
     return lambda pair: centre(np.array([math.log(median(head) / median(base)) for base, head in pair.rounds]))
 
 
 def hodges_lehmann(values: Values) -> float:
-    """The median of the means of all two of the values, each with itself too.
+    """Return the median of the means of all pairs of the values, of a value and itself too.
 
     Source: J. L. Hodges and E. L. Lehmann, Estimates of Location Based on Rank Tests, Ann. Math. Statist. 34 (1963).
     """
@@ -79,28 +80,28 @@ SUMMARIES: dict[str, Summary] = {
     "rounds, trimmed mean": _of_rounds(lambda values: float(trim_mean(values, 0.25))),
     "rounds, Hodges-Lehmann": _of_rounds(hodges_lehmann),
 }
-"""What a pair can be summed up by: those that a guard knows, and other centres of the log-ratios of turns."""
+"""The ways to sum up a pair: the metrics of a guard, and other centres of the log-ratios of rounds."""
 
 
 def deviation(values: Sequence[float]) -> Interval:
-    """The standard deviation, in the 95% interval that it has where the values are normal."""
+    """Return the standard deviation, in the 95% interval that it has where the values are normal."""
     freedom = len(values) - 1
     sd = float(np.std(values, ddof=1))
     low, high = (sd * math.sqrt(freedom / float(chdtri(freedom, p))) for p in (0.025, 0.975))
     return Interval(sd, low, high)
 
 
-def mean_of_cells(cells: Collection[Sequence[float]]) -> Interval:
-    """The mean of the cells' means, in its 95% interval: t, with the degrees of freedom of the smallest cell."""
-    means = [fmean(values) for values in cells]
-    error = math.sqrt(sum(variance(values) / len(values) for values in cells)) / len(means)
-    half = t_quantile(min(map(len, cells)), 0.975) * error
+def mean_of_cases(cases: Collection[Sequence[float]]) -> Interval:
+    """Return the mean of the cases' means, in its 95% interval: t, with the smallest case's degrees of freedom."""
+    means = [fmean(values) for values in cases]
+    error = math.sqrt(sum(variance(values) / len(values) for values in cases)) / len(means)
+    half = t_quantile(min(map(len, cases)), 0.975) * error
     mean = fmean(means)
     return Interval(mean, mean - half, mean + half)
 
 
 def pairs_for_a_pass(sd: float, plan: Plan, threshold: float) -> int | None:
-    """How many pairs of unchanged code, of that spread and with a mean of just zero, would pass. None: not so few."""
+    """Return how many pairs of unchanged code pass, with this spread and a mean of zero. None if the plan has fewer."""
     for n, t in enumerate(critical_values(plan.alpha, plan.min_pairs, plan.max_pairs), plan.min_pairs):
         if t * sd / math.sqrt(n) < math.log1p(threshold):
             return n
@@ -108,7 +109,7 @@ def pairs_for_a_pass(sd: float, plan: Plan, threshold: float) -> int | None:
 
 
 def clopper_pearson(hits: int, trials: int) -> Interval:
-    """A share in its exact 95% interval.
+    """Return a share in its exact 95% interval.
 
     Source: C. J. Clopper and E. S. Pearson, The Use of Confidence or Fiducial Limits Illustrated in the Case of the
     Binomial, Biometrika 26 (1934), 404-413.

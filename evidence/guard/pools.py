@@ -1,0 +1,135 @@
+"""The recordings in memory: pairs of two sides, whole guards, and the arms of an ablation.
+
+A folder holds compressed JSON files, whose names say what they are:
+
+    identical-quiet.json.gz      many pairs of a commit and itself, with nothing else running
+    identical-neighbour.json.gz  the same beside a busy process
+    slower-NAME.json.gz          many pairs of a commit and a slower one
+    runs-quiet.json.gz           whole guards of identical code, as a user runs them; or runs-neighbour.json.gz
+    ablation.json.gz             pairs of identical code, measured in other ways
+    drawn.json.gz                what ``tables`` drew at random from all these
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recordings import REPORTS, read
+
+from ntp.judge.counts import Change, changes
+from ntp.records.guard import Counts, Pair
+
+FOLDER = REPORTS / "guard"
+
+CASES = ("simple-b8-s64-t1", "simple-b8-s64-t2", "simple-b32-s128-t1", "simple-b32-s128-t2")
+"""A small step and a large one, on one thread and on two: the cases of every recording."""
+
+CONDITIONS = {"quiet": "nothing else running", "neighbour": "a busy process beside it"}
+"""Identical code was recorded under these conditions."""
+
+ARMS = ("as it is", "allocator=glibc", "wait_policy=active", "affinity=free", "one after the other", "new interpreters")
+"""Arms of the ablation: pairs as a guard measures them, and pairs with one thing changed."""
+
+ABLATED = (CASES[0], CASES[3])
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    name: str
+    pairs: dict[str, tuple[Pair, ...]]
+    """By case, in the order in which they were taken. The cases took turns."""
+    pair_s: dict[str, float]
+    """What a pair of each case cost on average, in seconds, its share of the counting included."""
+    changes: tuple[Change, ...]
+    """What the head does more or less often, in any case."""
+    facts: dict[str, Any]
+    """Everything else in the file: when, where, on which commits."""
+    digest: str
+    """A digest of the file, to tell what was drawn from it from what was drawn from another."""
+
+    @property
+    def rounds(self) -> int:
+        """The number of pairs that every case has."""
+        return min(len(pairs) for pairs in self.pairs.values())
+
+
+class Recorded(NamedTuple):
+    """Everything in a folder. What was not recorded is left out."""
+
+    pools: dict[str, Pool]
+    """Identical code by the condition, slower code by the name of what slows it."""
+    runs: dict[str, list[dict[str, Any]]]
+    """Whole guards by condition: ``status``, ``wall_time_s`` and the ``record`` that they wrote."""
+    ablation: dict[str, dict[str, tuple[Pair, ...]]]
+    """Pairs by arm and case."""
+    ablation_facts: dict[str, Any]
+    """Everything else in the ablation's file, as :attr:`Pool.facts`."""
+
+    @property
+    def slower(self) -> dict[str, Pool]:
+        return {name: pool for name, pool in self.pools.items() if name not in CONDITIONS}
+
+
+def path_of(kind: str, name: str, folder: Path = FOLDER) -> Path:
+    return folder / f"{kind}-{name}.json.gz"
+
+
+def load(folder: Path = FOLDER) -> Recorded:
+    identical = [path for name in CONDITIONS if (path := path_of("identical", name, folder)).exists()]
+    pools = {}
+    for path in (*identical, *sorted(folder.glob("slower-*.json.gz"), key=_natural)):
+        name = path.name.split("-", 1)[1].removesuffix(".json.gz")
+        pool = pool_of(name, json.loads(read(path)), hashlib.sha256(path.read_bytes()).hexdigest())
+        if pool.rounds > 1:  # one that was interrupted at once tells nothing
+            pools[name] = pool
+    runs = {name: json.loads(read(path)) for name in CONDITIONS if (path := path_of("runs", name, folder)).exists()}
+    path = folder / "ablation.json.gz"
+    ablation = json.loads(read(path)) if path.exists() else {}
+    return Recorded(pools, runs, _arms(ablation.pop("pairs")) if ablation else {}, ablation)
+
+
+def _arms(entries: Iterable[dict[str, Any]]) -> dict[str, dict[str, tuple[Pair, ...]]]:
+    arms: dict[str, dict[str, tuple[Pair, ...]]] = {arm: {} for arm in ARMS}
+    for entry in entries:
+        by_case = arms[entry["arm"]]
+        by_case[entry["case"]] = (*by_case.get(entry["case"], ()), Pair.model_validate(entry["pair"]))
+    return arms
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sort by numbers as numbers, so that 10 comes after 2."""
+    return [(int("".join(filter(str.isdigit, part)) or 0), part) for part in path.stem.split("-")]
+
+
+def pool_of(name: str, document: dict[str, Any], digest: str = "") -> Pool:
+    cases = document["cases"]
+    return Pool(
+        name=name,
+        pairs={case["case_id"]: tuple(map(Pair.model_validate, case["pairs"])) for case in cases},
+        pair_s={case["case_id"]: case["wall_time_s"] / max(1, len(case["pairs"])) for case in cases},
+        changes=tuple(dict.fromkeys(change for case in cases for change in _changes(case))),
+        facts={key: value for key, value in document.items() if key != "cases"},
+        digest=digest,
+    )
+
+
+def _changes(case: dict[str, Any]) -> Iterable[Change]:
+    sides = [case.get(side) for side in ("base", "head")]
+    return changes(*map(Counts.model_validate, sides)) if all(sides) else ()
+
+
+def in_order(pool: Pool) -> list[tuple[float, str, int]]:
+    """Return about when each pair ended, in seconds from the start, with its case and its number within the case.
+
+    No file says when a pair was taken, but the cases took turns, and the pairs of a case cost much the same.
+    """
+    ended, elapsed_s = [], 0.0
+    for row in zip_longest(*([(case, i) for i in range(len(pairs))] for case, pairs in pool.pairs.items())):
+        for case, i in filter(None, row):
+            elapsed_s += pool.pair_s[case]
+            ended.append((elapsed_s, case, i))
+    return ended
