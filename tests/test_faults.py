@@ -132,13 +132,23 @@ class TestStreams:
         assert ntp(f"ntp report none.json {stderr}", tmp_path).returncode == exit_status.USAGE
         assert ntp(f"ntp report run.json >&- {stderr} <&-", tmp_path).returncode == exit_status.TOOL_FAILED
 
-    @pytest.mark.parametrize("stdout", [">/dev/full", ">&-", "| head -1"])
-    def test_what_was_trained_is_saved_though_nobody_can_be_told(self, tmp_path, stdout):
-        train = f"ntp train {' '.join(SMALL)} --checkpoint saved --log-every 3"
-        ntp(f"{train} {stdout}", tmp_path)
-        done = ntp(f"{train} --steps 101", tmp_path)
-        assert done.returncode == 0
-        assert "ntp: resuming from step " in done.stderr
+    @pytest.mark.parametrize(
+        ("stdout", "status", "lines"),
+        [
+            (">/dev/full", exit_status.TOOL_FAILED, 1),
+            (">&-", exit_status.TOOL_FAILED, 1),
+            ("| head -1; exit ${PIPESTATUS[0]}", exit_status.BROKEN_PIPE, 0),
+        ],
+    )
+    def test_what_was_trained_is_saved_though_nobody_can_be_told(
+        self, tmp_path, monkeypatch, capsys, stdout, status, lines
+    ):
+        train = ["train", *SMALL, "--checkpoint", "saved", "--log-every", "3"]
+        done = ntp(f"ntp {' '.join(train)} {stdout}", tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (status, lines)
+        monkeypatch.chdir(tmp_path)
+        assert cli.main([*train, "--steps", "101"]) == 0
+        assert "ntp: resuming from step " in capsys.readouterr().err
 
 
 def test_a_folder_that_is_gone_is_said(tmp_path):

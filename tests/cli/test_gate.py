@@ -9,31 +9,14 @@ from ntp.judge.verdict import Verdict
 from ntp.machine.cache import save_kept
 from ntp.machine.system import read_machine
 from ntp.records.baselines import save_baseline
-from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
-from ntp.records.run import CalibrationKernel
-
-KERNEL = CalibrationKernel(shape=(4, 4, 4), bursts_ns=((1000,),))
+from ntp.records.calibration import Calibration, fingerprints
 
 
 @pytest.fixture
-def measured(make_measurement, make_run):
-    """``measured(step_ns, **fields)``: a run of one case."""
-
-    def run(step_ns, **fields):
-        return make_run(make_measurement(step_time_ns=[step_ns] * 20, calibration_kernel=KERNEL, **fields))
-
-    return run
-
-
-@pytest.fixture
-def calibrated(tmp_path, monkeypatch, measured):
+def calibrated(tmp_path, monkeypatch, measured, calibration_of):
     """A cache that knows the noise of that case: next to none."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    measurement = measured(10_000_000).measurements[0]
-    machine, software = fingerprints(measurement)
-    runs = tuple(CalibratedRun(step_time_ns=(10_000_000 + i,) * 20, calibration_kernel=KERNEL) for i in range(3))
-    case = CalibratedCase(case=measurement.case, started="2025-01-02", runs=runs)
-    save_kept(Calibration(machine=machine, software=software, cases=(case,)), tmp_path / "cache/ntp")
+    save_kept(calibration_of(measured(10_000_000).measurements[0]), tmp_path / "cache/ntp")
 
 
 @pytest.mark.usefixtures("calibrated")

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ntp.cli.app import main
 from ntp.machine.cpus import available_cpus
-from ntp.records.run_file import save_run
 
 COMMANDS = {
     "guard": ("guard", "--base", "HEAD"),
@@ -32,15 +30,13 @@ def nothing_is_measured(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def refused(capsys):
+def refused(call):
     """Runs a command that is refused as wrong usage; returns the one line that it says."""
 
     def run(*arguments):
-        assert main([*map(str, arguments)]) == 2
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.count("\n") == 1
-        return said.err
+        status, out, err = call(*arguments)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        return err
 
     return run
 
@@ -110,10 +106,8 @@ def test_a_list_that_is_given_and_names_nothing_is_refused(refused, run_file, co
 
 
 @pytest.fixture
-def run_file(tmp_path, make_run, make_measurement):
-    path = tmp_path / "run.json"
-    save_run(make_run(make_measurement()), path)
-    return path
+def run_file(store, make_run, make_measurement):
+    return store(make_run(make_measurement()))
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,17 @@ class Worker:
         return (round(step_s * 1e9),) * steps
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch):
-    monkeypatch.setattr("ntp.runners.bench.read_machine", lambda: Machine(cpu_model="Example CPU"))
+@pytest.fixture(autouse=True, scope="module")
+def machine():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ntp.runners.bench.read_machine", lambda: Machine(cpu_model="Example CPU"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole_search(machine):
+    """A search in which nothing fails, for all that a test can see of it afterwards."""
+    return FakeBench().tune()[-1]
 
 
 @pytest.fixture
@@ -139,8 +147,8 @@ def best_of_all(bench):
     return min(cases, key=bench.seconds_of), len(cases)
 
 
-def test_the_fastest_is_found_in_few_races(bench):
-    tuning = bench.tune()[-1]
+def test_the_fastest_is_found_in_few_races(bench, whole_search):
+    tuning = whole_search
     fastest, cases = best_of_all(bench)
     search = [race for race in tuning.races if race.purpose == "search"]
     assert (
@@ -155,12 +163,12 @@ def test_the_fastest_is_found_in_few_races(bench):
     assert ratio.high >= 0.25 * 0.8 * 0.9 * 0.99
 
 
-def test_the_end_tells_what_each_lever_is_worth(bench):
-    found = winner(bench.tune()[-1])
-    assert [each.field for each in found.contributions] == ["loss", "matmul", "optimizer"]
-    for each, factor in zip(found.contributions, (0.25, 0.8, 0.9), strict=True):
-        assert each.ratio.value == pytest.approx(1 / factor, rel=0.02)
-        assert each.instead in {"full", "default"}
+def test_the_end_tells_what_each_lever_is_worth(whole_search):
+    contributions = winner(whole_search).contributions
+    assert [contribution.field for contribution in contributions] == ["loss", "matmul", "optimizer"]
+    for contribution, factor in zip(contributions, (0.25, 0.8, 0.9), strict=True):
+        assert contribution.ratio.value == pytest.approx(1 / factor, rel=0.02)
+        assert contribution.instead in {"full", "default"}
 
 
 def test_the_budget_is_kept_and_leaves_time_for_the_end(bench):
@@ -172,8 +180,8 @@ def test_the_budget_is_kept_and_leaves_time_for_the_end(bench):
     assert len(final[0].pairs) == FINAL_PAIRS
 
 
-def test_much_slower_candidates_are_given_up_in_the_warm_up(bench):
-    tuning = bench.tune()[-1]
+def test_much_slower_candidates_are_given_up_in_the_warm_up(whole_search):
+    tuning = whole_search
     pruned = [race for race in tuning.races if race.outcome == "pruned"]
     assert pruned
     assert all(race.pace > DROP_ABOVE and not race.pairs for race in pruned)

@@ -1,0 +1,64 @@
+"""``ntp report`` and ``ntp compare``, on runs made by hand."""
+
+import pytest
+
+from ntp.cli import exit_status
+from ntp.report.text import FORMATS
+
+
+def test_report_makes_the_same_again(make_measurement, make_run, store, call):
+    run = make_run(make_measurement())
+    for name, render in FORMATS.items():
+        assert call("report", store(run), "--format", name) == (0, render(run), "")
+
+
+def test_report_refuses_in_one_line(tmp_path, call):
+    result = call("report", tmp_path / "none.json")
+    assert (result.status, result.err.count("\n")) == (exit_status.USAGE, 1)
+
+
+@pytest.fixture
+def stored(make_measurement, make_run, tmp_path, store):
+    """``stored(name, *case_ids)``: the path of a run of these cases, which is called so."""
+
+    def named(name, *case_ids):
+        return store(make_run(*map(make_measurement, case_ids))).rename(tmp_path / f"{name}.json")
+
+    return named
+
+
+def test_compare_shows_runs(stored, call):
+    one, two, other = (
+        stored(name, case_id)
+        for name, case_id in (("a", "simple-b8-s64-t1"), ("b", "simple-b8-s64-t2"), ("c", "simple-b32-s64-t1"))
+    )
+    same = call("compare", one, one)
+    assert same.status == 0
+    assert "In 1 case, 2: a takes 1.000 times as long per token as 1: a." in same.out
+    assert call("compare", one, two, one, "--format", "csv").out.count("\n") == 4
+    assert call("compare", one, two).out.startswith("threads: 1 -> 2.\n")
+    nothing = call("compare", one, other)
+    assert nothing.status == exit_status.NOT_COMPARABLE
+    assert "no case in common" in nothing.out
+
+
+def test_compare_shows_a_run_within_itself(stored, call):
+    path = stored("run", "simple-b8-s64-t1", "simple-b8-s64-t2")
+    assert call("compare", path, "--by", "threads").out.startswith("threads: 1 -> 2.\nIn 1 case, threads 2 takes ")
+
+
+@pytest.mark.parametrize(
+    ("runs", "options", "said"),
+    [
+        (1, (), "one run alone"),
+        (1, ("--by", "colour"), "no such field"),
+        (2, ("--by", "threads"), "got 2 runs"),
+        (3, ("--gate",), "got 3 runs"),
+        (2, ("--gate", "--format", "csv"), "terminal, markdown or html"),
+    ],
+)
+def test_compare_refuses_what_makes_no_sense(stored, call, runs, options, said):
+    result = call("compare", *[stored("run", "simple-b8-s64-t1")] * runs, *options)
+    assert (result.status, result.out) == (exit_status.USAGE, "")
+    assert said in result.err
+    assert result.err.count("\n") == 1
