@@ -1,6 +1,6 @@
-"""Records in, charts out: one Altair chart each, which serves as SVG and within a web page.
+"""Charts of one case, made of its records, for SVG files and for web pages.
 
-The same record gives the same chart, byte for byte. Nothing is fetched from anywhere to draw it.
+The same record gives the same chart, byte for byte. Nothing is downloaded to draw it.
 """
 
 import math
@@ -86,7 +86,7 @@ def _whole_ns(times: PhaseTimes) -> int:
 
 
 def _phases(case_id: str, times: PhaseTimes) -> Iterator[dict[str, Any]]:
-    """The phases of a case, and behind them what lies in none."""
+    """The phases of a case, and the time that lies in none."""
     shares = times.share
     rest = 1 - math.fsum(shares.values())
     if _whole_ns(times) and rest > 1e-3:
@@ -176,7 +176,7 @@ def _share(part_ns: float, whole_ns: float) -> str:
 
 
 def step_times(measurement: Measurement) -> ChartType:
-    """All samples in the order in which they were taken, and their median: drift and two modes are seen at once."""
+    """All samples in the order in which they were taken, and their median. This shows drift and several modes."""
     samples, part = measurement.step_time_ns, measurement.case.workload.part
     middle_ns, p95_ns = quantile(samples, 0.5), quantile(samples, 0.95)
     unit = duration(middle_ns).split()[1]

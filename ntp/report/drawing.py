@@ -25,15 +25,15 @@ BARS_WIDTH = 400
 
 INK, MUTED, FAINT = "#222222", "#666666", "#bbbbbb"
 
-# Okabe and Ito, Color Universal Design (2008): told apart with any colour vision. Without its yellow, which white eats.
+# Okabe and Ito, Color Universal Design (2008): any colour vision tells them apart. Its yellow is too pale on white.
 BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
 VERMILLION, PURPLE, GREY = "#D55E00", "#CC79A7", "#999999"
 
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY)
-"""For what has no colour of its own, in this order."""
+"""The colours of series that have none of their own, in this order."""
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
-"""With :data:`PALETTE`, these tell 42 marks apart."""
+"""They tell marks apart where the colours of :data:`PALETTE` start again."""
 
 PHASE_COLOURS = {
     "data": PURPLE,

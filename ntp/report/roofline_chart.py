@@ -1,4 +1,4 @@
-"""The roofline: what the machine can do at most, and where a step and its operators lie beneath it.
+"""The roofline: the limits of the machine, and how near a step and its operators come to them.
 
 Source: Williams, Waterman, Patterson: Roofline, an insightful visual performance model for multicore architectures.
 Communications of the ACM 52(4), 2009.
@@ -22,7 +22,7 @@ _DTYPE_COLOURS: dict[Dtype, str] = {"fp32": INK, "bf16": GREY}
 _SOLID, _DASHED, _DOTTED = (1, 0), (6, 4), (2, 3)
 
 _LEAST, _MOST = 1e-9, 1e12
-"""FLOP/byte and GFLOP/s that are shown. What lies beyond would leave no room for the rest."""
+"""The range of FLOP/byte and of GFLOP/s that is shown. Points beyond it would leave no room for the others."""
 
 _LOG = alt.Scale(type="log", nice=False, padding=12)
 _TICKS = alt.Axis(
@@ -93,7 +93,7 @@ def _drawn_threads(peaks: ThreadPeaks | MachinePeaks) -> list[ThreadPeaks]:
 
 
 def _limits(peaks: ThreadPeaks, *, several: bool) -> Iterator[_Limit]:
-    """For each dtype the best library and, where it is noteworthily slower, the one that torch takes; the bandwidth."""
+    """For each dtype, the best library and, where it is noteworthily slower, torch's default; then the bandwidth."""
     threads = peaks.setting.threads
     suffix = f", {threads} thread{'' if threads == 1 else 's'}" if several else ""
     for dtype, colour in _DTYPE_COLOURS.items():
@@ -120,7 +120,7 @@ def _product_text(product: Product) -> str:
 
 
 def _drawn_limits(limits: Sequence[_Limit], points: Sequence[RooflinePoint]) -> Iterator[alt.Chart]:
-    """A rate begins where it meets the steepest bandwidth. A decade of each bandwidth is seen at least."""
+    """A rate begins where it meets the steepest bandwidth. At least a decade of each bandwidth is shown."""
     if not limits:
         return
     ridges = [limit.gflops / limit.gb_per_s for limit in limits if limit.gb_per_s]

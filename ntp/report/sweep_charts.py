@@ -1,7 +1,4 @@
-"""Charts of a whole sweep: how its cases compare. Those of one case are in :mod:`ntp.report.charts`.
-
-They are interactive on a web page, and the same specs draw as SVG.
-"""
+"""Charts that compare the cases of a whole sweep. The charts of one case are in :mod:`ntp.report.charts`."""
 
 import math
 import re
@@ -39,13 +36,13 @@ from ntp.report.tables import CaseRow, Tables, tables_of
 from ntp.report.units import duration, ratio, share, significant
 
 _SHOWN_RATIO = (0.8, 1.5)
-"""The ratios of samples to their case's median that have a place. What lies beyond is drawn at the edge."""
+"""The scale of samples relative to their case's median. What lies beyond is drawn at the edge."""
 
 _LEGEND = alt.Legend(orient="bottom", columns=2, title=None, labelExpr=NAMES)
 
 
 def family(case: Case) -> str:
-    """What a case is besides its batch size, sequence length and threads: its id without them."""
+    """The id of a case without its batch size, sequence length and threads."""
     return re.sub(r"-b\d+-s\d+-t\d+", "", case.id, count=1)
 
 
@@ -130,7 +127,7 @@ def _speed_up(row: CaseRow) -> dict[str, Any]:
 
 
 def samples(measurements: Sequence[Measurement]) -> ChartType:
-    """Every sample of every case, in order, over its case's median: drift and two modes are seen at once."""
+    """Every sample of every case, in order, relative to its case's median. This shows drift and several modes."""
     return finished(
         alt.vconcat(*map(_samples, measurements), spacing=6),
         "Every timed step, in order",
@@ -216,12 +213,10 @@ def ratios(comparison: Comparison) -> ChartType:
 
 
 def charts_of(run: Run, tables: Tables) -> dict[str, ChartType]:
-    """The charts of a sweep by their names, in :data:`~ntp.report.markdown.PICTURES`' order. Those that would show
-    nothing are left out.
-    """
+    """The charts of a sweep by name, in the order of :data:`~ntp.report.markdown.PICTURES`, without empty ones."""
     rows = list({row.case: row for row in tables.steps}.values())  # a case that was measured twice is one mark
     whole = [measurement for measurement in run.measurements if measurement.case.workload.part == "step"]
-    observations = [(measurement.case.id, measurement.observations) for measurement in whole]
+    observations = {row.case.id: row.measurement.observations for row in rows}
     drawn: dict[str, ChartType] = {}
     if rows:
         drawn["throughput"] = throughput(rows)
@@ -230,11 +225,11 @@ def charts_of(run: Run, tables: Tables) -> dict[str, ChartType]:
         drawn["samples"] = samples(whole)
         if any(row.measurement.minor_page_faults_per_step for row in rows):
             drawn["faults"] = page_faults(rows)
-    if phases := {case_id: seen.phases for case_id, seen in observations if seen.phases}:
+    if phases := {case_id: passes.phases for case_id, passes in observations.items() if passes.phases}:
         drawn["phases"] = phase_shares(phases)
     if run.peaks and (points := list(_points(run.peaks, whole))):
         drawn["roofline"] = roofline(run.peaks, points)
-    if memory := {case_id: seen.memory for case_id, seen in observations if seen.memory}:
+    if memory := {case_id: passes.memory for case_id, passes in observations.items() if passes.memory}:
         drawn["memory"] = peak_compositions(memory)
     return drawn
 

@@ -31,7 +31,7 @@ LONG = Case(workload=Workload(model=LONG_MODEL, data="file:/home/somebody/corpor
 
 
 @pytest.fixture(scope="module")
-def seen(make_observations):
+def observed(make_observations):
     return make_observations()
 
 
@@ -96,29 +96,29 @@ def assert_readable(chart):
 
 
 class TestMemory:
-    def test_the_timeline_says_how_high_the_peak_is_and_when(self, seen):
-        chart = charts.memory_timeline(seen.memory)
+    def test_the_timeline_says_how_high_the_peak_is_and_when(self, observed):
+        chart = charts.memory_timeline(observed.memory)
         written = texts(chart)
         assert "Tensor memory peaks at 95.7 MiB in backward" in written
         assert "Dashed: parameters + optimizer state 17.7 MiB, held all the time" in written
         assert {"live tensor memory (MiB)", "time since the step began (ms)", *PHASES} <= set(written)
         assert {(0, 24), (0.32, 18), (80, 24)} <= {(row.get("ms"), row.get("MiB")) for row in marks(chart)}
 
-    def test_phases_of_unknown_times_and_no_memory(self, seen):
+    def test_phases_of_unknown_times_and_no_memory(self, observed):
         unknown = tuple(PhaseMemory(phase=phase, peak_bytes=1, live_bytes=1) for phase in PHASES)
-        assert not {*PHASES} & {*texts(charts.memory_timeline(seen.memory.model_copy(update={"phases": unknown})))}
+        assert not {*PHASES} & {*texts(charts.memory_timeline(observed.memory.model_copy(update={"phases": unknown})))}
         empty, start = TensorBytes(), LiveBytes(time_ns=0, live_bytes=0)
         nothing = MemoryProfile(baseline=empty, peak=empty, peak_phase=BETWEEN_PHASES, phases=(), timeline=(start,))
         assert "Tensor memory peaks at 0.00 B, between two phases" in texts(charts.memory_timeline(nothing))
         assert "No tensor memory at the peak" in texts(charts.peak_composition(nothing))
 
-    def test_each_part_of_the_peak_has_its_name_size_and_share(self, seen):
-        chart = charts.peak_composition(seen.memory)
+    def test_each_part_of_the_peak_has_its_name_size_and_share(self, observed):
+        chart = charts.peak_composition(observed.memory)
         written = texts(chart)
         assert "65% of the memory peak is activations" in written
         parts = {"activations": "62.0 MiB, 65%", "optimizer state": "11.8 MiB, 12%", "inputs": "32.2 KiB, 0.03%"}
         assert {*parts, *parts.values()} <= set(written)
-        assert sum(row["MiB"] for row in marks(chart)) == pytest.approx(seen.memory.peak_bytes / 2**20)
+        assert sum(row["MiB"] for row in marks(chart)) == pytest.approx(observed.memory.peak_bytes / 2**20)
 
 
 class TestRoofline:
@@ -157,9 +157,9 @@ class TestRoofline:
 
 
 class TestPhaseShares:
-    def test_bars_in_the_order_of_the_step_with_their_shares(self, seen):
+    def test_bars_in_the_order_of_the_step_with_their_shares(self, observed):
         short = phase_times(73_000_000, (0, 0, 0.4, 0.1, 0.46, 0))
-        chart = charts.phase_shares({"simple-b32-s128-t1": seen.phases, LONG.id: short})
+        chart = charts.phase_shares({"simple-b32-s128-t1": observed.phases, LONG.id: short})
         written = texts(chart)
         assert {"simple-b32-s128-t1", "80.0 ms a step", "73.0 ms a step", "30%", "between phases"} <= set(written)
         assert "The backward phase takes 46% to 49% of a step" in written
@@ -171,8 +171,8 @@ class TestPhaseShares:
 
 
 class TestOperatorTimes:
-    def test_the_costliest_first_with_all_its_phases(self, seen, make_operators):
-        chart = charts.operator_times(seen.operators, most=2)
+    def test_the_costliest_first_with_all_its_phases(self, observed, make_operators):
+        chart = charts.operator_times(observed.operators, most=2)
         written = texts(chart)
         assert "aten::mm takes 46% of the step" in written
         assert {"36.5 ms, 46%", "12.0 ms, 15%", "self time per step (ms)"} <= set(written)
@@ -203,11 +203,11 @@ class TestStepTimes:
 
 
 class TestDocuments:
-    def test_each_is_the_same_twice_fetches_nothing_and_says_in_words_what_it_shows(self, seen, make_peaks):
+    def test_each_is_the_same_twice_fetches_nothing_and_says_in_words_what_it_shows(self, observed, make_peaks):
         def draw():
-            yield charts.memory_timeline(seen.memory)
+            yield charts.memory_timeline(observed.memory)
             yield charts.roofline(make_peaks(), POINTS)
-            yield charts.phase_shares({'a<b>&"\x00\ud800\n': seen.phases})
+            yield charts.phase_shares({'a<b>&"\x00\ud800\n': observed.phases})
 
         for chart, again in zip(draw(), draw(), strict=True):
             document = charts.svg(chart)
@@ -225,7 +225,7 @@ class TestDocuments:
 
 
 @pytest.fixture(scope="module")
-def crowded(seen, make_measurement, make_run, make_peaks):
+def crowded(observed, make_measurement, make_run, make_peaks):
     """Many cases, some with long names, and samples that are all equal, a single one, or vary."""
     models = ("simple", LONG_MODEL, "path/to/my \udcff model.py:make")
     samples = ([40_000_000] * 30, [5], [10_000_000 + 10**6 * (number % 7) for number in range(300)])
@@ -234,7 +234,7 @@ def crowded(seen, make_measurement, make_run, make_peaks):
         for model, batch_size, threads in itertools.product(models, (8, 32, 128), (1, 2))
     ]
     measurements = [
-        make_measurement(case, samples[number % 3], minor_page_faults=number * 600, observations=seen)
+        make_measurement(case, samples[number % 3], minor_page_faults=number * 600, observations=observed)
         for number, case in enumerate(cases)
     ]
     return make_run(*measurements, peaks=make_peaks(2))
@@ -249,11 +249,11 @@ class TestReadable:
         columns = [Column(name, crowded.measurements) for name in ("one", "other", LONG.id)]
         assert_readable(sweep_charts.ratios(compare(columns)))
 
-    def test_one_case(self, seen, make_measurement, make_operators, make_peaks):
-        one_point = seen.memory.model_copy(update={"timeline": seen.memory.timeline[:1], "phases": ()})
-        for memory in (seen.memory, one_point):
+    def test_one_case(self, observed, make_measurement, make_operators, make_peaks):
+        one_point = observed.memory.model_copy(update={"timeline": observed.memory.timeline[:1], "phases": ()})
+        for memory in (observed.memory, one_point):
             assert_readable(charts.memory_timeline(memory))
-        assert_readable(charts.peak_composition(seen.memory))
+        assert_readable(charts.peak_composition(observed.memory))
         assert_readable(charts.operator_times(make_operators(("aten::mm", "forward", 2), (LONG.id,))))
         for samples in ([5], [0, 0], [*range(10**7, 10**7 + 50_000, 1000), 9 * 10**7]):
             assert_readable(charts.step_times(make_measurement(LONG, samples)))
