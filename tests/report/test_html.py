@@ -128,7 +128,7 @@ WIDTHS = (1280, 390)
 
 DRAWN = """
 const done = arguments[0];
-const wait = () => [...document.querySelectorAll("figure.at-once")].every((each) => each.querySelector("svg"))
+const wait = () => [...document.querySelectorAll("figure.at-once")].every((figure) => figure.querySelector("svg"))
   ? done(true) : setTimeout(wait, 50);
 wait();
 """
@@ -157,7 +157,9 @@ def case_ids(browser):
 def test_a_browser_shows_the_sweep(browser, sweep, tmp_path, width):
     shown(browser, tmp_path / "report.html", page(sweep), width)
     assert case_ids(browser) == list(CASES)
-    click = "[...document.querySelectorAll('#steps th button')].find(each => each.textContent == arguments[0]).click()"
+    click = (
+        "[...document.querySelectorAll('#steps th button')].find(button => button.textContent == arguments[0]).click()"
+    )
     browser.execute_script(click, "step time")
     assert case_ids(browser) == list(CASES)  # the longest first
     browser.execute_script(click, "step time")
@@ -205,8 +207,8 @@ FLAME = """<svg xmlns="http://www.w3.org/2000/svg" onload="document.documentElem
 
 
 def profiled(make_measurement, make_run, make_observations, svg="flame.svg"):
-    seen = make_observations(flame=Flame(svg=svg, samples=3, rate_hz=100))
-    return make_run(make_measurement("simple-b8-s64-t1", samples(3), observations=seen))
+    observations = make_observations(flame=Flame(svg=svg, samples=3, rate_hz=100))
+    return make_run(make_measurement("simple-b8-s64-t1", samples(3), observations=observations))
 
 
 def test_a_case_alone_is_open_with_its_flame_graph(browser, make_measurement, make_run, make_observations, tmp_path):
@@ -224,13 +226,13 @@ def test_flame_graphs_are_read_from_the_runs_own_folder(make_measurement, make_r
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper/link.svg").symlink_to(tmp_path / "flame.svg")
 
-    def found(svg, folder=tmp_path):
+    def read(svg, folder=tmp_path):
         run = profiled(make_measurement, make_run, make_observations, svg)
-        return drawings((each.observations.flame for each in run.measurements), folder)
+        return drawings((measurement.observations.flame for measurement in run.measurements), folder)
 
-    assert found("flame.svg") == {"flame.svg": FLAME}
-    assert found("gone.svg") == found("../flame.svg", tmp_path / "deeper") == found(None) == {}
-    assert found("link.svg", tmp_path / "deeper") == found(str(tmp_path / "flame.svg")) == {}
+    assert read("flame.svg") == {"flame.svg": FLAME}
+    assert read("gone.svg") == read("../flame.svg", tmp_path / "deeper") == read(None) == {}
+    assert read("link.svg", tmp_path / "deeper") == read(str(tmp_path / "flame.svg")) == {}
     assert drawings([None], tmp_path) == {}
     assert '<iframe class="flame"' not in page(profiled(make_measurement, make_run, make_observations))
 

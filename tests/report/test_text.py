@@ -53,7 +53,7 @@ def spread(median_ms: float, share: float, count: int = 41) -> list[int]:
 def small_run(
     make_measurement: Make, make_run: MakeRun, make_observations: MakeObservations, make_peaks: MakePeaks
 ) -> Run:
-    seen = make_observations()
+    observed = make_observations()
     return make_run(
         make_measurement("simple-b8-s64-t1", spread(20, 0.02)),
         make_measurement("simple-b8-s64-t2", spread(12.3, 0.02), conditions=Conditions(steal_share=0.051)),
@@ -69,13 +69,13 @@ def small_run(
             conditions=Conditions(steal_share=0.031),
             minor_page_faults=205_000,
             peak_rss_bytes=1301 << 20,
-            observations=seen,
+            observations=observed,
         ),
         make_measurement("simple-b32-s128-t2-foreach", spread(79.9, 0.02), peak_rss_bytes=1302 << 20),
         make_measurement(
             Case(workload=Workload(model=LONG), runtime=Runtime(threads=2)),
             spread(800, 0.02, 9),
-            observations=Observations(phases=seen.phases, memory=seen.memory),
+            observations=Observations(phases=observed.phases, memory=observed.memory),
         ),
         make_measurement("simple-b32-s128-t2-forward", spread(25, 0.02)),
         make_measurement("simple-b32-s128-t2-data", spread(0.0312, 0.02)),
