@@ -78,7 +78,10 @@ def _rest(row: CaseRow) -> float | None:
     return max(0.0, 1 - sum(shares.get(phase, 0.0) for phase in _LONG_PHASES)) if shares else None
 
 
-STEPS = (CASE, TIME, PLUS_MINUS, BETWEEN, P95, RATE, RATE_BETWEEN, SPEED_UP, EFFICIENCY, PEAK_RSS, SAMPLES)
+STEPS = (
+    *(CASE, TIME, PLUS_MINUS, BETWEEN, P95, RATE, RATE_BETWEEN),
+    *(SPEED_UP, EFFICIENCY, PEAK_RSS, SAMPLES),
+)
 WHY = (
     *(CASE._replace(short="why"), FLOPS, OF_PEAK, INTENSITY, BOUND),
     *(*map(_phase, _LONG_PHASES), Column("rest", _rest, share), PEAK_TENSORS, FAULTS),

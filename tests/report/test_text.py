@@ -29,7 +29,7 @@ from ntp.records.peaks import MachinePeaks, Product, Setting, Stream, ThreadPeak
 from ntp.records.run import Failure, Measurement, Run
 from ntp.report import text
 from ntp.report.columns import Table
-from ntp.report.sweep_columns import VALUES, WHY
+from ntp.report.sweep_columns import GROWTHS, PARTS, STEPS, VALUES, WHY
 from ntp.report.tables import tables_of
 from ntp.report.terminal import WIDTH
 
@@ -287,14 +287,13 @@ def test_nothing_that_a_model_says_breaks_the_markdown(
     run = data.draw(runs(make_measurement, make_run))
     tokens = tokens_of(text.markdown(run))
     kinds = [token.type for token in tokens]
-    whole = [measurement for measurement in run.measurements if measurement.case.workload.part == "step"]
-    steps, parts = len(whole), len(run.measurements) - len(whole)
-    why = sum(measurement.observations != Observations() for measurement in whole)
-    # Each table has a row of headers too.
-    step_rows, why_rows, part_rows = (count + (count > 0) for count in (steps, why, parts))
-    why_columns = len(Table(WHY, tables_of(run).why).in_format("markdown").columns)
-    cells = 10 * step_rows + why_columns * why_rows + 6 * part_rows
-    machine_cells = 2 * (kinds.count("tr_open") - step_rows - why_rows - part_rows)
+    tables = tables_of(run)
+    of_cases = ((STEPS, tables.steps), (WHY, tables.why), (GROWTHS, tables.growths), (PARTS, tables.parts))
+    shown = [Table(columns, rows).in_format("markdown") for columns, rows in of_cases if rows]
+    # Each table has a row of headers too, and the machine's have two columns.
+    rows = sum(1 + len(table.rows) for table in shown)
+    cells = sum(len(table.columns) * (1 + len(table.rows)) for table in shown)
+    machine_cells = 2 * (kinds.count("tr_open") - rows)
     assert kinds.count("td_open") + kinds.count("th_open") == cells + machine_cells
     assert "html_block" not in kinds
     assert kinds.count("fence") == 1 + sum(bool(failure.stderr_tail.strip()) for failure in run.failures)
