@@ -30,7 +30,7 @@ def test_a_small_case_is_measured_in_the_quiet_runtime():
     assert measurement.peak_rss_bytes > 100 * 2**20  # torch alone is more
     assert measurement.calibration_kernel.shape == (512, 512, 512)
     assert len(measurement.calibration_kernel.bursts_ns) == 4, "around each of three steps"
-    assert {len(turn) for turn in measurement.calibration_kernel.bursts_ns} <= {1, 2, 3}, "as many as its time allows"
+    assert {len(burst) for burst in measurement.calibration_kernel.bursts_ns} <= {1, 2, 3}, "as many as its time allows"
     assert measurement.calibration_kernel.time_ns > 1
     assert process.torch_threads == 1
     assert process.torch_interop_threads == 1

@@ -38,7 +38,7 @@ def test_the_product_is_the_same_every_time_and_timed_after_a_call_that_is_not(m
     monkeypatch.setattr(torch, "mm", multiply)
     monkeypatch.setattr(kernel, "burst", timed)
     answers = [kernel_burst(1, SIDE, 4) for _ in range(2)]
-    assert [(each.shape, each.time_ns) for each in answers] == [((SIDE, SIDE, SIDE), (3, 3, 3, 3))] * 2
+    assert [(burst.shape, burst.time_ns) for burst in answers] == [((SIDE, SIDE, SIDE), (3, 3, 3, 3))] * 2
     assert log == ["multiply", "timed", "multiply"] * 2
     assert torch.equal(*products)
     # Elements near 1, so that nothing overflows or is denormal whatever the side.
@@ -93,7 +93,7 @@ def test_a_worker_times_it_with_the_threads_of_its_case(monkeypatch):
 @pytest.mark.usefixtures("settings")
 def test_threads_that_are_right_already_are_not_set_again(monkeypatch):
     torch.set_num_threads(2)
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("set anew"))
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("set again"))
     with plain_settings(2):
         assert torch.get_num_threads() == 2
     monkeypatch.undo()

@@ -192,10 +192,10 @@ def test_a_training_has_hardly_any_denormal_numbers():
 def filled(training, parameter=1.0, gradient=1.0, state=1.0):
     """All that the training holds between steps, set to these numbers."""
     with torch.no_grad():
-        for each in training.model.parameters():
-            each.fill_(parameter)
-            each.grad.fill_(gradient)
-            for name, tensor in training.optimizer.state[each].items():
+        for weight in training.model.parameters():
+            weight.fill_(parameter)
+            weight.grad.fill_(gradient)
+            for name, tensor in training.optimizer.state[weight].items():
                 tensor.fill_(1.0 if name == "step" else state)
     return training
 

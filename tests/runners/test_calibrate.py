@@ -1,19 +1,18 @@
 """Which workers a calibration starts, in which order, and what it keeps of them."""
 
 import pytest
+from fakes import FakeWorker
 
 from ntp.case import Case
 from ntp.errors import RecordError, WorkerFailed
 from ntp.machine.cache import load_kept, save_kept
 from ntp.machine.system import read_machine
 from ntp.records.calibration import CalibratedCase, Calibration
-from ntp.records.environment import Process, Software
-from ntp.records.run import KernelBurst, WarmUp
+from ntp.records.environment import Software
 from ntp.runners.bench import Bench
 from ntp.runners.calibrate import calibrate, default_cases
 from ntp.worker.channel import Refused
 from ntp.worker.driver import Sampling
-from ntp.worker.protocol import Loaded, Ran
 
 ONE, TWO, PART = map(Case.parse, ("simple-b2-s4-t1", "simple-b4-s4-t1", "simple-b2-s4-t1-forward"))
 STEP_NS = 1_000_000
@@ -55,39 +54,19 @@ class FakeBench:
         return {each.case.id: [run.step_time_ns[0] - STEP_NS for run in each.runs] for each in kept.cases}
 
 
-class Worker:
+class Worker(FakeWorker):
     def __init__(self, bench, number):
-        self.bench = bench
-        self.number = number
+        self.bench, self.number = bench, number
+        self.step_ns, self.kernel_ns = STEP_NS, 1000 + number
+        self.software = bench.software.get(number, SOFTWARE)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.bench.log.append("stop")
-
-    def said(self, what, answer):
-        error = self.bench.fails.get((self.number, what))
-        if error:
+    def said(self, what):
+        if what == "stop":
+            self.bench.log.append(what)
+        if what.startswith("run"):
+            self.step_ns = STEP_NS + self.number
+        if error := self.bench.fails.get((self.number, what.partition(" ")[0])):
             raise error
-        return answer
-
-    def load(self):
-        software = self.bench.software.get(self.number, SOFTWARE)
-        return self.said("load", Loaded(parameters=7, software=software, process=Process()))
-
-    def warm_up(self):
-        return WarmUp(step_time_ns=(STEP_NS,) * 8, wall_time_ns=8 * STEP_NS, steady=True)
-
-    def run(self, steps, expected_s=0.0):
-        times_ns = (STEP_NS + self.number,) * steps
-        ran = Ran(step_time_ns=times_ns, minor_page_faults=0, major_page_faults=0, cpu_time_s=1, peak_rss_bytes=5)
-        return self.said("run", ran)
-
-    def calibration_kernel(self):
-        return self.said(
-            "calibration_kernel", KernelBurst(shape=(4, 4, 4), time_ns=(1000 + self.number,), cpu_time_s=0)
-        )
 
 
 @pytest.fixture
@@ -102,7 +81,7 @@ def test_cases_take_turns_each_in_a_fresh_worker(bench):
     assert bench.kept == {ONE.id: [1, 3, 5], TWO.id: [2, 4, 6]}
 
 
-def test_every_sample_and_the_reference_product_are_kept(bench):
+def test_every_sample_and_the_calibration_kernel_are_kept(bench):
     *_, last = bench.calibrate([ONE, PART], 1)
     whole, part = (each.runs[0] for each in last.cases)
     assert whole.step_time_ns == (STEP_NS + 1,) * 20
@@ -154,7 +133,7 @@ def test_a_worker_that_is_lost_ends_it_and_what_was_finished_stays(bench):
     assert bench.kept == {ONE.id: [1], TWO.id: [2]}
 
 
-def test_without_the_reference_product_no_run_counts(bench):
+def test_without_the_calibration_kernel_no_run_counts(bench):
     bench.fails = {(1, "calibration_kernel"): Refused("simple-b2-s4-t1: no memory")}
     with pytest.raises(WorkerFailed, match="simple-b2-s4-t1: torch refused the calibration kernel"):
         bench.calibrate([ONE], 2)

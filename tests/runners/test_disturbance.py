@@ -1,48 +1,34 @@
 """Two processes that alternate, of workers that need no process."""
 
 import pytest
+from fakes import FakeWorker
 
 from ntp.errors import WorkerFailed
-from ntp.records.run import WarmUp
 from ntp.runners.bench import Bench
 from ntp.runners.disturbance import spreads
 from ntp.worker.driver import Sampling
-from ntp.worker.protocol import Ran
 
 
-class Steps:
+class Steps(FakeWorker):
     """A worker whose steps take 10 ms, but for the first two of a block, and one in ten where it is plain."""
 
     def __init__(self, case, asked, bursts=()):
         self.plain = case.runtime.allocator == "glibc"
-        self.asked, self.bursts, self.block = asked, bursts, 0
+        self.asked, self.bursts, self.blocks = asked, bursts, 0
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.asked.append("stop")
-
-    def load(self):
-        self.asked.append("load")
-
-    def warm_up(self):
-        return WarmUp(step_time_ns=(10_000_000,), wall_time_ns=10_000_000, steady=True)
+    def said(self, what):
+        if what in ("load", "stop"):
+            self.asked.append(what)
 
     def run(self, steps):
         self.asked.append((self.plain, steps))
-        self.block += 1
-        usual = [30 if self.block in self.bursts or (self.plain and n % 10 == 0) else 10 for n in range(steps - 2)]
+        self.blocks += 1
+        usual = [30 if self.blocks in self.bursts or (self.plain and n % 10 == 0) else 10 for n in range(steps - 2)]
         # A burst makes half of its steps slow.
-        if self.block in self.bursts:
+        if self.blocks in self.bursts:
             usual[::2] = [10] * len(usual[::2])
-        return Ran(
-            step_time_ns=tuple(time_ms * 1_000_000 for time_ms in (90, 50, *usual)),
-            minor_page_faults=0,
-            major_page_faults=0,
-            cpu_time_s=0,
-            peak_rss_bytes=1,
-        )
+        ran = super().run(steps)
+        return ran.model_copy(update={"step_time_ns": tuple(ms * 1_000_000 for ms in (90, 50, *usual))})
 
 
 def test_blocks_alternate_and_their_first_steps_do_not_count():

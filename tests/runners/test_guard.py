@@ -5,17 +5,16 @@ import subprocess
 import threading
 
 import pytest
+from fakes import FakeWorker
 
 from ntp.case import Case, Runtime, Workload
 from ntp.errors import OptionError, WorkerFailed
 from ntp.judge.guard import plan_of, verdict_on
-from ntp.records.environment import Machine, Process, Software
+from ntp.records.environment import Machine, Software
 from ntp.records.guard import GuardRecord, Plan
-from ntp.records.run import WarmUp
 from ntp.runners.bench import Bench, forking
 from ntp.runners.guard import Sides, default_cases, guard
 from ntp.worker.pairs import MIN_BLOCKS, count
-from ntp.worker.protocol import Imported, Loaded, Ran
 from ntp.worker.sources import Source
 
 MACHINE = Machine(cpu_model="Example CPU")
@@ -35,14 +34,17 @@ GIT = {
 }
 
 
-class Worker:
+class Worker(FakeWorker):
     """A worker of one side, whose steps let the guard's clock go on."""
 
+    step_ns = STEP_NS
+
     def __init__(self, bench, case, side):
-        self.bench = bench
-        self.case = case
-        self.side = side
+        self.bench, self.case, self.side = bench, case, side
         self.pairing = False
+        self.shows = bench.shows
+        self.software = Software(torch="2.9", ntp=bench.versions.get((case.id, side)))
+        self.files = tuple(bench.imported.get(side, {}).items())
 
     def __enter__(self):
         self.bench.running.append(self)
@@ -51,41 +53,21 @@ class Worker:
     def __exit__(self, *_):
         self.bench.running.remove(self)
 
-    def stop(self):
-        self.bench.log.append(("stop", self.case.id, self.side))
-
-    def said(self, what, answer):
+    def said(self, what):
+        what = what.partition(" ")[0]
         self.bench.log.append((what, self.case.id, self.side))
         if error := self.bench.fails.get((what, self.case.id, self.side)):
             raise WorkerFailed(f"{self.case.id}: {error}", f"the last words of {self.side}")
-        return answer
-
-    def load(self):
-        software = Software(torch="2.9", ntp=self.bench.versions.get((self.case.id, self.side)))
-        return self.said("load", Loaded(parameters=7, software=software, process=Process()))
 
     def warm_up(self, min_window=4):
         self.pairing = True
         self.bench.time_s += 2
-        return self.said("warm_up", WarmUp(step_time_ns=(STEP_NS,) * 4, wall_time_ns=4 * STEP_NS, steady=True))
+        return super().warm_up(min_window)
 
     def run(self, steps, expected_s=0.0):
         if self.pairing:  # both sides are counted at once: their steps take no time here
             self.bench.time_s += steps * STEP_NS / 1e9 * self.bench.slowdown
-        ran = Ran(
-            step_time_ns=(STEP_NS,) * steps,
-            minor_page_faults=0,
-            major_page_faults=0,
-            cpu_time_s=1,
-            peak_rss_bytes=5,
-        )
-        return self.said("run", ran)
-
-    def imported(self, folders, packages):
-        return self.said("imported", Imported(files=tuple(self.bench.imported.get(self.side, {}).items())))
-
-    def ask(self, name, **_):
-        return self.said(name, getattr(self.bench.shows, name))
+        return super().run(steps)
 
 
 class FakeBench:

@@ -5,18 +5,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fakes import FakeWorker
 
 from ntp.case import Case, Runtime, Workload
 from ntp.errors import RecordError, WorkerFailed
-from ntp.records.environment import Process, Software
 from ntp.records.flame import Flame, FlameWarning
-from ntp.records.run import KernelBurst, WarmUp
 from ntp.runners import profile as runner
 from ntp.runners.bench import Bench
 from ntp.runners.profile import FLAME_S, OBSERVING, profile
 from ntp.worker.channel import Refused
 from ntp.worker.driver import Observing, Sampling
-from ntp.worker.protocol import Loaded, Ran
 
 CASE = Case(workload=Workload(batch_size=2, seq_len=4), runtime=Runtime(threads=2))
 SAMPLING = Sampling(time_s=1.0, min_samples=5, blocks=1)
@@ -25,7 +23,7 @@ STEP_NS = 100_000_000
 DIED = WorkerFailed("simple-b2-s4-t2: died of SIGSEGV", "its last words")
 
 
-class FakeBench:
+class FakeBench(FakeWorker):
     """All that a profile starts, in one log: what was asked, in order, and when a run was handed out."""
 
     def __init__(self, shows, peaks):
@@ -47,31 +45,16 @@ class FakeBench:
 
     # The worker's side
 
+    step_ns = STEP_NS
+
     def stop(self):
         self.log.append("stop early")
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.log.append("stop")
 
-    def load(self):
-        return self.said("load", Loaded(parameters=7, software=Software(), process=Process()))
-
-    def warm_up(self):
-        return self.said("warm_up", WarmUp(step_time_ns=(STEP_NS,) * 8, wall_time_ns=8 * STEP_NS, steady=True))
-
-    def run(self, steps, expected_s=0.0):
-        times_ns = (STEP_NS,) * steps
-        ran = Ran(step_time_ns=times_ns, minor_page_faults=0, major_page_faults=0, cpu_time_s=1, peak_rss_bytes=5)
-        return self.said(f"run {steps}", ran)
-
-    def calibration_kernel(self):
-        return self.said("calibration_kernel", KernelBurst(shape=(4, 4, 4), time_ns=(1,), cpu_time_s=0))
-
-    def ask(self, name, steps="", trace=None):
-        answer = self.said(f"{name} {steps}".strip(), getattr(self.shows, name))
+    def ask(self, name, trace=None, **arguments):
+        answer = super().ask(name, **arguments)
         if trace is not None:
             self.trace = Path(trace)
             if self.written is not None:
@@ -113,7 +96,15 @@ def without_blocks(log):
 def test_the_stages_follow_each_other_and_each_hands_out_a_run(bench, tmp_path):
     bench.profile(tmp_path)
     assert without_blocks(bench.log) == [
-        *("start simple-b2-s4-t2", "load", "warm_up", "calibration_kernel", "run 10", "calibration_kernel", "yield 0"),
+        *(
+            "start simple-b2-s4-t2",
+            "load",
+            "warm_up 4",
+            "calibration_kernel",
+            "run 10",
+            "calibration_kernel",
+            "yield 0",
+        ),
         *(*OBSERVERS, "yield 1"),
         *("flame", "yield 2", "stop"),
         *("peaks simple-b2-s4-t2", "yield 3"),
@@ -183,7 +174,7 @@ def test_progress_is_told_before_each_stage(bench, tmp_path):
     assert [entry for entry in bench.log if entry in told] == told
 
 
-@pytest.mark.parametrize("dies_at", ["start simple-b2-s4-t2", "load", "warm_up", "run 10"])
+@pytest.mark.parametrize("dies_at", ["start simple-b2-s4-t2", "load", "warm_up 4", "run 10"])
 def test_without_samples_there_is_a_failure_and_nothing_else(bench, tmp_path, dies_at):
     bench.fails[dies_at] = DIED
     (run,) = bench.profile(tmp_path)

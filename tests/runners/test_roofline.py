@@ -265,15 +265,15 @@ def test_a_probe_that_fails_is_told_of_by_its_threads():
 
 class TestRoutes:
     def test_every_route_is_there_or_says_why_not(self):
-        found = list(gemm_routes())
-        assert [(route.dtype, route.route) for route in found] == [
+        routes = list(gemm_routes())
+        assert [(route.dtype, route.route) for route in routes] == [
             ("fp32", "default"),
             ("fp32", "onednn"),
             ("fp32", "medium"),
             ("bf16", "default"),
         ]
-        assert all(route.reason for route in found if isinstance(route, Skipped))
-        assert isinstance(found[0], GemmRoute)
+        assert all(route.reason for route in routes if isinstance(route, Skipped))
+        assert isinstance(routes[0], GemmRoute)
 
     def test_routes_multiply(self):
         for route in gemm_routes():

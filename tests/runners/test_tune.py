@@ -5,20 +5,19 @@ import math
 import random
 
 import pytest
+from fakes import FakeWorker
 
 from ntp.case import Case
 from ntp.errors import OptionError, WorkerFailed
 from ntp.judge.tuning import incumbent, levers_of, standings, winner, with_values
 from ntp.records.endings import Ending
-from ntp.records.environment import Machine, Process, Software
-from ntp.records.run import WarmUp
+from ntp.records.environment import Machine
 from ntp.records.tuning import Lever
 from ntp.runners.bench import Bench
 from ntp.runners.levers import levers
 from ntp.runners.proposals import Proposals, one_by_one
 from ntp.runners.tune import COMPILING_S, DROP_ABOVE, FINAL_PAIRS, tune
 from ntp.worker.channel import Refused
-from ntp.worker.protocol import Loaded, Ran
 
 DEFAULT = Case.of({"threads": 2})
 LEVERS = (
@@ -63,43 +62,23 @@ class FakeBench:
         return list(tune(DEFAULT, levers, budget_s=budget_s, bench=bench, **settings))
 
 
-class Worker:
+class Worker(FakeWorker):
     def __init__(self, bench, case):
         self.bench, self.case = bench, case
         self.process = bench.chance.gauss(0, bench.noise)
+        self.peak_rss_bytes = next((size for part, size in bench.rss.items() if part in case.id), 100)
+        self.ending = Ending(loss=next((loss for part, loss in bench.losses.items() if part in case.id), 6.9))
 
     def __enter__(self):
         self.bench.time_s += self.bench.pair_cost_s / 2
         return self
 
-    def __exit__(self, *_):
-        pass
+    def said(self, what):
+        failing = (error for part, error in self.bench.fails.items() if what == "load" and part in self.case.id)
+        if error := next(failing, None):
+            raise error
 
-    def stop(self):
-        pass
-
-    def load(self):
-        for part, error in self.bench.fails.items():
-            if part in self.case.id:
-                raise error
-        return Loaded(parameters=1, software=Software(), process=Process())
-
-    def warm_up(self, min_window=4):
-        return WarmUp(step_time_ns=self._times(4), wall_time_ns=1, steady=True)
-
-    def run(self, steps, expected_s=0.0):
-        rss = next((size for part, size in self.bench.rss.items() if part in self.case.id), 100)
-        loss = next((loss for part, loss in self.bench.losses.items() if part in self.case.id), 6.9)
-        return Ran(
-            step_time_ns=self._times(steps),
-            minor_page_faults=0,
-            major_page_faults=0,
-            cpu_time_s=1,
-            peak_rss_bytes=rss,
-            ending=Ending(loss=loss),
-        )
-
-    def _times(self, steps):
+    def times_ns(self, steps):
         step_s = self.bench.seconds_of(self.case) * (1 + self.process)
         self.bench.time_s += steps * step_s
         return (round(step_s * 1e9),) * steps

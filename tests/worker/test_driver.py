@@ -4,83 +4,67 @@ import math
 import time
 
 import pytest
+from fakes import FakeWorker
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.case import Case, Workload
 from ntp.errors import WorkerFailed
 from ntp.records.endings import Ending
-from ntp.records.environment import Counters, Process, Software
+from ntp.records.environment import Counters
 from ntp.records.observations import Observations
-from ntp.records.run import CalibrationKernel, KernelBurst, WarmUp
+from ntp.records.run import CalibrationKernel, WarmUp
 from ntp.worker import driver
 from ntp.worker.channel import Refused
 from ntp.worker.driver import Observing, Sampling, measure, observe
-from ntp.worker.protocol import Loaded, Ran
 
 CASE = Case(workload=Workload(batch_size=2, seq_len=4))
 
 
-class ScriptedWorker:
-    """A worker without a process: it says what it was asked, and moves the clock."""
+class ScriptedWorker(FakeWorker):
+    """A worker that keeps what it was asked, and moves the clock."""
 
     refuses = None
     """Which of the requests for the calibration kernel."""
 
-    def __init__(self, loaded, warm_up_ns, step_ns):
-        self.loaded = loaded
+    def __init__(self, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000):
         self.warm_up_ns = warm_up_ns
         self.step_ns = step_ns
         self.now_s = 0.0
         self.asked = []
         self.expected_s = []
 
-    def load(self):
-        self.asked.append("load")
-        self.now_s += 2.0
-        return self.loaded
+    def said(self, what):
+        self.asked.append(what)
+        self.now_s += {"load": 2.0, "calibration_kernel": 0.5}.get(what, 0.0)
+        self.kernel_ns = self.asked.count("calibration_kernel")
+        if what == "calibration_kernel" and self.refuses == self.kernel_ns:
+            raise Refused("simple-b2-s4-t1: no memory")
 
     def warm_up(self):
-        self.asked.append("warm_up")
+        self.said("warm_up")
         self.now_s += sum(self.warm_up_ns) / 1e9
         return WarmUp(step_time_ns=self.warm_up_ns, wall_time_ns=sum(self.warm_up_ns), steady=True)
 
     def run(self, steps, expected_s=0.0):
-        self.asked.append(("run", steps))
         self.expected_s.append(expected_s)
         self.now_s += steps * self.step_ns / 1e9
-        return Ran(
-            step_time_ns=(self.step_ns,) * steps,
-            minor_page_faults=30,
-            major_page_faults=1,
-            cpu_time_s=1.0,
-            peak_rss_bytes=steps,
-            ending=Ending(loss=math.nan if steps == 7 else 6.9, anonymous_bytes=steps),
-        )
-
-    def calibration_kernel(self):
-        self.asked.append("calibration_kernel")
-        self.now_s += 0.5
-        if self.refuses == self.asked.count("calibration_kernel"):
-            raise Refused("simple-b2-s4-t1: no memory")
-        return KernelBurst(shape=(4, 4, 4), time_ns=(self.asked.count("calibration_kernel"), 100), cpu_time_s=0.25)
-
-    def stop(self):
-        self.asked.append("stop")
+        self.peak_rss_bytes = steps
+        self.ending = Ending(loss=math.nan if steps == 7 else 6.9, anonymous_bytes=steps)
+        return super().run(steps)
 
 
 def test_a_case_is_measured_with_exactly_the_steps_it_needs():
-    loaded = Loaded(parameters=7, software=Software(torch="2.9"), process=Process())
-    worker = ScriptedWorker(loaded, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000)
+    worker = ScriptedWorker()
     sampling = Sampling(time_s=3.0, min_samples=5, blocks=2)
     measurement = measure(CASE, worker, sampling, clock_s=lambda: worker.now_s)
     assert worker.asked == [
         "load",
         "warm_up",
         "calibration_kernel",
-        ("run", 7),
+        "run 7",
         "calibration_kernel",
-        ("run", 8),
+        "run 8",
         "calibration_kernel",
     ]
     assert worker.expected_s == pytest.approx([3.0 * 7 / 15, 3.0 * 8 / 15])
@@ -88,45 +72,40 @@ def test_a_case_is_measured_with_exactly_the_steps_it_needs():
     assert measurement.harness.start_s == pytest.approx(2.0)
     assert measurement.harness.warm_up_s == pytest.approx(1.6)
     assert measurement.harness.timed_s == pytest.approx(1.5 + 3 * 0.5)
-    assert measurement.minor_page_faults == 60, "of both turns"
+    assert measurement.minor_page_faults == 60, "of both blocks"
     assert measurement.major_page_faults == 2
-    assert measurement.peak_rss_bytes == 8, "of the turn where it was highest"
-    assert [ending.anonymous_bytes for ending in measurement.endings] == [7, 8], "of each turn"
+    assert measurement.peak_rss_bytes == 8, "of the block where it was highest"
+    assert [ending.anonymous_bytes for ending in measurement.endings] == [7, 8], "of each block"
     assert math.isnan(measurement.endings[0].loss)
     assert measurement.parameters == 7
     assert measurement.environment.software.torch == "2.9"
-    assert measurement.calibration_kernel == CalibrationKernel(
-        shape=(4, 4, 4), bursts_ns=((1, 100), (2, 100), (3, 100))
-    )
+    assert measurement.calibration_kernel == CalibrationKernel(shape=(4, 4, 4), bursts_ns=((1,), (2,), (3,)))
 
 
 @given(st.integers(1, 50), st.integers(1, 12))
-def test_turns_are_as_equal_as_can_be_and_hold_every_step(steps, turns):
-    loaded = Loaded(parameters=7, software=Software(), process=Process())
-    worker = ScriptedWorker(loaded, warm_up_ns=(10**9,) * 8, step_ns=10**9)
-    sampling = Sampling(time_s=0.5, min_samples=steps, blocks=turns)
+def test_blocks_are_as_equal_as_can_be_and_hold_every_step(steps, blocks):
+    worker = ScriptedWorker(warm_up_ns=(10**9,) * 8, step_ns=10**9)
+    sampling = Sampling(time_s=0.5, min_samples=steps, blocks=blocks)
     assert len(measure(CASE, worker, sampling, clock_s=lambda: worker.now_s).step_time_ns) == steps
-    sizes = [asked[1] for asked in worker.asked if asked[0] == "run"]
-    assert len(sizes) == min(steps, turns)
+    sizes = [int(asked.removeprefix("run ")) for asked in worker.asked if asked.startswith("run ")]
+    assert len(sizes) == min(steps, blocks)
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_the_reference_products_cpu_time_is_nobody_elses(monkeypatch):
-    """Two CPUs for 10 s: 2 x 1 s of steps, 3 x 0.25 s of products, and 5 s of another process."""
+def test_the_calibration_kernels_cpu_time_is_nobody_elses(monkeypatch):
+    """Two CPUs for 10 s: 2 x 1 s of steps, 3 x 0.25 s of the kernel, and 5 s of another process."""
     before = Counters(total_s=0, idle_s=0, steal_s=0)
     readings = [before, Counters(total_s=20, idle_s=12.25, steal_s=0)]
     monkeypatch.setattr(driver, "read_counters", lambda: readings.pop(0))
     monkeypatch.setattr("time.process_time", lambda: 0.0)
-    loaded = Loaded(parameters=7, software=Software(), process=Process())
-    worker = ScriptedWorker(loaded, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000)
+    worker = ScriptedWorker()
     measurement = measure(CASE, worker, Sampling(blocks=2), clock_s=lambda: worker.now_s)
     assert measurement.environment.conditions.other_cpu_share == pytest.approx(5 / 20)
 
 
 @pytest.mark.parametrize("refuses", [1, 2, 3])
-def test_a_refused_reference_product_costs_nothing_else(refuses):
-    loaded = Loaded(parameters=7, software=Software(), process=Process())
-    worker = ScriptedWorker(loaded, warm_up_ns=(200_000_000,) * 8, step_ns=100_000_000)
+def test_a_refused_calibration_kernel_costs_nothing_else(refuses):
+    worker = ScriptedWorker()
     worker.refuses = refuses
     sampling = Sampling(time_s=3.0, min_samples=5, blocks=2)
     measurement = measure(CASE, worker, sampling, clock_s=lambda: worker.now_s)
@@ -134,8 +113,8 @@ def test_a_refused_reference_product_costs_nothing_else(refuses):
     assert [asked for asked in worker.asked if asked != "calibration_kernel"] == [
         "load",
         "warm_up",
-        ("run", 7),
-        ("run", 8),
+        "run 7",
+        "run 8",
     ]
     assert worker.asked.count("calibration_kernel") == refuses, "once refused, it is not asked for again"
 

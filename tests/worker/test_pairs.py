@@ -5,13 +5,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from fakes import FakeWorker
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.errors import WorkerFailed
 from ntp.records.endings import Ending
-from ntp.records.environment import Process, Software
-from ntp.records.run import WarmUp
+from ntp.records.environment import Software
 from ntp.worker import pairs
 from ntp.worker.pairs import (
     BLOCK_S,
@@ -24,7 +24,7 @@ from ntp.worker.pairs import (
     rounds_of,
     unlike_rounds,
 )
-from ntp.worker.protocol import Imported, Loaded, Ran
+from ntp.worker.protocol import Imported
 from ntp.worker.sources import Source
 
 MIB = 2**20
@@ -36,7 +36,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 WARM_UP = f"warm_up {WARM_UP_WINDOW}"
 
 
-class Worker:
+class Worker(FakeWorker):
     """Every step takes ``step_ns`` and one more than the step before; what is asked goes into a log."""
 
     def __init__(self, name="", log=None, step_ns=25_000_000, first_ns=None, fails=(), shows=None):
@@ -47,45 +47,27 @@ class Worker:
         self.fails = fails
         self.shows = shows
         self.steps = 0
+        self.files = (("mine", "/tree/mine.py"),)
 
-    def stop(self):
-        self.log.append((self.name, "stop"))
-
-    def said(self, what, answer):
+    def said(self, what):
         self.log.append((self.name, what))
         if what in self.fails:
             raise WorkerFailed(f"simple-b2-s4-t1: {what} failed", "its last words")
-        return answer
-
-    def load(self):
-        return self.said("load", Loaded(parameters=7, software=SOFTWARE, process=Process()))
 
     def warm_up(self, min_window=4):
         times_ns = (self.first_ns,) * 4 + (self.step_ns,) * 5
-        return self.said(
-            f"warm_up {min_window}", WarmUp(step_time_ns=times_ns, wall_time_ns=sum(times_ns), steady=True)
-        )
+        return super().warm_up(min_window).model_copy(update={"step_time_ns": times_ns})
 
     def run(self, steps, expected_s=0.0):
         self.expected_s = expected_s
         times_ns = tuple(self.step_ns + self.steps + i for i in range(steps))
         self.steps += steps
-        ran = Ran(
-            step_time_ns=times_ns,
-            minor_page_faults=0,
-            major_page_faults=0,
-            cpu_time_s=1,
-            peak_rss_bytes=5,
-            ending=Ending(loss=self.steps),
-        )
-        return self.said(f"run {steps}", ran)
+        self.ending = Ending(loss=self.steps)
+        return super().run(steps).model_copy(update={"step_time_ns": times_ns})
 
     def imported(self, folders, packages):
         self.asked_for = (folders, packages)
-        return self.said("imported", Imported(files=(("mine", "/tree/mine.py"),)))
-
-    def ask(self, name, **arguments):
-        return self.said(" ".join([name, *map(str, arguments.values())]), getattr(self.shows, name))
+        return super().imported(folders, packages)
 
 
 def pair_of(seed, steps_s=STEPS_S, base=None, head=None):
@@ -103,11 +85,11 @@ STEP_S = st.floats(1e-6, 100)
 
 
 @given(STEP_S, st.floats(0.1, 60))
-def test_turns_fill_the_time_and_no_more(step_s, steps_s):
-    turns, steps = rounds_of(step_s, steps_s)
-    assert turns >= MIN_BLOCKS
-    assert 2 * turns * steps * step_s >= steps_s * (1 - 1e-9)
-    assert turns == MIN_BLOCKS or 2 * (turns - 1) * steps * step_s < steps_s * (1 + 1e-9)
+def test_rounds_fill_the_time_and_no_more(step_s, steps_s):
+    rounds, steps = rounds_of(step_s, steps_s)
+    assert rounds >= MIN_BLOCKS
+    assert 2 * rounds * steps * step_s >= steps_s * (1 - 1e-9)
+    assert rounds == MIN_BLOCKS or 2 * (rounds - 1) * steps * step_s < steps_s * (1 + 1e-9)
 
 
 @given(STEP_S)
@@ -118,7 +100,7 @@ def test_a_block_is_as_long_as_whole_steps_allow(step_s):
 
 
 @pytest.mark.parametrize(
-    ("step_s", "turns_and_steps"),
+    ("step_s", "rounds_and_steps"),
     [
         (0.0005, (25, 100)),
         (0.01, (25, 5)),
@@ -129,15 +111,15 @@ def test_a_block_is_as_long_as_whole_steps_allow(step_s):
         (60, (8, 1)),
     ],
 )
-def test_turns_of_some_paces(step_s, turns_and_steps):
-    assert rounds_of(step_s, 2.45) == turns_and_steps
+def test_rounds_of_some_paces(step_s, rounds_and_steps):
+    assert rounds_of(step_s, 2.45) == rounds_and_steps
 
 
 @given(STEP_S, STEP_S, st.floats(0.1, 60), st.floats(0.01, 1))
-def test_unlike_sides_have_as_many_turns_each_as_long(base_s, head_s, steps_s, block_s):
-    turns, steps = unlike_rounds({"base": base_s, "head": head_s}, steps_s, block_s)
-    assert turns >= MIN_BLOCKS
-    assert turns * (steps["base"] * base_s + steps["head"] * head_s) >= steps_s * (1 - 1e-9)
+def test_unlike_sides_have_as_many_rounds_of_one_length(base_s, head_s, steps_s, block_s):
+    rounds, steps = unlike_rounds({"base": base_s, "head": head_s}, steps_s, block_s)
+    assert rounds >= MIN_BLOCKS
+    assert rounds * (steps["base"] * base_s + steps["head"] * head_s) >= steps_s * (1 - 1e-9)
     for side, step_s in (("base", base_s), ("head", head_s)):
         assert steps[side] == 1 or abs(steps[side] * step_s - block_s) <= step_s / 2 * (1 + 1e-9)
 
@@ -150,9 +132,9 @@ def test_a_pair_of_unlike_sides():
     assert dict(pair.endings) == {side: Ending(loss=worker.steps) for side, worker in workers.items()}
 
 
-def test_sides_take_turns_many_times_while_a_machine_is_in_one_mood():
-    turns, steps = rounds_of(0.001)
-    assert turns >= 25
+def test_sides_alternate_many_times_while_a_machine_is_in_one_mood():
+    rounds, steps = rounds_of(0.001)
+    assert rounds >= 25
     assert steps * 0.001 <= 0.1
 
 
@@ -166,7 +148,7 @@ def test_a_pair_asks_for_exactly_this(seed):
 
 
 @given(SEEDS, st.integers(1_000_000, 2_000_000_000), st.integers(1_000_000, 2_000_000_000))
-def test_both_sides_run_the_same_steps_once_in_every_pair_of_turns(seed, base_ns, head_ns):
+def test_both_sides_run_the_same_steps_once_in_every_round(seed, base_ns, head_ns):
     pair, _ = pair_of(seed, base={"step_ns": base_ns}, head={"step_ns": head_ns})
     order = order_of(pair)
     assert all({first, second} == {"base", "head"} for first, second in zip(order[::2], order[1::2], strict=True))

@@ -40,11 +40,11 @@ class Repository:
         importlib.invalidate_caches()
 
     def packages(self, folder=""):
-        def known(tree):
+        def files_of(tree):
             return [str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()]
 
-        found = packages(self.tree, known(self.tree), self.tree / folder, self.top, known(self.top))
-        return {name: path and str(path.relative_to(self.tree)) for name, path in found}
+        by_name = packages(self.tree, files_of(self.tree), self.tree / folder, self.top, files_of(self.top))
+        return {name: path and str(path.relative_to(self.tree)) for name, path in by_name}
 
 
 @pytest.fixture
