@@ -30,6 +30,8 @@ def guard_files(folder):
     again = draws.draw(recorded, 1)
     assert beginning(drawn, again) == again
     charts = pictures.charts(recorded, drawn)
+    (dots,) = re.findall("mark-symbol role-mark.*?</g>", charts["identical-quiet.svg"], re.DOTALL)
+    assert dots.count("<path") == dots.count(' fill="#') == sum(map(len, recorded.pools["quiet"].pairs.values()))
     return {"README.md": page.markdown(recorded, drawn, charts), **charts}
 
 
