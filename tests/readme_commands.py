@@ -1,4 +1,4 @@
-"""Every command of the README, run one after the other in a clone of the repository, each made short.
+"""Every command of the README, made short and run one after the other in a clone of the repository.
 
 Not collected unless it is named: ``pytest tests/readme_commands.py``, as ``tox run -e readme`` does. It takes minutes.
 """
@@ -19,7 +19,7 @@ SMALL = "--batch-size 2 --seq-len 8"
 
 
 class Rule(NamedTuple):
-    """How a command is made short: options that come after its own, and beat them."""
+    """How a command is made short: options that follow its own, and override them."""
 
     start: str
     added: str = ""
@@ -27,7 +27,7 @@ class Rule(NamedTuple):
 
 
 JUDGED = (0, 1, 3, 4)
-"""So little is measured that any verdict may come out, not comparable too. None of them is an error."""
+"""So little is measured that any verdict may result, even not comparable. None of them is an error."""
 
 RULES = (
     Rule("pytest --benchmark-only bench/bench_scaling.py", f"{FEW_SAMPLES} -k b4-s128"),
@@ -48,11 +48,11 @@ RULES = (
 )
 
 ELSEWHERE = re.compile(r"python3 -m venv|\.venv/bin/pip install|\.venv/bin/tox run")
-"""What whoever runs this has just done."""
+"""What has been done before this runs."""
 
 
 def readme_commands() -> list[str]:
-    """The commands in their order, those that are joined by ``&&`` one by one."""
+    """The commands in order, with those that ``&&`` joins separated."""
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
     parts = [part.strip() for line in lines for part in line.split("&&") if part.strip()]
@@ -60,13 +60,13 @@ def readme_commands() -> list[str]:
 
 
 def golden_losses() -> list[str]:
-    """The losses that the README has of a training run without options."""
+    """The losses in the README of a training run without options."""
     (block,) = re.findall(r"```text\n([\d. ]+)\n```", (ROOT / "README.md").read_text())
     return str(block).split()
 
 
 def rule_of(command: str) -> Rule:
-    """The first rule that fits.
+    """Find the first rule that applies.
 
     Raises:
         LookupError: there is none.
@@ -79,7 +79,7 @@ def rule_of(command: str) -> Rule:
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory):
-    """A clone as a user has it, with the branch and the tag that the README speaks of, and a cache of its own."""
+    """A user's clone, with the branch and the tag of the README's commands, and a separate cache."""
     path = tmp_path_factory.mktemp("readme") / "ntp"
     subprocess.run(["git", "clone", "--quiet", ROOT, path], check=True)
     for command in (["tag", "v1.2"], ["checkout", "--quiet", "-B", "main"]):

@@ -1,4 +1,4 @@
-"""README and docs: commands are commands, links lead somewhere, and figures are those of the reports."""
+"""README and docs: commands exist, links work, and figures are those of the reports."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 
 
 def commands(start):
-    """Every command line in a block of bash that starts so, as words, with the document that has it."""
+    """Every command line in a bash block that starts with a word, as words, with the document's name."""
     for path in DOCUMENTS:
         for block in re.findall(r"```bash\n(.*?)```", path.read_text(), flags=re.DOTALL):
             for line in block.splitlines():
@@ -37,11 +37,11 @@ def test_a_command_of_ntp_is_understood(words):
 
 def test_every_option_of_pytest_exists():
     text = subprocess.run([sys.executable, "-m", "pytest", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
-    known = set(re.findall(r"(?<!\w)--?[a-z][a-z-]*", text))
+    existing = set(re.findall(r"(?<!\w)--?[a-z][a-z-]*", text))
     for parameters in commands("pytest"):
         (words,) = parameters.values
         options = {word.split("=")[0] for word in words if word.startswith("-")}
-        assert options <= known, parameters.id
+        assert options <= existing, parameters.id
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "reports/README.md"], ids=lambda path: path.name)

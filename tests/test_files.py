@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole, and places that are tried first."""
+"""Files are replaced atomically, and paths are checked first."""
 
 import os
 import stat
@@ -29,7 +29,7 @@ def mode(path):
 
 @pytest.fixture
 def umask():
-    """Sets it for the test alone."""
+    """Set the umask for one test."""
     before = os.umask(0)
     os.umask(before)
     yield os.umask

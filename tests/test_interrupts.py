@@ -16,7 +16,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Those of a process that has just started, and afterwards as they were."""
+    """Set the handlers of a new process, and restore them afterwards."""
     before = {number: signal.getsignal(number) for number in NUMBERS}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -32,7 +32,7 @@ def raise_all(numbers: Sequence[int]) -> None:
 
 
 class Clock:
-    """Seconds, as a test sets them."""
+    """A clock that a test sets."""
 
     now_s = 100.0
 
@@ -57,17 +57,17 @@ def test_each_signal_unwinds_the_stack_once(number: int, status: int, words: str
             yield
         finally:
             raise_all(NUMBERS)
-            cleaned.append("all of it")
+            cleaned.append("work")
 
     with pytest.raises(KeyboardInterrupt) as stop, Interrupts() as interrupts, work():
         signal.raise_signal(number)
-    assert cleaned == ["all of it"]
+    assert cleaned == ["work"]
     assert (status_of(stop.value), in_words(stop.value)) == (status, words)
     assert isinstance(stop.value, Terminated) == (number != signal.SIGINT)
     assert interrupts.terminated is (stop.value if number != signal.SIGINT else None)
     stop.value.add_note("; one is kept")
     assert in_words(stop.value) == f"{words}; one is kept"
-    assert {signal.getsignal(each) for each in NUMBERS} == {signal.SIG_IGN}, "the process is at its end"
+    assert {signal.getsignal(number) for number in NUMBERS} == {signal.SIG_IGN}, "the process is at its end"
 
 
 def test_what_takes_long_can_be_broken_off_later():

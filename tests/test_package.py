@@ -1,4 +1,4 @@
-"""The wheel: all that is needed is in it, and it works where there is no checkout."""
+"""The wheel contains everything that is needed, and works without a checkout."""
 
 import os
 import pwd
@@ -36,7 +36,7 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel that the source distribution makes: what is missing in either is missing here."""
+    """The wheel that is built from the source distribution: what is missing in either is missing here."""
     folder = tmp_path_factory.mktemp("wheel")
     # It downloads setuptools: as pip's settings in the user's own home say, wherever HOME points.
     home = os.environ | {"HOME": pwd.getpwuid(os.getuid()).pw_dir}

@@ -1,4 +1,4 @@
-"""Whatever calls itself exact is held to the plain step, for the model at hand."""
+"""A lever that claims to be exact is compared with the plain step for each model."""
 
 from contextlib import contextmanager
 
@@ -23,7 +23,7 @@ needs_chunked = pytest.mark.skipif(
 
 
 class Bigram(nn.Module):
-    """Embedding and head, with something between them."""
+    """Embedding and head, with a module between them."""
 
     def __init__(self, between: nn.Module | None = None, *, vocab: int = VOCAB, tied: bool = False) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class Does(nn.Module):
 
 
 class NormOverBatch(nn.BatchNorm1d):
-    """Batch normalisation over all positions of a batch, as layers for images do."""
+    """Batch normalisation over all positions of a batch, like layers for images."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.flatten(0, 1)).view_as(x)
 
 
 class CarriesMean(nn.Module):
-    """Takes away the mean of the batches before: the first step is that of a model without."""
+    """Subtracts the mean of earlier batches, so its first step is that of a model without it."""
 
     def __init__(self, *, in_place: bool) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _ScaledGradient(torch.autograd.Function):
 
 
 class _WithAuxiliaryLoss(torch.autograd.Function):
-    """Hands on what it is given; backward, the mean square of it is made small as well."""
+    """The identity, whose backward pass also minimises the mean square of its input."""
 
     @staticmethod
     def forward(ctx, x):
@@ -266,15 +266,15 @@ def test_a_loss_that_is_no_number_is_left_to_training():
 
 
 class Counts(nn.Module):
-    """Counts its calls, in a buffer and beside it."""
+    """Counts its calls in a buffer and in an attribute."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("calls_in_buffer", torch.zeros((), dtype=torch.int64))
         self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen += 1
+        self.calls_in_buffer += 1
         self.calls += 1
         return x * (1 + self.calls)
 
@@ -283,17 +283,17 @@ def test_checking_leaves_no_trace():
     model = Bigram(nn.Sequential(Counts(), NormOverBatch(WIDTH)), tied=True).train()
     model(torch.zeros(2, 3, dtype=torch.int64)).sum().backward()
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    gradients = {name: each.grad.clone() for name, each in model.named_parameters()}
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     rng, calls = torch.get_rng_state(), model.between[0].calls
-    parameters = {name: id(each) for name, each in model.named_parameters()}
+    parameters = {name: id(parameter) for name, parameter in model.named_parameters()}
     with pytest.raises(StepError):
         check_exact(DeduplicatedLoss(LanguageModel(model), WORKLOAD), LanguageModel(model), WORKLOAD, DEDUPLICATED)
     check_exact(FullLoss(LanguageModel(model)), LanguageModel(model), WORKLOAD, {"matmul onednn": "matmul default"})
     assert model.between[0].calls == calls
     assert torch.equal(torch.get_rng_state(), rng)
-    assert {name: id(each) for name, each in model.named_parameters()} == parameters
+    assert {name: id(parameter) for name, parameter in model.named_parameters()} == parameters
     assert model.head.weight is model.embedding.weight
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name])
-    for name, each in model.named_parameters():
-        assert torch.equal(each.grad, gradients[name])
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter.grad, gradients[name])

@@ -1,4 +1,4 @@
-"""Models as the world has them: each is asked as it wants to be, and trained, in whichever way."""
+"""Each kind of model is called as it needs to be, in training and elsewhere."""
 
 from collections import OrderedDict, namedtuple
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 class Base(nn.Module):
-    """Embedding and head; what lies between looks at the tokens before."""
+    """Embedding and head, with a layer between them that looks at earlier tokens."""
 
     def __init__(self, vocab_size, embed_dim, seq_len):
         super().__init__()
@@ -44,7 +44,7 @@ class Plain(Base):
         return self.lm_head(self.hidden(ids))
 
 class Nano(Base):
-    """As nanoGPT has it: without targets, the logits of the last position alone."""
+    """Like nanoGPT, returns only the last position's logits without targets."""
 
     def forward(self, idx, targets=None):
         assert idx.shape[1] <= self.wpe.num_embeddings
@@ -64,7 +64,7 @@ class Summed(Nano):
         return logits, None if loss is None else loss * idx.numel()
 
 class Smoothed(Nano):
-    """Another loss in training alone."""
+    """Has another loss in training mode only."""
 
     def forward(self, idx, targets=None):
         logits, loss = super().forward(idx, targets)
@@ -96,7 +96,7 @@ class Masked(Plain):
         return super().forward(input_ids) * attention_mask[..., None]
 
 class MaybeMasked(Plain):
-    """A mask that is left out is not borne, whatever the signature says."""
+    """The model fails without a mask, although its signature has a default."""
 
     def forward(self, input_ids, attention_mask=None):
         return {"logits": super().forward(input_ids) * attention_mask[..., None]}
@@ -111,7 +111,7 @@ class Nothing(Plain):
         return None, None
 
 class OneToken(Nano):
-    """Looks at a token alone."""
+    """Looks at a single token."""
 
     def hidden(self, ids):
         return self.wte(ids)
@@ -134,7 +134,7 @@ needs_chunked = pytest.mark.skipif(
 
 @pytest.fixture
 def workload(tmp_path):
-    """``workload(name)``: of a model of that name."""
+    """``workload(name)`` returns a workload of the model with that name."""
     (tmp_path / "models.py").write_text(MODELS)
     return lambda name: Workload(
         model=f"{tmp_path / 'models.py'}:{name}", vocab_size=VOCAB, embed_dim=WIDTH, batch_size=3, seq_len=LENGTH
@@ -156,12 +156,12 @@ def test_a_model_is_asked_as_it_wants_to_be_and_trains_as_the_plain_one(workload
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_summed_up_saved_and_predicts_as_the_plain_one(workload, name: str, tmp_path):
     predicted = []
-    for folder, each in (("plain", "Plain"), ("other", name)):
-        run = TrainingRun(workload(each), StepConfig(), tmp_path / folder)
+    for folder, factory in (("plain", "Plain"), ("other", name)):
+        run = TrainingRun(workload(factory), StepConfig(), tmp_path / folder)
         assert len(list(run.run(3))) == 3
         summary = run.summary()
         assert summary.logits_shape == (3, LENGTH, VOCAB)
-        model, trained = load_trained(tmp_path / folder, workload(each).model)
+        model, trained = load_trained(tmp_path / folder, workload(factory).model)
         predicted.append((summary.predicted_ids, list(generate(model, trained, [1, 2], 9))))
     assert predicted[0] == predicted[1]
 
@@ -186,8 +186,8 @@ def test_attention_is_not_deduplicated_however_it_is_asked(workload, name: str):
 
 def test_what_looks_at_one_token_alone_is_deduplicated_though_it_wants_targets(workload):
     assert isinstance(Training.start(workload("OneToken"), StepConfig()).method.path, OwnLoss)
-    found, expected = losses(workload("OneToken"), named_step("deduplicated")), losses(workload("OneToken"))
-    assert found == pytest.approx(expected, abs=1e-5)
+    actual, expected = losses(workload("OneToken"), named_step("deduplicated")), losses(workload("OneToken"))
+    assert actual == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["Summed", "Smoothed"])

@@ -1,4 +1,4 @@
-"""Ways to the loss: what each computes against the plain one, and whom it refuses."""
+"""Loss paths: what each computes compared with the plain one, and which models it refuses."""
 
 import math
 
@@ -40,12 +40,12 @@ def loss_and_gradients(path: FullLoss | ChunkedLoss | DeduplicatedLoss, model: n
     model.zero_grad()
     loss = path.loss(path.predict(tokens[:, :-1]), tokens[:, 1:])
     loss.backward()
-    return loss.detach(), {name: each.grad.clone() for name, each in model.named_parameters()}
+    return loss.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
 @st.composite
 def tokens_of_any_kind(draw: st.DrawFn) -> Tensor:
-    """``(B, T+1)`` ids: one token or many, from few ids or all, and as training has them, a view of a longer row."""
+    """``(B, T+1)`` ids: one token or many, from few ids or all, as a view of longer rows, like in training."""
     batch, length = draw(st.integers(1, 4)), draw(st.integers(1, 6))
     ids = st.integers(0, draw(st.sampled_from([0, 1, VOCAB - 1])))
     rows = draw(st.lists(st.lists(ids, min_size=length + 1, max_size=length + 1), min_size=batch, max_size=batch))
@@ -73,11 +73,11 @@ def test_distinct_is_unique_and_padded(ids):
     there, rows, counts = torch.unique(ids, return_inverse=True, return_counts=True)
     padded_ids, padded_counts, found_rows = distinct(ids)
     assert torch.equal(found_rows, rows)
-    for found, expected in ((padded_ids, there), (padded_counts, counts)):
-        assert len(found) % ROWS == 0
-        assert len(found) - len(expected) < ROWS
-        assert torch.equal(found[: len(expected)], expected)
-        assert not found[len(expected) :].any()
+    for padded, expected in ((padded_ids, there), (padded_counts, counts)):
+        assert len(padded) % ROWS == 0
+        assert len(padded) - len(expected) < ROWS
+        assert torch.equal(padded[: len(expected)], expected)
+        assert not padded[len(expected) :].any()
 
 
 def test_the_weighted_loss_has_the_gradient_that_differences_have():
@@ -110,7 +110,7 @@ def test_the_loss_is_scaled_in_its_gradient():
 
 
 class Simple(nn.Module):
-    """The simple model with something between its parts."""
+    """The simple model with a module between its parts."""
 
     def __init__(self, between: nn.Module | None = None, after: nn.Module | None = None) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Recurrent(nn.Module):
 
 
 class AddsContext(nn.Module):
-    """Begins as nothing, as a residual branch that is initialised to zero does."""
+    """Has no effect at first, like a residual branch that is initialised to zero."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -15,15 +15,15 @@ WORKLOAD = Workload(vocab_size=5, embed_dim=4, hidden_dim=8, batch_size=2, seq_l
 
 
 class Counting(nn.Module):
-    """After id i comes i+1 most probably, i+2 next, in a vocabulary of 5 padded to 8. Remembers what it saw."""
+    """After id i, i+1 is most probable and i+2 next, in a vocabulary of 5 padded to 8. Records its contexts."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[list[int]] = []
+        self.contexts: list[list[int]] = []
         self.dropout = nn.Dropout(0.9)
 
     def forward(self, ids: Tensor) -> Tensor:
-        self.seen += ids.tolist()
+        self.contexts += ids.tolist()
         logits = torch.zeros(*ids.shape, 8)
         logits.scatter_(-1, ((ids + 1) % 5).unsqueeze(-1), 4.0)
         logits.scatter_(-1, ((ids + 2) % 5).unsqueeze(-1), 3.0)
@@ -40,11 +40,11 @@ def test_greedy_prediction_takes_the_most_probable_id_of_the_vocabulary():
 def test_the_model_sees_the_last_seq_len_ids():
     model = Counting()
     list(generate(LanguageModel(model), WORKLOAD, [4, 0, 1, 2], max_new_tokens=3))
-    assert model.seen == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
+    assert model.contexts == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
 
 
 def draws(temperature: float, top_k: int | None = None, seed: int = 0) -> Counter[int]:
-    """What follows id 0, 2000 times. Only the first id is drawn from known logits, so each draw is its own start."""
+    """The id that follows id 0, 2000 times: only the first id is drawn from known logits, so each draw starts again."""
 
     class After0(Counting):
         def forward(self, ids: Tensor) -> Tensor:
@@ -61,8 +61,8 @@ def test_sampling_follows_the_softmax_of_logits_over_temperature(temperature: fl
         logits[[0, 3, 4]] = -torch.inf
     expected = torch.softmax(logits / temperature, dim=0)
     counts = draws(temperature, top_k)
-    seen = torch.tensor([counts[i] for i in range(5)]) / 1000
-    torch.testing.assert_close(seen, expected, atol=0.065, rtol=0)  # over 4 sigma
+    frequencies = torch.tensor([counts[i] for i in range(5)]) / 1000
+    torch.testing.assert_close(frequencies, expected, atol=0.065, rtol=0)  # over 4 sigma
     assert set(counts) <= set(expected.nonzero().flatten().tolist())
 
 

@@ -1,4 +1,4 @@
-"""How products are computed: settings that are put back, and machines that cannot do what is asked."""
+"""How products are computed: settings are restored, and machines without support are refused."""
 
 import os
 
@@ -13,7 +13,7 @@ from ntp.errors import StepError
 
 @pytest.fixture
 def machine(monkeypatch):
-    """``machine(bf16=..., rounds=...)``: whether the CPU has bf16, and oneDNN rounds fp32 products to it."""
+    """``machine(bf16=..., rounds=...)`` sets whether the CPU has bf16, and oneDNN rounds fp32 products to it."""
     monkeypatch.delenv(FORCE_BF16, raising=False)
 
     def set_up(*, bf16: bool, rounds: bool) -> None:
@@ -84,10 +84,10 @@ def test_onednn_is_kept_from_rounding_unless_the_user_has_chosen(machine, monkey
     monkeypatch.delenv(name, raising=False)
     if before:
         monkeypatch.setenv(name, before)
-    seen = []
-    monkeypatch.setattr(products, "rounds_products", lambda: seen.append(os.environ[name]))
+    values = []
+    monkeypatch.setattr(products, "rounds_products", lambda: values.append(os.environ[name]))
     products_of(StepConfig(matmul="onednn"))
-    assert seen == [before or value]
+    assert values == [before or value]
     assert os.environ.get(name) == before
 
 

@@ -1,4 +1,4 @@
-"""Settings of the whole process: each is seen to change, and back."""
+"""Each process-wide setting is read before and after a change."""
 
 import os
 import sys

@@ -155,7 +155,7 @@ def losses_of(name: str, steps: int, workload: Workload = SMALL) -> list[float]:
 
 
 def start(name: str, workload: Workload = SMALL) -> Training:
-    """A training of a named step, or the reason to skip a test of it: not every machine has every lever."""
+    """Start a training with a named step, or skip the test: not every machine has every lever."""
     try:
         return Training.start(workload, named_step(name))
     except StepError as error:
@@ -175,21 +175,21 @@ def test_what_calls_itself_exact_has_the_losses_and_gradients_of_the_plain_step(
     workload = Workload(batch_size=8, seq_len=32, vocab_size=200, embed_dim=48, hidden_dim=64)
     assert named_step(name).exact
     assert losses_of(name, 8, workload) == pytest.approx(losses_of("eager", 8, workload), abs=2e-5)
-    for found, expected in zip(
+    for actual, expected in zip(
         gradients_of(start(name, workload)), gradients_of(start("eager", workload)), strict=True
     ):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["bf16", "bf16-matmul", "bf16+deduplicated"])
 def test_what_rounds_to_bf16_says_so_and_is_off_by_no_more_than_that(name: str):
     workload = Workload(batch_size=8, seq_len=32, vocab_size=200, embed_dim=48, hidden_dim=64)
     assert not named_step(name).exact
-    found, expected = gradients_of(start(name, workload)), gradients_of(start("eager", workload))
+    actual, expected = gradients_of(start(name, workload)), gradients_of(start("eager", workload))
     assert losses_of(name, 8, workload) == pytest.approx(losses_of("eager", 8, workload), rel=2**-8)
-    for each, exact in zip(found, expected, strict=True):
-        # bf16 has 8 bits: 2^-9 a number, and some of them one after the other.
-        assert (each - exact).norm() <= 0.03 * exact.norm()
+    for gradient, exact in zip(actual, expected, strict=True):
+        # bf16 has 8 bits: 2^-9 for a number, and several in sequence.
+        assert (gradient - exact).norm() <= 0.03 * exact.norm()
 
 
 def test_global_settings_are_as_before_after_a_step():
@@ -221,7 +221,7 @@ def test_without_a_compiler_there_is_nothing_to_compile_with(monkeypatch):
 @pytest.mark.skipif(not any(map(shutil.which, ["g++", "clang++", "c++"])), reason="torch.compile needs a C++ compiler")
 @pytest.mark.long
 def test_a_compiled_step_trains_as_a_plain_one(tmp_path):
-    """In a process of its own: what compiling sets going there, ends with it."""
+    """In a separate process, with which everything that compiling starts ends."""
     path = tmp_path / "bigram.py"  # little, since every kernel takes seconds to compile
     path.write_text(
         "from torch import nn\n"
@@ -240,6 +240,6 @@ def test_a_compiled_step_trains_as_a_plain_one(tmp_path):
     quick = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_VEC_ISA_OK": "1"}
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)} | quick
     command = [sys.executable, "-c", script, workload.model_dump_json()]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    losses = [float(loss) for loss in found.stdout.split()]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    losses = [float(loss) for loss in done.stdout.split()]
     assert losses == pytest.approx([plain.step().item() for _ in range(4)], abs=1e-5)

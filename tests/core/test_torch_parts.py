@@ -1,4 +1,4 @@
-"""What happens where a torch lacks what ntp looks for in it."""
+"""A torch that lacks what ntp looks for."""
 
 from types import SimpleNamespace
 

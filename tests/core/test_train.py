@@ -34,9 +34,9 @@ def losses(run: TrainingRun, steps: int, **options: int) -> list[float]:
 @pytest.mark.long
 @pytest.mark.parametrize(("threads", "steps"), [(1, 100), (2, 30)])
 def test_golden_losses(threads: int, steps: int):
-    """The loss curve of ``ntp train``. Whoever changes it on purpose changes it here, and says so.
+    """The loss curve of ``ntp train``. An intended change of it is made here, too, and explained.
 
-    All of it on all CPUs is what the README shows, and held there: in ``tests/readme_commands.py``.
+    The README shows the whole run on all CPUs, which ``tests/readme_commands.py`` checks.
     """
     with thread_count(threads):
         records = list(TrainingRun(Workload(), StepConfig()).run(steps))
@@ -84,9 +84,9 @@ def test_the_summary_shows_the_first_batch_and_changes_nothing():
     first = next(plain.training.batches)
     before = run.summary()
     assert before.tokens_per_s is before.step_time_ms is None
-    seen = losses(run, 3)
+    first = losses(run, 3)
     summary = run.summary()
-    assert seen + losses(run, 6) == losses(TrainingRun(SMALL, StepConfig()), 6)
+    assert first + losses(run, 6) == losses(TrainingRun(SMALL, StepConfig()), 6)
     assert (summary.input_shape, summary.input_dtype) == ((3, 5), "int64")
     assert (summary.logits_shape, summary.logits_dtype) == ((3, 5, 11), "float32")
     assert summary.input_ids == first[0, :-1].tolist()
@@ -130,7 +130,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind: str, tmp_path: Path):
     first = TrainingRun(workload, config, tmp_path / "run")
     assert first.resumed_at is None
     start = losses(first, 3)
-    torch.rand(3)  # whatever comes between
+    torch.rand(3)  # anything in between
     second = TrainingRun(workload, config, tmp_path / "run")
     assert second.resumed_at == 3
     assert start + losses(second, 7) == expected

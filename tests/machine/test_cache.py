@@ -1,4 +1,4 @@
-"""What is kept of a machine, and found again."""
+"""Records of a machine are kept and loaded again."""
 
 from pathlib import Path
 

@@ -59,20 +59,20 @@ def test_libraries_carry_no_directories():
         "version": "0.3.31",
         "architecture": "Zen",
     }
-    found = libraries_of(
+    libraries = libraries_of(
         [
             openmp | {"filepath": f"{home}/torch/lib/libgomp.so.1"},
             openmp | {"filepath": "/usr/lib/libomp.so"},
             blas | {"filepath": f"{home}/numpy.libs/libscipy_openblas64_-32a4.so"},
         ]
     )
-    assert [(library.file, library.package) for library in found] == [
+    assert [(library.file, library.package) for library in libraries] == [
         ("libscipy_openblas64_-32a4.so", "numpy"),
         ("libgomp.so.1", "torch"),
         ("libomp.so", None),
     ]
-    assert found[0].architecture == "Zen"
-    assert "someone" not in "".join(library.model_dump_json() for library in found)
+    assert libraries[0].architecture == "Zen"
+    assert "someone" not in "".join(library.model_dump_json() for library in libraries)
 
 
 def test_the_software_here():

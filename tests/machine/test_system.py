@@ -61,7 +61,7 @@ def smt_machine() -> dict[str, str]:
 
 
 def two_node_machine() -> dict[str, str]:
-    """Two sockets of four cores without SMT, CPUs alternating between the nodes, and a third node of memory alone."""
+    """Two sockets of four cores without SMT, CPUs alternating between the nodes, and a third node with memory only."""
     files = cpuinfo(8, "model name\t: Some Xeon", "flags\t\t: avx2 avx512f amx_tile amx_bf16 hypervisor")
     files |= {
         f"{CPU}/online": "0-7",
@@ -105,7 +105,7 @@ def arm_hybrid_machine() -> dict[str, str]:
 
 
 def without_sys() -> dict[str, str]:
-    """A sandbox that shows /proc alone. Two cores, two threads each; the third level's size is not to be found."""
+    """A sandbox that shows only /proc: two cores with two threads each, without the size of the third cache level."""
     blocks = [
         f"processor\t: {cpu}\nmodel name\t: AMD EPYC\ncache size\t: 1024 KB\nphysical id\t: 0\n"
         f"core id\t\t: {cpu // 2}\nflags\t\t: fma avx2 hypervisor"
@@ -265,9 +265,9 @@ def test_guest_time_counts_once(lay, monkeypatch):
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the platform has no /proc")
 def test_real_counters_make_conditions():
     before = read_counters()
-    seen = conditions(before, read_counters(), 0.0)
+    observed = conditions(before, read_counters(), 0.0)
     assert before.total_s is not None
-    assert seen.load_1min == before.load_1min
+    assert observed.load_1min == before.load_1min
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_no_thread_is_refused():
 
 @st.composite
 def topologies(draw):
-    """Cores of one or two threads, each in a node and of a kind. Siblings are numbered far apart, as is usual."""
+    """Cores with one or two threads, on several nodes and of several kinds, siblings numbered far apart."""
     cores = draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.booleans()), min_size=1, max_size=8))
     places = {}
     for core, (node, kind, smt) in enumerate(cores):

@@ -1,4 +1,4 @@
-"""What is read once a stretch of steps is over, and what a model's code cannot do unseen."""
+"""What is read after a block of steps, and what a model's code cannot do unnoticed."""
 
 import json
 import math
@@ -77,7 +77,7 @@ def test_a_loss_that_is_no_number_is_text_in_json_and_comes_back(loss, text):
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """``load(factory)``: a holder of a case whose model is that, in this process; and its settings put back after."""
+    """``load(factory)`` builds a case with that model in this process. Its settings are restored afterwards."""
     monkeypatch.setattr("torch.set_num_interop_threads", lambda threads: None)  # torch takes it once a process
     monkeypatch.setattr("gc.freeze", lambda: None)
     monkeypatch.setattr("sys.path", list(sys.path))

@@ -1,4 +1,4 @@
-"""The environment as a value: fingerprints, conditions, and the way into a record and back."""
+"""The environment as a record: fingerprints, conditions, and the round trip through JSON."""
 
 import json
 
@@ -77,8 +77,8 @@ def test_a_fingerprint_is_the_same_tomorrow():
 
 
 def test_a_fingerprint_is_made_of_the_identity():
-    for each in (MACHINE, SOFTWARE):
-        assert json.loads(json.dumps(each.identity)) == each.identity, "JSON values alone"
+    for described in (MACHINE, SOFTWARE):
+        assert json.loads(json.dumps(described.identity)) == described.identity, "JSON values only"
     faster = MACHINE.model_copy(update={"logical_cpus": 8})
     assert {name for name, value in MACHINE.identity.items() if faster.identity[name] != value} == {"logical_cpus"}
 
@@ -195,9 +195,9 @@ def test_conditions_are_shares_of_the_cpu_time_there_was():
 
 
 def test_conditions_of_what_is_unknown_are_null():
-    known = Counters(total_s=1.0, idle_s=0.5, steal_s=0.0, throttled_s=0.0, throttled_periods=0, load_1min=0.1)
-    assert conditions(Counters(), known, 1.0) == Conditions()
-    assert conditions(known, Counters(), 1.0) == Conditions(load_1min=0.1)
+    counters = Counters(total_s=1.0, idle_s=0.5, steal_s=0.0, throttled_s=0.0, throttled_periods=0, load_1min=0.1)
+    assert conditions(Counters(), counters, 1.0) == Conditions()
+    assert conditions(counters, Counters(), 1.0) == Conditions(load_1min=0.1)
 
 
 def test_an_interval_too_short_for_a_tick_has_no_shares():
@@ -214,10 +214,10 @@ COUNTERS = st.builds(
 
 @given(COUNTERS, COUNTERS, st.floats(0, 1e9))
 def test_conditions_stay_in_range_even_if_counters_run_back(before, after, own_cpu_s):
-    seen = conditions(before, after, own_cpu_s)
-    shares = [share for share in (seen.steal_share, seen.other_cpu_share) if share is not None]
+    observed = conditions(before, after, own_cpu_s)
+    shares = [share for share in (observed.steal_share, observed.other_cpu_share) if share is not None]
     assert all(0 <= share <= 1 for share in shares)
-    assert Conditions.model_validate_json(seen.model_dump_json()) == seen
+    assert Conditions.model_validate_json(observed.model_dump_json()) == observed
 
 
 def test_a_share_is_no_percentage():

@@ -1,4 +1,4 @@
-"""Records that go to a file and come back, and files that are refused."""
+"""Runs are written and read back, and other files are refused."""
 
 import json
 import statistics

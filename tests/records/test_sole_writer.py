@@ -1,4 +1,4 @@
-"""One process at a time."""
+"""Only one process at a time writes a file."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def holder(path):
-    """A process that holds the file."""
+    """A process that has locked the file."""
     with subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         yield process
