@@ -24,7 +24,7 @@ occur several times."""
 _LOSS_TOLERANCE, _GRADIENT_TOLERANCE = 1e-5, 1e-3
 """Relative, for fp32: the order of sums changes a loss by 1e-7 and a gradient by 1e-6, more in a deep model."""
 
-_NEGLIGIBLE = 1e-2
+_NEGLIGIBLE = 3e-2
 """The tolerance is relative to at least this norm, or to this fraction of the whole gradient's: where a gradient should
 be zero, such as that of a bias before a normalisation, only rounding is left."""
 
