@@ -1,4 +1,4 @@
-"""What bounds a step, and what to try about it. From what the observers saw; nothing is measured here."""
+"""What bounds a step, and what to try about it. This is derived from what the observers measured."""
 
 import math
 import re
@@ -19,61 +19,55 @@ from ntp.records.peaks import (
 from ntp.records.run import Measurement
 
 Work = Literal["matrix products", "softmax and loss", "optimizer", "elementwise and copies", "between operators"]
-"""Kinds of work that a step's time goes to. Every operator is of exactly one."""
+"""Kinds of work that take a step's time. Every operator belongs to exactly one."""
 
 _PRODUCT = re.compile(r"mm(?![ai])|matmul|linear(?!\d)|convolution|conv\dd|dot_product|attention")
-"""Not of gamma and hamming, nor of upsample_bilinear2d."""
+"""This matches neither gamma nor hamming, nor upsample_bilinear2d."""
 _LOSS = re.compile(r"log_softmax|nll_loss|cross_entropy|logsumexp")
 
 NOTEWORTHY_SHARE = 0.05
-"""Of a step: what takes less is not worth a word of advice."""
-
+"""What takes less than this share of a step is not worth a word of advice."""
 
 NEAR_THE_ROOF = 0.5
-"""Share of the roof from which on it may be said to bound a step. Below it, most of the time goes to something else."""
+"""A roof bounds a step that reaches this share of it. Below that, most of the time goes to something else."""
 
 
 class WorkShare(NamedTuple):
-    """How much of a step one kind of work takes."""
-
     work: Work
     share: float
 
 
 class Advice(NamedTuple):
-    """Something to try, and how much of a step it could save at the very most (Amdahl 1967)."""
+    """Something to try, and how much of a step it could save at most (Amdahl 1967)."""
 
     text: str
     at_most: float | None = None
-    """Share of the step; None where it cannot be told."""
+    """The share of the step. None where it is unknown."""
 
 
 class Bottleneck(NamedTuple):
-    """What bounds a step."""
-
     answer: str
     advice: tuple[Advice, ...]
     shares: tuple[WorkShare, ...]
     """The largest first."""
     point: RooflinePoint | None
-    """The whole step under this machine's roofline."""
+    """The place of the whole step under this machine's roofline."""
 
 
 def bottleneck(measurement: Measurement, peaks: MachinePeaks | None) -> Bottleneck:
-    """Say what bounds the step of a measurement, as far as its observers and the roofline tell."""
+    """Say what bounds the step of a measurement, as far as its observers and the roofline show."""
     shares = work_shares(measurement.observations.operators)
     at_threads = peaks.at(measurement.case.runtime.threads) if peaks else None
     point = step_point(measurement, at_threads)
     return Bottleneck(
         answer=_answer(measurement, shares, point, at_threads),
-        advice=tuple(sorted(_advice(measurement, shares, peaks), key=lambda each: -(each.at_most or 0))),
+        advice=tuple(sorted(_advice(measurement, shares, peaks), key=lambda advice: -(advice.at_most or 0))),
         shares=shares,
         point=point,
     )
 
 
 def work_of(operator: Operator) -> Work:
-    """What kind of work an operator does."""
     if operator.name == BETWEEN_OPERATORS or not operator.name.startswith("aten::"):
         return "between operators"  # autograd's own nodes, the optimizer's Python, torch on its way
     if operator.phase == "optimizer":
@@ -86,35 +80,35 @@ def work_of(operator: Operator) -> Work:
 
 
 def work_shares(profile: OperatorProfile | None) -> tuple[WorkShare, ...]:
-    """The self time of all operators by kind of work, the largest first. Empty without a profile."""
+    """Add up the self time of the operators by kind of work, the largest first. Empty without a profile."""
     if profile is None:
         return ()
     shares: dict[Work, float] = {}
     for operator in profile.operators:
         work = work_of(operator)
         shares[work] = shares.get(work, 0.0) + profile.share(operator)
-    return tuple(sorted((WorkShare(work, share) for work, share in shares.items()), key=lambda each: -each.share))
+    return tuple(WorkShare(*item) for item in sorted(shares.items(), key=lambda item: -item[1]))
 
 
 def step_point(measurement: Measurement, peaks: ThreadPeaks | None) -> RooflinePoint | None:
-    """The whole step under the roof: its counted operations, what its operators moved, its median time."""
+    """Place the whole step under the roof by its counted operations, what its operators moved, and its median time."""
     flops, operators = measurement.observations.flops, measurement.observations.operators
     if peaks is None or flops is None or not flops.total_flops:
         return None
-    # Every step moves something: no bytes at all means that nobody saw them.
+    # Every step moves something: no bytes at all means that nobody counted them.
     # Not sum: Python 3.12 made that more precise, and the same record gives the same report everywhere.
-    moved = (math.fsum(each.moved_bytes_per_step for each in operators.operators) if operators else 0) or None
+    moved = (math.fsum(operator.moved_bytes_per_step for operator in operators.operators) if operators else 0) or None
     return peaks.point(flops.total_flops, moved, _median_s(measurement))
 
 
 def operator_points(
     measurement: Measurement, peaks: ThreadPeaks | None, most: int = 8
 ) -> tuple[tuple[Operator, RooflinePoint], ...]:
-    """The costliest operators that compute or move something, under the roof."""
+    """Place the costliest operators that compute or move something under the roof."""
     profile = measurement.observations.operators
     if peaks is None or profile is None:
         return ()
-    found = []
+    points = []
     for operator in profile.operators:
         # What takes less than a nanosecond was not measured.
         if operator.self_time_ns_per_step >= 1 and (operator.flops_per_step or operator.moved_bytes_per_step):
@@ -122,8 +116,8 @@ def operator_points(
                 operator.flops_per_step, operator.moved_bytes_per_step, operator.self_time_ns_per_step / 1e9
             )
             if point:
-                found.append((operator, point))
-    return tuple(found[:most])
+                points.append((operator, point))
+    return tuple(points[:most])
 
 
 def _median_s(measurement: Measurement) -> float:
@@ -131,7 +125,7 @@ def _median_s(measurement: Measurement) -> float:
 
 
 def _share(shares: tuple[WorkShare, ...], work: Work) -> float:
-    return next((each.share for each in shares if each.work == work), 0.0)
+    return dict(shares).get(work, 0.0)
 
 
 _TAKES: dict[Work, str] = {
@@ -166,7 +160,7 @@ def _answer(
 
 
 def _product_rate(measurement: Measurement, share: float, peaks: ThreadPeaks) -> str:
-    """How fast the products run by themselves, against what the same route was measured to reach."""
+    """Say how fast the products run by themselves, against what the same route was measured to reach."""
     flops = measurement.observations.flops
     if flops is None or not flops.total_flops:
         return ""
@@ -223,9 +217,9 @@ def _product_advice(
     measurement: Measurement, products: float, at_threads: ThreadPeaks, peaks: MachinePeaks
 ) -> Iterator[Advice]:
     shapes = gemm_shapes(measurement.case.workload)
-    known = shapes if at_threads.products_of("fp32", "default", shapes) else ()
-    default = at_threads.rate_flops_per_s("fp32", "default", known)
-    others = [at_threads.rate_flops_per_s(dtype, route, known) for dtype, route in _OTHER_ROUTES]
+    measured = shapes if at_threads.products_of("fp32", "default", shapes) else ()
+    default = at_threads.rate_flops_per_s("fp32", "default", measured)
+    others = [at_threads.rate_flops_per_s(dtype, route, measured) for dtype, route in _OTHER_ROUTES]
     best = max((rate for rate in others if rate), default=None)
     sentence = matmul_advice(peaks)
     if sentence and default and best and best >= default * NOTEWORTHY_RATIO:

@@ -1,4 +1,4 @@
-"""How the time of a step grows with what it is given: power laws fitted to the cases of a run."""
+"""How the time of a step grows with its sizes: power laws fitted to the cases of a run."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,29 +10,29 @@ from ntp.case import Case
 from ntp.judge.statistics import Interval
 
 MIN_SIZES, MIN_SPAN = 4, 16
-"""Fewer sizes than that, or none that is so many times another, tell nothing of growth."""
+"""Fewer sizes, or sizes that span a smaller factor, say nothing about growth."""
 
 
 class Growth(NamedTuple):
-    """Cases of a run that differ in one size alone."""
+    """Cases of a run that differ only in one size."""
 
     what: str
-    """The size: tokens (batch size times sequence length), vocabulary, embedding or hidden layer."""
+    """The name of the size: tokens (batch size times sequence length), vocabulary, embedding or hidden layer."""
     smallest: Case
     sizes: tuple[int, ...]
     """Ascending."""
     times_ns: tuple[float, ...]
     exponent: Interval
-    """Of the power law time = c size^exponent, by least squares of the logarithms, in its 95% interval of t. How far
-    the points are off a straight line makes it wide, the noise of each is small beside that."""
+    """The exponent of time = c size^exponent, by least squares of the logarithms, in its 95% interval of t. What makes
+    it wide is how far the points are off a straight line; the noise of a point is small beside that."""
     last_exponent: float
-    """Of the two largest sizes alone: where it is heading."""
+    """The exponent of the two largest sizes alone: this is where it is heading."""
 
 
 def growths(times_ns: Iterable[tuple[Case, float]]) -> tuple[Growth, ...]:
-    """The growths that cases of whole steps, with their times, show."""
-    known = list(times_ns)
-    return tuple(growth for what, (size, same) in _SIZES.items() for growth in _of_size(what, known, size, same))
+    """Find the growths in cases of whole steps, given with their times."""
+    measured = list(times_ns)
+    return tuple(growth for what, (size, same) in _SIZES.items() for growth in _of_size(what, measured, size, same))
 
 
 _Size = tuple[Callable[[Case], int], Callable[[Case], Case]]
@@ -48,20 +48,22 @@ _SIZES: dict[str, _Size] = {
     "embedding": (lambda case: case.workload.embed_dim, _without(embed_dim=1)),
     "hidden layer": (lambda case: case.workload.hidden_dim, _without(hidden_dim=1)),
 }
-"""By name, how large a case is, and the case without that: what cases of one series have in common."""
+"""By name, the size of a case, and the case without it: cases of a series have that in common."""
 
 
 def _of_size(
-    what: str, known: list[tuple[Case, float]], size: Callable[[Case], int], same: Callable[[Case], Case]
+    what: str, measured: list[tuple[Case, float]], size: Callable[[Case], int], same: Callable[[Case], Case]
 ) -> Iterable[Growth]:
     series: dict[Case, dict[int, tuple[Case, float]]] = {}
-    for case, time_ns in known:
+    for case, time_ns in measured:
         series.setdefault(same(case), {})[size(case)] = (case, time_ns)
-    for each in series.values():
-        sizes = tuple(sorted(each))
+    for by_size in series.values():
+        sizes = tuple(sorted(by_size))
         if len(sizes) >= MIN_SIZES and sizes[-1] >= MIN_SPAN * sizes[0]:
-            times = tuple(each[number][1] for number in sizes)
-            yield Growth(what, each[sizes[0]][0], sizes, times, _exponent(sizes, times), _slope(sizes[-2:], times[-2:]))
+            times = tuple(by_size[number][1] for number in sizes)
+            yield Growth(
+                what, by_size[sizes[0]][0], sizes, times, _exponent(sizes, times), _slope(sizes[-2:], times[-2:])
+            )
 
 
 def _slope(sizes: tuple[int, ...], times_ns: tuple[float, ...]) -> float:
@@ -69,7 +71,7 @@ def _slope(sizes: tuple[int, ...], times_ns: tuple[float, ...]) -> float:
 
 
 def _exponent(sizes: tuple[int, ...], times_ns: tuple[float, ...]) -> Interval:
-    """Ordinary least squares: the slope, and its interval with as many degrees of freedom as points, less two.
+    """Fit the slope by ordinary least squares; its interval has two degrees of freedom fewer than there are points.
 
     Source: G. A. F. Seber and A. J. Lee, Linear Regression Analysis, 2nd ed. (2003), section 6.1.
     """

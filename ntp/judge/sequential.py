@@ -1,4 +1,4 @@
-"""How far a mean must lie from a threshold, in standard errors, when one looks again after every sample.
+"""How far a mean must lie from a threshold, in standard errors, if one looks again after every sample.
 
 A group-sequential t-test: an error-spending function of Pocock's type says how much of the error may have been spent
 by the n-th sample, the recursion for normal sums says which z spends it, and the t distribution of n - 1 degrees of
@@ -39,7 +39,7 @@ _FAR = 8.0
 
 
 class Estimate(NamedTuple):
-    """What independent values say of their true mean. ``std_error`` is nan of fewer than two."""
+    """What independent values say about their true mean. ``std_error`` is nan for fewer than two values."""
 
     n: int
     mean: float
@@ -47,43 +47,43 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Estimate":
-        """Summarise one value at least."""
+        """Summarise at least one value."""
         n = len(values)
         mean = math.fsum(values) / n
         # fsum of equal values, divided, may miss them by a rounding: that is no spread.
-        squares = 0.0 if min(values) == max(values) else math.fsum((each - mean) ** 2 for each in values)
+        squares = 0.0 if min(values) == max(values) else math.fsum((value - mean) ** 2 for value in values)
         return cls(n, mean, math.sqrt(squares / (n - 1) / n) if n > 1 else math.nan)
 
     def interval(self, half_width: float) -> Interval:
-        """The mean, with limits that many standard errors away."""
+        """Return the mean, with limits that many standard errors away."""
         return Interval(self.mean, self.mean - half_width * self.std_error, self.mean + half_width * self.std_error)
 
 
 def t_quantile(n: int, probability: float) -> float:
-    """The quantile of Student's t of n - 1 degrees of freedom."""
+    """Return the quantile of Student's t of n - 1 degrees of freedom."""
     return float(stdtrit(n - 1, probability))
 
 
 @cache
 def critical_values(level: float, first: int, last: int) -> tuple[float, ...]:
-    """The critical t after ``first``, ``first + 1``, ... ``last`` samples.
+    """Return the critical t after ``first``, ``first + 1``, ... ``last`` samples.
 
     Over all these looks together, the mean of normal samples, less their true mean, exceeds that many standard errors
-    with probability ``level``: one-sided, and as nearly as ``_T_EXCESS`` says. Both sides together: twice that.
+    with probability ``level``: this is one-sided, as nearly as ``_T_EXCESS`` says, and twice that for both sides.
 
-    Never less than the t of a plain, non-sequential 95% interval, so that what is decided here is decided there.
+    It is never less than the t of a plain, non-sequential 95% interval: what is decided here is decided there, too.
     """
     tails = _tail_probabilities(level / _T_EXCESS, first, last)
     return tuple(max(-t_quantile(n, p), t_quantile(n, 0.975)) for n, p in enumerate(tails, first))
 
 
 def _spent(fraction: float) -> float:
-    """The share of the error that may be spent by this fraction of the samples: Pocock's type (Lan and DeMets 1983)."""
+    """Return the share of the error that a fraction of the samples may spend: Pocock's type (Lan and DeMets 1983)."""
     return math.log(1 + (math.e - 1) * fraction)
 
 
 def _tail_probabilities(level: float, first: int, last: int) -> list[float]:
-    """The nominal one-sided normal tail probability of each look."""
+    """Return the nominal one-sided normal tail probability of each look."""
     shares = [_spent(n / last) for n in range(first, last + 1)]
     tail = level * shares[0]
     tails = [tail]
@@ -107,7 +107,7 @@ def _trapezoid(points: _Floats, values: _Floats) -> _Floats:
 
 
 def _z_that_spends(share: float, sums: _Floats, weights: _Floats, root_n: float) -> float:
-    """The z that the next sum exceeds with this probability, by bisection: a probability that falls as z grows."""
+    """Find by bisection the z that the next sum exceeds with this probability, which falls as z grows."""
     low, high = -_FAR, 2 * _FAR
     for _ in range(60):
         z = (low + high) / 2

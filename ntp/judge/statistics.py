@@ -1,7 +1,7 @@
-"""Medians and quantiles of samples, with intervals that assume no distribution. A thin layer on numpy.
+"""Medians and quantiles of samples, with intervals that assume no distribution: a thin layer on numpy.
 
-Not on scipy: a report must start at once, and ``scipy.special`` alone takes longer to import than numpy. The tests hold
-the limits against scipy's.
+It does without scipy, for a report must start at once, and ``scipy.special`` alone takes longer to import than numpy.
+The tests hold the limits against scipy's.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ class Interval(NamedTuple):
 
 
 def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The sample median, and an interval that holds the true median with at least the given confidence.
+    """Return the sample median, and an interval that holds the true median with at least the given confidence.
 
     The limits are two of the samples, the r-th smallest and the r-th largest: how many of n independent samples lie
     below the median is binomial(n, 1/2), whatever their distribution. r is the largest rank for which each side is
-    missed with probability (1 - confidence) / 2 at most.
+    missed with a probability of at most (1 - confidence) / 2.
 
-    Where there are too few samples for the confidence asked (n < 6 at 95%), the interval is the whole range of the
-    samples, and holds the median with probability 1 - 2^(1-n) only.
+    Where there are too few samples for this confidence (n < 6 at 95%), the interval is the whole range of the samples,
+    and holds the median only with probability 1 - 2^(1-n).
 
     Source: W. J. Conover, Practical Nonparametric Statistics, 3rd ed. (1999), section 3.2; the same limits as
     ``scipy.stats.quantile_test(samples).confidence_interval(confidence)``, which gives nan for too few samples.
@@ -48,7 +48,7 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Inter
 
 
 def quantile(samples: Sequence[float], q: float) -> float:
-    """The q-quantile, 0 <= q <= 1, interpolated between the two nearest samples: numpy's default, and R's.
+    """Return the q-quantile, 0 <= q <= 1, interpolated between the two nearest samples: numpy's default, and R's.
 
     Source: R. J. Hyndman and Y. Fan, Sample Quantiles in Statistical Packages, The American Statistician 50 (1996),
     pages 361-365, definition 7.
@@ -61,5 +61,5 @@ def quantile(samples: Sequence[float], q: float) -> float:
 
 def _checked(samples: Sequence[float]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     if not len(samples):
-        raise ValueError("no samples: a median or quantile needs one at least")
+        raise ValueError("no samples: a median or quantile needs at least one")
     return np.asarray(samples, dtype=np.float64)

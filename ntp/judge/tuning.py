@@ -1,4 +1,4 @@
-"""From the races of a search to its standings: which case is the fastest, by how much, and through which levers.
+"""The rankings of a search, from its races: which case is the fastest, by how much, and through which levers.
 
 Ratios are step times over step times: below 1, the case is faster than what it is compared with.
 """
@@ -16,41 +16,41 @@ from ntp.records.guard import Pair
 from ntp.records.tuning import Race, Tuning
 
 GIVEN_UP = math.log(1.05)
-"""A case that is slower by more after its first pair gets no other."""
+"""A case that is slower by more than this after its first pair gets no other pair."""
 
 CLEARLY = math.log(0.98)
-"""A case that is faster by more after two pairs has won: a pair is off by 1%, about."""
+"""A case that is faster by more than this after two pairs has won: a pair is off by about 1%."""
 
 MOST_PAIRS = 4
-"""Of a race in the search. A case that has not won by then is no faster, or it does not matter."""
+"""A race of the search takes at most this many. A case that has not won by then is no faster, or hardly."""
 
 
 class Ranking(NamedTuple):
-    """A case that was raced."""
+    """A case that was raced, and its place."""
 
     case_id: str
     ratio: float
-    """To the default, by way of all that it was raced against."""
+    """The ratio to the default, by way of the cases that it was raced against."""
 
 
 class Contribution(NamedTuple):
-    """What one lever of the winner is worth."""
+    """What one lever of the winner contributes."""
 
     field: str
     value: str
     instead: str
-    """The value that it takes the place of: the default's."""
+    """The default's value, which it replaces."""
     ratio: Interval | None
-    """The winner without it, over the winner. None where that cannot be run at all."""
+    """The winner without the lever, over the winner. None where that cannot be run at all."""
     message: str = ""
 
 
 class Winner(NamedTuple):
-    """The end of a search."""
+    """The result of a search."""
 
     case: Case
     ratio: Interval | None
-    """To the default. None where the default itself has won, or was not raced against it."""
+    """The ratio to the default. None where the default itself has won, or was not raced against it."""
     contributions: tuple[Contribution, ...]
     """The largest first."""
     standings: tuple[Ranking, ...]
@@ -58,12 +58,12 @@ class Winner(NamedTuple):
 
 
 def log_ratio(pair: Pair) -> float:
-    """log(head / base) of the typical step."""
+    """Return log(head / base) of the typical step."""
     return METRICS[TYPICAL](pair)
 
 
 def mean_ratio(pairs: Sequence[Pair]) -> Interval | None:
-    """The ratio of the typical step, in its 95% interval of t. None of a single pair, whose interval has no end."""
+    """Return the ratio of the typical step in its 95% interval of t. None for one pair, whose interval is infinite."""
     if len(pairs) < 2:
         return None
     values = [log_ratio(pair) for pair in pairs]
@@ -73,7 +73,6 @@ def mean_ratio(pairs: Sequence[Pair]) -> Interval | None:
 
 
 def wants_another_pair(log_ratios: Sequence[float]) -> bool:
-    """Whether a race of the search is still open."""
     if not log_ratios:
         return True
     if len(log_ratios) >= MOST_PAIRS or statistics.fmean(log_ratios) > GIVEN_UP / len(log_ratios):
@@ -82,17 +81,17 @@ def wants_another_pair(log_ratios: Sequence[float]) -> bool:
 
 
 def has_won(log_ratios: Sequence[float]) -> bool:
-    """Whether a case takes the place of what it was raced against: it is faster in most pairs, and on the whole."""
-    faster = sum(each < 0 for each in log_ratios)
+    """Whether a case replaces the one it was raced against: it is faster in most pairs, and on average."""
+    faster = sum(ratio < 0 for ratio in log_ratios)
     return len(log_ratios) >= 2 and faster > len(log_ratios) / 2 and statistics.fmean(log_ratios) < -_NOTHING
 
 
 _NOTHING = 0.002
-"""What is faster by less is not worth a lever."""
+"""A case that is faster by less than this is not worth a lever."""
 
 
 def standings(tuning: Tuning) -> tuple[Ranking, ...]:
-    """The default and all cases that were raced in the search, the fastest first."""
+    """Rank the default and all cases that were raced in the search, the fastest first."""
     to_default = {tuning.default: 0.0}
     for race in tuning.races:
         if race.purpose == "search" and race.outcome == "raced" and race.against in to_default:
@@ -102,7 +101,7 @@ def standings(tuning: Tuning) -> tuple[Ranking, ...]:
 
 
 def incumbent(tuning: Tuning) -> str:
-    """The case that has won every race since its own: what the next one is raced against."""
+    """Return the case that has won every race since its own: the next one is raced against it."""
     best = tuning.default
     for race in tuning.races:
         won = race.purpose == "search" and race.outcome == "raced" and race.against == best
@@ -112,18 +111,18 @@ def incumbent(tuning: Tuning) -> str:
 
 
 def levers_of(case: Case, default: Case) -> dict[str, tuple[str, str]]:
-    """The fields in which two cases of one workload differ: the case's value, and the default's."""
+    """Return the fields in which two cases of one workload differ: the case's value, and the default's."""
     differing = {}
     for group, model in GROUPS.items():
         for field in model.model_fields:
-            value, usual = (str(getattr(getattr(each, group), field)) for each in (case, default))
+            value, usual = (str(getattr(getattr(one, group), field)) for one in (case, default))
             if value != usual:
                 differing[field] = (value, usual)
     return differing
 
 
 def with_values(case: Case, values: Mapping[str, object]) -> Case:
-    """The case with some of its fields otherwise.
+    """Return the case with some of its fields changed.
 
     Raises:
         OptionError: they do not go together.
@@ -133,7 +132,7 @@ def with_values(case: Case, values: Mapping[str, object]) -> Case:
 
 
 def winner(tuning: Tuning) -> Winner:
-    """The fastest case, as far as the search has come."""
+    """Return the fastest case, as far as the search has come."""
     case_id = incumbent(tuning)
     case, default = Case.parse(case_id), Case.parse(tuning.default)
     final = _pairs(tuning.races, "final", case_id, tuning.default)
@@ -145,7 +144,7 @@ def winner(tuning: Tuning) -> Winner:
         if race is not None:
             ratio = mean_ratio(race.pairs)
             contributions.append(Contribution(field, value, usual, ratio, _why_not(race)))
-    contributions.sort(key=lambda each: -each.ratio.value if each.ratio else -math.inf)
+    contributions.sort(key=lambda lever: -lever.ratio.value if lever.ratio else -math.inf)
     return Winner(case, mean_ratio(final), tuple(contributions), standings(tuning))
 
 
@@ -155,7 +154,7 @@ def _pairs(races: Iterable[Race], purpose: str, case_id: str, against: str) -> t
 
 
 def _without(tuning: Tuning, winner_id: str, field: str) -> Race | None:
-    """The race of the winner without one of its levers against the winner."""
+    """Find the race of the winner without one of its levers against the winner."""
     case, default = Case.parse(winner_id), Case.parse(tuning.default)
     for race in tuning.races:
         if race.purpose == "without" and race.against == winner_id:

@@ -1,6 +1,6 @@
-"""Runs of identical code, kept: how far they lie from each other is the noise that a stored baseline is judged by.
+"""Runs of identical code: how far they lie from each other is the noise that a stored baseline is judged by.
 
-:mod:`ntp.machine.cache` keeps them. What is kept is raw.
+:mod:`ntp.machine.cache` keeps them, as raw samples.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from ntp.records.run import CalibrationKernel, Measurement
 
 
 class CalibratedRun(Frozen):
-    """One process of a case: its samples, and the calibration kernel's."""
+    """The samples of one process of a case, and those of the calibration kernel."""
 
     step_time_ns: tuple[Count, ...] = Field(min_length=1)
     calibration_kernel: CalibrationKernel
 
 
 class CalibratedCase(Frozen):
-    """Runs of one case, of one code, each in a process of its own."""
+    """Runs of one case with the same code, each in a process of its own."""
 
     case: Case
     started: str
-    """Of the first run. ISO 8601, UTC."""
+    """The start of the first run: ISO 8601, UTC."""
     runs: tuple[CalibratedRun, ...] = Field(min_length=1)
 
 

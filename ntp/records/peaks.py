@@ -1,6 +1,6 @@
-"""What a machine can do at most, as measured, and what that says of a step or an operator: the roofline model.
+"""The most that a machine can do, as measured, and what that says about a step or an operator: the roofline model.
 
-Values and arithmetic alone: no torch, no process. :mod:`ntp.runners.roofline` measures.
+This holds values and arithmetic, without torch or a process. :mod:`ntp.runners.roofline` measures.
 
 Source: Williams, Waterman, Patterson: Roofline, an insightful visual performance model for multicore architectures.
 Communications of the ACM 52(4), 2009. Bandwidth as in McCalpin's STREAM: copy counts two arrays, triad three, and the
@@ -27,28 +27,28 @@ Route = Literal["default", "onednn", "medium"]
 ``torch.set_float32_matmul_precision("medium")``, which permits fp32 products to be computed by way of bf16."""
 
 NOTEWORTHY_RATIO = 1.15
-"""Rates nearer to each other than this are called equal: less is lost again in the rest of a step."""
+"""Rates closer to each other than this count as equal: a smaller gain disappears in the rest of a step."""
 
 DISTURBED_SHARE = 0.10
-"""When others took more than this of the CPU time, peaks are too low. A machine at rest uses a few percent."""
+"""If others took more than this share of the CPU time, peaks are too low. A machine at rest uses a few percent."""
 
 FP32_ERROR = 1e-5
-"""A product whose error is below this kept the accuracy of fp32: seen are 1e-7 to 1e-6, and over 1e-3 with bf16."""
+"""A product with a smaller error kept the accuracy of fp32: errors are 1e-7 to 1e-6 then, and over 1e-3 with bf16."""
 
 _MAX_PRODUCT_FLOPS = 2 * 2048**3
 _MIN_ROWS = 256
 
 
 def gemm_flops(shape: Shape) -> int:
-    """Floating-point operations of one product: a multiplication and an addition for each of M*K*N."""
+    """Count the operations of one product: a multiplication and an addition for each of M*K*N."""
     return 2 * math.prod(shape)
 
 
 def gemm_shapes(workload: Workload) -> tuple[Shape, ...]:
-    """The products of the simple model's forward pass: (B*T, E, H), (B*T, H, E), (B*T, E, V). None for other models.
+    """Return the products of the simple model's forward pass: (B*T, E, H), (B*T, H, E), (B*T, E, V). Empty for others.
 
-    Where a product would take longer than one of 2048 x 2048 matrices, rows are left out of it: with so many of them
-    the rate no longer depends on their number.
+    Where a product would take longer than one of 2048 x 2048 matrices, it gets fewer rows: with that many rows the rate
+    no longer depends on their number.
     """
     if workload.model != "simple":
         return ()
@@ -58,7 +58,7 @@ def gemm_shapes(workload: Workload) -> tuple[Shape, ...]:
 
 
 def closed_form_flops(workload: Workload) -> int | None:
-    """The floating-point operations of one step of the simple model, a multiply-add counted as two; else null.
+    """Return the floating-point operations of a step of the simple model, a multiply-add counted as two; else null.
 
     A token goes through three matrices in the forward pass, E x H, H x E and E x V: 2 (2 E H + E V) operations. The
     backward pass has two products for each of them, one for the gradient of what went in and one for that of the
@@ -66,7 +66,7 @@ def closed_form_flops(workload: Workload) -> int | None:
     token.) It is exactly what :func:`ntp.observe.flops.flop_pass` counts: the first matrix is no exception, as the
     embedding below it wants the gradient of what went in.
 
-    Not counted, as they are no matrix products: the embedding, biases, ReLU, softmax and AdamW.
+    The embedding, biases, ReLU, softmax and AdamW are no matrix products, and are not counted.
     """
     if workload.model != "simple":
         return None
@@ -80,19 +80,19 @@ def _rows(rows: int, k: int, n: int) -> int:
 
 
 class Timed(Frozen):
-    """Something that was run several times. The best time is what the machine can do when nothing disturbs it."""
+    """Something that was run several times. The best time shows what the machine can do when nothing disturbs it."""
 
     time_ns: tuple[Count, ...] = Field(min_length=1)
     """The samples, in order."""
 
     @property
     def best_ns(self) -> int:
-        """The shortest; a nanosecond where the clock saw no time pass."""
+        """The shortest sample; a nanosecond where no time passed on the clock."""
         return max(1, min(self.time_ns))
 
     @property
     def median_ns(self) -> float:
-        """Half of the samples took longer. Far above the best means that something disturbed the measurement."""
+        """The median sample. If it is far above the best, something disturbed the measurement."""
         return max(1.0, statistics.median(self.time_ns))
 
 
@@ -104,16 +104,14 @@ class Product(Timed):
     library: str  # mkl, onednn, open, accelerate, ...
     shape: Shape
     error: Amount
-    """Of this route, on a small product: the largest deviation from float64, over the largest element."""
+    """The error of this route on a small product: the largest deviation from float64, over the largest element."""
 
     @property
     def best_flops_per_s(self) -> float:
-        """Rate of the shortest sample."""
         return gemm_flops(self.shape) / self.best_ns * 1e9
 
     @property
     def median_flops_per_s(self) -> float:
-        """Rate of the median sample."""
         return gemm_flops(self.shape) / self.median_ns * 1e9
 
 
@@ -125,17 +123,15 @@ class Stream(Timed):
 
     @property
     def bytes_per_pass(self) -> int:
-        """Bytes that the program reads and writes: two arrays for copy, three for triad."""
+        """The bytes that the program reads and writes: two arrays for copy, three for triad."""
         return self.array_bytes * (2 if self.kernel == "copy" else 3)
 
     @property
     def best_bytes_per_s(self) -> float:
-        """Rate of the shortest sample."""
         return self.bytes_per_pass / self.best_ns * 1e9
 
     @property
     def median_bytes_per_s(self) -> float:
-        """Rate of the median sample."""
         return self.bytes_per_pass / self.median_ns * 1e9
 
 
@@ -177,17 +173,16 @@ class RooflinePoint(Frozen):
 
     @property
     def achieved_flops_per_s(self) -> float:
-        """Operations per second of what was run."""
         return self.flops / self.time_s
 
     @property
     def share_of_peak(self) -> float:
-        """Achieved rate over the best rate, whatever bounds it. Above 1 if the peak was disturbed when measured."""
+        """The achieved rate over the best rate, whatever bounds it. Above 1 if the peak was disturbed when measured."""
         return self.achieved_flops_per_s / self.peak_flops_per_s
 
     @property
     def intensity_flops_per_byte(self) -> float | None:
-        """Arithmetic intensity; infinite where nothing is moved."""
+        """The arithmetic intensity, which is infinite where nothing is moved."""
         if self.bytes_moved is None:
             return None
         return self.flops / self.bytes_moved if self.bytes_moved else math.inf
@@ -202,7 +197,7 @@ class RooflinePoint(Frozen):
 
     @property
     def bound(self) -> Literal["compute", "bandwidth"] | None:
-        """Which of the two would take longer at its best: the arithmetic or the moving of bytes."""
+        """Which would take longer at its best: the arithmetic or moving the bytes."""
         intensity = self.intensity_flops_per_byte
         if intensity is None:
             return None
@@ -211,7 +206,7 @@ class RooflinePoint(Frozen):
 
     @property
     def share_of_roof(self) -> float | None:
-        """The shortest time that the roof allows, over the time taken. Also of what moves bytes and computes nothing.
+        """The shortest time that the roof allows, over the time taken, even if nothing is computed.
 
         Above 1 where caches, not memory, delivered the bytes.
         """
@@ -224,37 +219,37 @@ class RooflinePoint(Frozen):
 def attainable_flops_per_s(
     intensity_flops_per_byte: float, peak_flops_per_s: float, bandwidth_bytes_per_s: float
 ) -> float:
-    """The roofline: min(peak, intensity * bandwidth) (Williams et al. 2009)."""
+    """Return the roofline: min(peak, intensity * bandwidth) (Williams et al. 2009)."""
     return min(peak_flops_per_s, intensity_flops_per_byte * bandwidth_bytes_per_s)
 
 
 def ridge_flops_per_byte(peak_flops_per_s: float, bandwidth_bytes_per_s: float) -> float:
-    """The intensity at which the roof stops rising. What lies below it is bound by bandwidth."""
+    """Return the intensity at which the roof stops rising. What lies below it is bound by bandwidth."""
     return peak_flops_per_s / bandwidth_bytes_per_s
 
 
 class ThreadPeaks(Frozen):
-    """What so many threads can do at most."""
+    """The most that a number of threads can do."""
 
     setting: Setting
     products: tuple[Product, ...] = ()
     streams: tuple[Stream, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     other_cpu_share: float | None = Field(None, ge=0, le=1)
-    """Of the CPU time there was meanwhile, what other processes and other guests took. The peaks are too low for it."""
+    """The share of the CPU time that other processes and other guests took meanwhile. It makes the peaks too low."""
 
     @property
     def disturbed(self) -> bool:
-        """Whether others took so much of the CPUs that the peaks are not to be trusted."""
+        """Whether others took too much of the CPUs to trust the peaks."""
         return self.other_cpu_share is not None and self.other_cpu_share > DISTURBED_SHARE
 
     @property
     def shapes(self) -> set[Shape]:
-        """The products that were measured."""
+        """The shapes of the products that were measured."""
         return {product.shape for product in self.products}
 
     def peak_flops_per_s(self, dtype: Dtype = "fp32") -> float | None:
-        """The best rate of any library at any shape, in the accuracy of ``dtype``; null where the dtype was skipped."""
+        """Return the best rate of any library and shape in the accuracy of ``dtype``; null where it was skipped."""
         rates = (p.best_flops_per_s for p in self.products if p.dtype == dtype and p.route != "medium")
         return max(rates, default=None)
 
@@ -264,13 +259,13 @@ class ThreadPeaks(Frozen):
         return max((stream.best_bytes_per_s for stream in self.streams), default=None)
 
     def products_of(self, dtype: Dtype, route: Route, shapes: Collection[Shape] = ()) -> list[Product]:
-        """The products of one route: those of ``shapes``, else the largest one. Empty where one of them is missing."""
-        found = {p.shape: p for p in self.products if p.dtype == dtype and p.route == route}
-        wanted = shapes or [max(found, key=gemm_flops)] if found else shapes
-        return [found[shape] for shape in wanted] if found.keys() >= set(wanted) else []
+        """Return the products of one route: those of ``shapes``, else the largest. Empty where one is missing."""
+        by_shape = {p.shape: p for p in self.products if p.dtype == dtype and p.route == route}
+        wanted = shapes or [max(by_shape, key=gemm_flops)] if by_shape else shapes
+        return [by_shape[shape] for shape in wanted] if by_shape.keys() >= set(wanted) else []
 
     def rate_flops_per_s(self, dtype: Dtype, route: Route, shapes: Collection[Shape] = ()) -> float | None:
-        """The rate of the products of ``shapes`` at their best, one after another; else of the largest product."""
+        """Return the rate of the products of ``shapes`` at their best, one after another; else of the largest."""
         products = self.products_of(dtype, route, shapes)
         if not products:
             return None
@@ -279,7 +274,7 @@ class ThreadPeaks(Frozen):
     def point(
         self, flops: float, bytes_moved: float | None, time_s: float, dtype: Dtype = "fp32"
     ) -> RooflinePoint | None:
-        """Where a step or an operator lies under this roof; null where the roof was not measured for ``dtype``."""
+        """Place a step or an operator under this roof; null where the roof was not measured for ``dtype``."""
         peak, bandwidth = self.peak_flops_per_s(dtype), self.bandwidth_bytes_per_s
         if peak is None or bandwidth is None:
             return None
@@ -292,7 +287,7 @@ class ThreadPeaks(Frozen):
         )
 
     def merged(self, other: "ThreadPeaks") -> "ThreadPeaks":
-        """Both measurements as one. What both hold is taken from ``other``, the newer one."""
+        """Merge both measurements. What both hold is taken from ``other``, the newer one."""
         assert self.setting == other.setting
         kept = [product for product in self.products if product.shape not in other.shapes]
         return ThreadPeaks(
@@ -313,22 +308,21 @@ class MachinePeaks(Frozen):
     software: str
     """:attr:`ntp.records.environment.Software.fingerprint`."""
     shapes: tuple[Shape, ...] = ()
-    """The workload's own products, which were asked for beside the large square."""
+    """The workload's own products, which were measured besides the large square."""
     by_threads: tuple[ThreadPeaks, ...] = ()
     warnings: tuple[str, ...] = ()
     """What went wrong without costing the result, each with its remedy."""
 
     def at(self, threads: int) -> ThreadPeaks | None:
-        """The peaks of that many threads, if they were measured."""
+        """Return the peaks of this number of threads, if they were measured."""
         return next((peaks for peaks in self.by_threads if peaks.setting.threads == threads), None)
 
 
 def matmul_advice(peaks: MachinePeaks) -> str | None:
-    """One sentence on what faster matrix products this machine offers, and what to do. None: torch's choice is good.
+    """Say in a sentence which faster matrix products are possible, and how to get them. None if torch chooses well.
 
     It compares the workload's own products, or the large square without a workload, at the most threads that were
-    measured undisturbed.
-    Every setting that it names was measured on this machine; what lies within 15% is not worth a word.
+    measured undisturbed. Every setting that it names was measured on this machine; less than 15% is not worth a word.
     """
     if not peaks.by_threads:
         return None
@@ -348,7 +342,6 @@ def matmul_advice(peaks: MachinePeaks) -> str | None:
 
 
 def _fp32_advice(peaks: ThreadPeaks, default: float, shapes: Sequence[Shape]) -> str | None:
-    """What 'medium' or oneDNN's own operator would change."""
     medium, onednn = (peaks.rate_flops_per_s("fp32", route, shapes) for route in ("medium", "onednn"))
     if medium is not None and medium >= default * NOTEWORTHY_RATIO:
         exact = all(product.error < FP32_ERROR for product in peaks.products_of("fp32", "medium", shapes))
@@ -371,7 +364,6 @@ def _fp32_advice(peaks: ThreadPeaks, default: float, shapes: Sequence[Shape]) ->
 
 
 def _bf16_advice(peaks: ThreadPeaks, default: float, shapes: Sequence[Shape]) -> str | None:
-    """What autocast would change."""
     bf16 = peaks.rate_flops_per_s("bf16", "default", shapes)
     if bf16 is not None and bf16 >= default * NOTEWORTHY_RATIO:
         return (
@@ -388,6 +380,6 @@ def _a_thread(flops_per_s: float, peaks: ThreadPeaks) -> str:
 
 
 def library_name(library: str) -> str:
-    """A matrix library as its makers spell it."""
+    """Spell a matrix library as its makers do."""
     names = {"mkl": "MKL", "onednn": "oneDNN", "open": "OpenBLAS", "accelerate": "Accelerate", "blis": "BLIS"}
     return names.get(library, library)
