@@ -132,7 +132,7 @@ class GuardedCase(Frozen):
     def _counted_whole(self) -> Self:
         for side in (self.base, self.head):
             if side is not None and side.missing:
-                raise ValueError(f"a guard counts all of a step, and {', '.join(side.missing)} is missing")
+                raise ValueError(f"a guard counts all of a step, but these are missing: {', '.join(side.missing)}")
         return self
 
 

@@ -1,6 +1,6 @@
-"""How often the guard's rule errs and finds, and how other rules would do: simulated, many suites at once.
+"""How often the guard's rule errs and detects, and how other rules would do: simulated, many suites at once.
 
-The figures in the docstring of ``ntp.judge.verdict`` come from here: four cells, 44 pairs, the pair's log-ratio normal
+The figures in ``docs/guard.md`` come from here: four cases, 44 pairs, the pair's log-ratio normal
 with a standard deviation of 0.9%, which is the noisy end of what was measured on identical code.
 """
 
@@ -47,15 +47,15 @@ def asymptotic_sequence(level, rho=1.0):
 
 
 class Outcome(NamedTuple):
-    """Shares of suites, and pairs a cell."""
+    """Shares of suites, and pairs a case."""
 
     passed: float
     regressed: float
     erred: float
-    """A regression of a cell that is not above the threshold, or a pass of one that is."""
+    """A regression of a case that is not above the threshold, or a pass of one that is."""
     pairs: float
     covered: float
-    """Share of cells whose plain 95% interval holds the truth."""
+    """Share of cases whose plain 95% interval holds the truth."""
 
 
 def simulate(limits, truths, sd=0.009, budget=BUDGET, freedom=None, holm=False, suites=SUITES, seed=1):
@@ -71,7 +71,7 @@ def simulate(limits, truths, sd=0.009, budget=BUDGET, freedom=None, holm=False, 
     while True:
         decided, alone = step(walk.distance(n), critical, n)
         needy = ~alone & (n < LAST)
-        # Of a suite without any such cell: those that the others keep open.
+        # Of a suite without any such case: those that the others keep open.
         needy = np.where(needy.any(axis=1, keepdims=True), needy, ~decided & (n < LAST))
         rows = np.flatnonzero(needy.any(axis=1) & (n.sum(axis=1) < budget))
         if not rows.size:
@@ -118,7 +118,7 @@ def holm_step(distance, critical, n):
 def outcome(walk, n, decided, truths):
     mean, std_error = walk.at(walk.mean, n), walk.at(walk.std_error, n)
     slower, faster = decided & (mean > THRESHOLD), decided & (mean < THRESHOLD)
-    t = np.array([sequential.t_quantile(each, 0.975) if each > 1 else np.inf for each in range(LAST + 1)])
+    t = np.array([sequential.t_quantile(n_pairs, 0.975) if n_pairs > 1 else np.inf for n_pairs in range(LAST + 1)])
     return Outcome(
         passed=faster.all(axis=1).mean(),
         regressed=slower.any(axis=1).mean(),
@@ -129,7 +129,7 @@ def outcome(walk, n, decided, truths):
 
 
 def error(share, trials=SUITES):
-    """Three standard errors of a share of so many suites."""
+    """Three standard errors of a share of this many suites."""
     return 3 * math.sqrt(share * (1 - share) / trials)
 
 
@@ -162,7 +162,7 @@ class TestTheRule:
         ("fraction", "sd", "at_least"),
         [(0.02, 0.006, 0.99), (0.02, 0.008, 0.95), (0.02, 0.009, 0.92), (0.03, 0.009, 0.98)],
     )
-    def test_slowdowns_are_found_in_all_cells_and_in_one(self, truths, fraction, sd, at_least):
+    def test_slowdowns_are_found_in_all_cases_and_in_one(self, truths, fraction, sd, at_least):
         assert simulate(spending_pocock, truths(fraction), sd).regressed >= at_least
 
     @pytest.mark.parametrize("budget", [BUDGET, CASES * LAST])
@@ -186,7 +186,7 @@ class TestTheRule:
         plan = Plan(cases=tuple("abcd"))
         truths, suites = one_slower(0.015), 60
         log_ratios = np.random.default_rng(1).normal(size=(suites, CASES, LAST)) * 0.009 + truths[:, None]
-        verdicts, used = zip(*(guard(plan, each) for each in log_ratios), strict=True)
+        verdicts, used = zip(*(guard(plan, of_suite) for of_suite in log_ratios), strict=True)
         quick = simulate(spending_pocock, truths, suites=suites)
         assert quick.pairs == pytest.approx(np.mean(used) / CASES)
         assert quick.regressed == pytest.approx(verdicts.count("regression") / suites)
@@ -194,20 +194,20 @@ class TestTheRule:
 
 
 def guard(plan, log_ratios):
-    """The loop that a guard runs, with pairs that are known beforehand. Its verdict, and the pairs it took."""
+    """Run the loop of a guard with given pairs, and return its verdict and how many pairs it took."""
     n = dict.fromkeys(plan.cases, 0)
     while True:
-        known = [
-            CasePairs(case_id=cell, pairs=log_ratios[i, : n[cell], None].tolist()) for i, cell in enumerate(plan.cases)
+        measured = [
+            CasePairs(case_id=case, pairs=log_ratios[i, : n[case], None].tolist()) for i, case in enumerate(plan.cases)
         ]
-        suite = judge(plan, known)
+        suite = judge(plan, measured)
         if suite.next_case is None or sum(n.values()) == BUDGET:
             return suite.verdict, sum(n.values())
         n[suite.next_case] += 1
 
 
 class TestOtherRules:
-    """Each figure is one that the docstring of ``ntp.judge.verdict`` states, give or take the error of 2000 suites."""
+    """``docs/guard.md`` states these figures, give or take the error of 2000 suites."""
 
     @pytest.mark.parametrize(
         ("limits", "holm", "passed"),

@@ -1,0 +1,92 @@
+"""What is guarded of a pair, and the plan of a guard."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntp.judge.guard import METRICS, TAIL, TYPICAL, log_ratios, plan_of
+from ntp.records.guard import Block, Metric, Pair
+
+ONE, OTHER = "simple-b8-s64-t1", "simple-b32-s128-t1"
+TIMES_NS = [7, 1, 10, 4, 9, 2, 6, 11, 3, 8, 5]
+
+
+def pair_of(base_ns, head_ns, steps=None):
+    """A pair in blocks of that many steps; by default one block a side."""
+    blocks = []
+    for first in range(0, len(base_ns), steps or len(base_ns)):
+        for side, times_ns in (("base", base_ns), ("head", head_ns)):
+            blocks.append(Block(side=side, step_time_ns=tuple(times_ns[first : first + (steps or len(times_ns))])))
+    return Pair(case_id=ONE, seed=0, blocks=tuple(blocks))
+
+
+class TestMetrics:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("min", 1), ("q10", 2), ("q25", 3.5), ("median", 6), ("trimmed mean", 5), ("mean", 6), ("p95", 10.5)],
+    )
+    def test_of_all_steps_of_each_side(self, name, value):
+        pair = pair_of([100] * 11, TIMES_NS)
+        assert METRICS[name](pair) == pytest.approx(math.log(value / 100))
+
+    def test_of_rounds_it_is_the_median_of_their_log_ratios(self):
+        # Rounds in which the head took 2, 3 and 1.5 times as long, by the blocks' medians.
+        pair = pair_of([10, 10, 90, 20, 20, 5, 30, 30, 30], [20, 20, 1, 60, 60, 900, 45, 1, 45], steps=3)
+        assert METRICS["rounds"](pair) == pytest.approx(math.log(2))
+
+    def test_blocks_are_compared_with_those_beside_them(self):
+        # The machine is three times as slow for the second half: both sides are.
+        base = [100] * 10 + [300] * 10
+        head = [102] * 10 + [306] * 10
+        assert METRICS["rounds"](pair_of(base, head, steps=2)) == pytest.approx(math.log(1.02))
+
+    SIDES = st.integers(1, 12).flatmap(
+        lambda steps: st.tuples(*[st.lists(st.integers(100, 10**8), min_size=steps, max_size=steps)] * 2)
+    )
+
+    @pytest.mark.parametrize("name", METRICS)
+    @given(SIDES, st.integers(2, 50))
+    def test_all_are_ratios(self, name, sides, factor):
+        base, head = sides
+        metric = METRICS[name]
+        assert metric(pair_of(base, base)) == 0
+        assert metric(pair_of(head, base)) == pytest.approx(-metric(pair_of(base, head)), abs=1e-9)
+        slower = pair_of(base, [time_ns * factor for time_ns in base], steps=1)
+        assert metric(slower) == pytest.approx(math.log(factor))
+
+    def test_one_disturbed_step_is_nothing_to_the_typical_and_all_to_the_mean(self):
+        pair = pair_of([100] * 20, [100] * 19 + [2100], steps=4)
+        assert log_ratios(pair, [Metric(name=TYPICAL), Metric(name=TAIL)]) == (
+            0.0,
+            pytest.approx(math.log(2)),
+        )
+
+
+class TestThePlan:
+    @pytest.mark.parametrize(
+        ("cases", "budget_s", "max_pairs"),
+        [(1, 10, 10), (1, 60, 21), (4, 60, 10), (4, 300, 26), (2, 300, 52), (4, 10_000, 100)],
+    )
+    def test_the_last_look_is_at_nearly_twice_the_pairs_that_the_budget_holds(self, cases, budget_s, max_pairs):
+        plan = plan_of([str(i) for i in range(cases)], 0.01, budget_s)
+        assert (plan.min_pairs, plan.max_pairs) == (5, max_pairs)
+
+    @pytest.mark.parametrize(("threshold", "tail"), [(0.01, 0.05), (0.1, 0.5), (0.3, 0.99), (0.9, 0.99)])
+    def test_the_typical_step_has_the_threshold_and_the_mean_five_of_them(self, threshold, tail):
+        plan = plan_of([ONE, OTHER], threshold, 60)
+        assert plan.cases == (ONE, OTHER)
+        assert [(metric.name, metric.threshold) for metric in plan.metrics] == [
+            (TYPICAL, threshold),
+            (TAIL, pytest.approx(tail)),
+        ]
+
+    @given(
+        st.integers(1, 50),
+        st.floats(0, 1, exclude_min=True, exclude_max=True, allow_subnormal=False),
+        st.floats(0, 1e9, exclude_min=True),
+    )
+    def test_there_is_one_for_every_threshold_and_budget(self, cases, threshold, budget_s):
+        plan = plan_of([str(i) for i in range(cases)], threshold, budget_s)
+        assert plan.min_pairs * 2 <= plan.max_pairs <= 100
