@@ -46,8 +46,8 @@ def judged(make_measurement, make_operators):
 
     def judge(times_ms, peaks=None, flops=None, case=CASE, faults=0):
         operators = make_operators(*((name, phase, time_ms) for (name, phase), time_ms in times_ms.items()))
-        seen = Observations(operators=operators, flops=None if flops is None else flop_count(flops))
-        measurement = make_measurement(case, [100 * MS] * 11, observations=seen, minor_page_faults=11 * faults)
+        observations = Observations(operators=operators, flops=None if flops is None else flop_count(flops))
+        measurement = make_measurement(case, [100 * MS] * 11, observations=observations, minor_page_faults=11 * faults)
         return bottleneck(measurement, peaks)
 
     return judge
@@ -92,9 +92,9 @@ class TestKindsOfWork:
     def test_every_operator_is_of_one_kind_and_the_shares_add_up(self, make_operators, operators):
         profile = make_operators(*operators)
         shares = work_shares(profile)
-        assert sum(each.share for each in shares) == pytest.approx(1)
-        assert [each.share for each in shares] == sorted((each.share for each in shares), reverse=True)
-        works = [each.work for each in shares]
+        assert sum(share.share for share in shares) == pytest.approx(1)
+        assert list(shares) == sorted(shares, key=lambda share: -share.share)
+        works = [share.work for share in shares]
         assert len(set(works)) == len(works)
         assert set(works) == {work_of(operator) for operator in profile.operators} <= set(get_args(Work))
 
@@ -108,9 +108,9 @@ class TestKindsOfWork:
 
 class TestAnswer:
     def test_products_are_held_against_the_route_that_torch_takes(self, judged, make_peaks):
-        found = judged({("aten::mm", "forward"): 60, ("aten::add", "forward"): 40}, make_peaks(fp32=300), flops=9)
+        outcome = judged({("aten::mm", "forward"): 60, ("aten::add", "forward"): 40}, make_peaks(fp32=300), flops=9)
         # 9 GFLOP in 60 of 100 ms; the whole step does 90 of 300 GFLOP/s. Nobody saw what moved, so no word of a bound.
-        assert found.answer == (
+        assert outcome.answer == (
             "Matrix products take 60% of the step and run at 150 GFLOP/s, 50% of what torch's own route reaches on a "
             "large square. As a whole it does 90 GFLOP/s, 30% of the fastest product measured here with as many "
             "threads."
@@ -118,12 +118,12 @@ class TestAnswer:
 
     def test_the_whole_step_has_its_place_under_the_roof(self, make_measurement, make_observations, make_peaks):
         measurement = make_measurement(CASE, [100 * MS], observations=make_observations())
-        found = bottleneck(measurement, make_peaks(fp32=300, gb_per_s=20))
-        assert found.answer.endswith(
+        outcome = bottleneck(measurement, make_peaks(fp32=300, gb_per_s=20))
+        assert outcome.answer.endswith(
             "As a whole it does 192 GFLOP/s, 64% of the fastest product measured here with as many threads; "
             "with 49 operations a byte it is bound by compute."
         )
-        assert found.point == step_point(measurement, make_peaks(fp32=300, gb_per_s=20).at(2))
+        assert outcome.point == step_point(measurement, make_peaks(fp32=300, gb_per_s=20).at(2))
 
     def test_a_step_far_below_the_roof_is_not_bound_by_it(self, make_measurement, make_observations, make_peaks):
         measurement = make_measurement(CASE, [100 * MS], observations=make_observations())
@@ -132,9 +132,9 @@ class TestAnswer:
         )
 
     def test_without_peaks_the_two_largest_kinds_are_told(self, judged):
-        found = judged({("aten::mm", "forward"): 60, ("aten::_log_softmax", "loss"): 40}, flops=9)
-        assert found.answer == "Matrix products take 60% of the step, softmax and loss 40%."
-        assert found.point is None
+        outcome = judged({("aten::mm", "forward"): 60, ("aten::_log_softmax", "loss"): 40}, flops=9)
+        assert outcome.answer == "Matrix products take 60% of the step, softmax and loss 40%."
+        assert outcome.point is None
 
     def test_peaks_of_other_thread_counts_say_nothing(self, judged, make_peaks):
         times_ms = {("aten::mm", "forward"): 60, ("aten::add", "forward"): 40}
@@ -143,9 +143,9 @@ class TestAnswer:
 
     @pytest.mark.parametrize("flops", [None, 0])
     def test_without_operations_there_is_no_rate(self, judged, make_peaks, flops):
-        found = judged({("aten::mm", "forward"): 60, ("aten::add", "forward"): 40}, make_peaks(), flops=flops)
-        assert found.answer == "Matrix products take 60% of the step."
-        assert found.point is None
+        outcome = judged({("aten::mm", "forward"): 60, ("aten::add", "forward"): 40}, make_peaks(), flops=flops)
+        assert outcome.answer == "Matrix products take 60% of the step."
+        assert outcome.point is None
 
     @pytest.mark.parametrize(
         ("operator", "subject"),
@@ -157,25 +157,25 @@ class TestAnswer:
         ],
     )
     def test_each_kind_can_be_the_first(self, judged, make_peaks, operator, subject):
-        found = judged({operator: 70, ("aten::mm", "forward"): 30}, make_peaks())
-        assert found.answer == f"{subject} 70% of the step, matrix products 30%."
+        outcome = judged({operator: 70, ("aten::mm", "forward"): 30}, make_peaks())
+        assert outcome.answer == f"{subject} 70% of the step, matrix products 30%."
 
     def test_one_kind_alone(self, judged):
         assert judged({("aten::add_", "forward"): 1}).answer == "Elementwise work and copies take 100% of the step."
 
     def test_nothing_profiled(self, make_measurement, make_observations, make_peaks):
         measurement = make_measurement(CASE, [100 * MS], observations=make_observations(operators=None))
-        found = bottleneck(measurement, make_peaks())
-        assert found.answer == "The operators of this step were not observed: profile it to see what bounds it."
-        assert (found.advice, found.shares) == ((), ())
-        assert found.point.share_of_peak == pytest.approx(19.176357888 / 0.1 / 300)
+        outcome = bottleneck(measurement, make_peaks())
+        assert outcome.answer == "The operators of this step were not observed: profile it to see what bounds it."
+        assert (outcome.advice, outcome.shares) == ((), ())
+        assert outcome.point.share_of_peak == pytest.approx(19.176357888 / 0.1 / 300)
 
     def test_nobody_looked_at_all(self, make_measurement):
         assert bottleneck(make_measurement(), None).point is None
 
     def test_a_step_too_short_for_the_clock(self, make_measurement, make_observations, make_peaks):
-        found = bottleneck(make_measurement(CASE, [0, 0], observations=make_observations()), make_peaks())
-        assert found.point.time_s == 1e-9
+        outcome = bottleneck(make_measurement(CASE, [0, 0], observations=make_observations()), make_peaks())
+        assert outcome.point.time_s == 1e-9
 
 
 TIMES_MS = {
@@ -197,9 +197,15 @@ class TestAdvice:
 
     def test_the_workloads_own_products_count_where_they_were_measured(self, judged, make_peaks):
         peaks = make_peaks(fp32=100, medium=200, workload=Workload())
-        own = [each for each in peaks.by_threads[0].products if each.shape in peaks.shapes]
-        slower = [each.model_copy(update={"time_ns": (each.best_ns * 4,)}) for each in own if each.route == "default"]
-        others = [each for each in peaks.by_threads[0].products if each.route != "default" or each not in own]
+        own = [product for product in peaks.by_threads[0].products if product.shape in peaks.shapes]
+        slower = [
+            product.model_copy(update={"time_ns": (product.best_ns * 4,)})
+            for product in own
+            if product.route == "default"
+        ]
+        others = [
+            product for product in peaks.by_threads[0].products if product.route != "default" or product not in own
+        ]
         at_threads = peaks.by_threads[0].model_copy(update={"products": (*slower, *others)})
         advice = judged(TIMES_MS, peaks.model_copy(update={"by_threads": (at_threads,)})).advice
         assert advice[0].at_most == pytest.approx(0.60 * (1 - 25 / 200), rel=1e-6)
@@ -216,7 +222,8 @@ class TestAdvice:
         ],
     )
     def test_no_faster_route_no_advice(self, judged, make_peaks, rates):
-        assert [each.text[:15] for each in judged(TIMES_MS, make_peaks(**rates), flops=3).advice] == ["make the logits"]
+        (advice,) = judged(TIMES_MS, make_peaks(**rates), flops=3).advice
+        assert advice.text.startswith("make the logits")
 
     def test_products_that_take_no_time_need_no_advice(self, judged, make_peaks):
         times_ms = {("aten::mm", "forward"): 4.9, ("aten::_log_softmax", "loss"): 95.1}
@@ -247,8 +254,8 @@ class TestAdvice:
     def test_the_largest_saving_comes_first(self, judged):
         times_ms = {("aten::add", "forward"): 30, ("aten::_foreach_add_", "optimizer"): 20}
         times_ms |= {("aten::_log_softmax", "loss"): 10, (BETWEEN_OPERATORS, "data"): 40}
-        found = judged(times_ms, faults=MAX_FAULTS_PER_STEP + 1).advice
-        assert [each.at_most for each in found] == [*map(pytest.approx, (0.4, 0.3, 0.2, 0.1)), None]
+        pieces = judged(times_ms, faults=MAX_FAULTS_PER_STEP + 1).advice
+        assert [advice.at_most for advice in pieces] == [*map(pytest.approx, (0.4, 0.3, 0.2, 0.1)), None]
 
     def test_page_faults_are_told_with_a_remedy_that_was_not_taken_yet(self, judged, make_measurement):
         faults = MAX_FAULTS_PER_STEP + 1
@@ -275,9 +282,9 @@ class TestPoints:
     @pytest.mark.parametrize("missing", [{"peaks": None}, {"flops": None}, {"flops": 0}, {"gb_per_s": None}])
     def test_what_is_missing_leaves_no_point(self, make_measurement, make_observations, make_peaks, missing):
         flops = missing.get("flops", 1)
-        seen = make_observations(flops=None if flops is None else flop_count(flops))
+        observations = make_observations(flops=None if flops is None else flop_count(flops))
         peaks = None if "peaks" in missing else make_peaks(gb_per_s=missing.get("gb_per_s", 20)).at(2)
-        assert step_point(make_measurement(CASE, [MS], observations=seen), peaks) is None
+        assert step_point(make_measurement(CASE, [MS], observations=observations), peaks) is None
 
     def test_the_costliest_operators_that_do_something(self, make_measurement, make_operators, make_peaks):
         operators = make_operators(
@@ -289,16 +296,16 @@ class TestPoints:
         )
         measurement = make_measurement(CASE, observations=Observations(operators=operators))
         peaks = make_peaks(fp32=400, gb_per_s=20).at(2)
-        found = operator_points(measurement, peaks)
-        assert [operator.name for operator, _ in found] == ["aten::mm", "aten::copy_", "aten::add"]
-        product, copy, _ = (point for _, point in found)
+        points = operator_points(measurement, peaks)
+        assert [operator.name for operator, _ in points] == ["aten::mm", "aten::copy_", "aten::add"]
+        product, copy, _ = (point for _, point in points)
         assert (product.time_s, product.achieved_flops_per_s) == pytest.approx((0.04, 200e9))
         assert (product.bound, copy.bound) == ("compute", "bandwidth")
         assert copy.share_of_roof == pytest.approx(0.5)
-        assert operator_points(measurement, peaks, most=1) == found[:1]
+        assert operator_points(measurement, peaks, most=1) == points[:1]
 
     def test_no_roof_or_no_profile_no_points(self, make_measurement, make_observations, make_peaks):
-        seen = make_measurement(CASE, observations=make_observations())
+        observed = make_measurement(CASE, observations=make_observations())
         unseen = make_measurement(CASE, observations=make_observations(operators=None))
-        assert operator_points(seen, None) == operator_points(unseen, make_peaks().at(2)) == ()
-        assert operator_points(seen, make_peaks(gb_per_s=None).at(2)) == ()
+        assert operator_points(observed, None) == operator_points(unseen, make_peaks().at(2)) == ()
+        assert operator_points(observed, make_peaks(gb_per_s=None).at(2)) == ()

@@ -16,7 +16,7 @@ def columns(*runs):
 
 @given(times, times)
 def test_the_ratio_is_that_of_the_medians_and_turns_over_with_the_runs(make_measurement, base_ns, head_ns):
-    base, head = ([make_measurement(step_time_ns=each)] for each in (base_ns, head_ns))
+    base, head = ([make_measurement(step_time_ns=times_ns)] for times_ns in (base_ns, head_ns))
     (row,) = compare(columns(base, head)).rows
     (turned,) = compare(columns(head, base)).rows
     ratio = row.cells[1].ratio
@@ -35,7 +35,7 @@ def test_cases_of_one_run_alone_are_named(make_measurement):
 
 def test_what_each_run_has_of_its_own_is_what_is_compared(make_measurement):
     ids = ("simple-b8-s64-t1-glibc", "simple-b32-s64-t1-glibc"), ("simple-b8-s64-t2", "simple-b32-s64-t2")
-    comparison = compare(columns(*([make_measurement(each) for each in run] for run in ids)))
+    comparison = compare(columns(*([make_measurement(case_id) for case_id in run] for run in ids)))
     assert [(setting.field, setting.values) for setting in comparison.settings] == [
         ("threads", ("1", "2")),
         ("allocator", ("glibc", "glibc-tuned")),

@@ -22,7 +22,7 @@ def test_one_step_in_twenty_is_slower_by_as_much():
 @given(st.lists(st.integers(1, 10**9), min_size=1), st.integers(2, 1000))
 def test_it_is_a_share_whatever_the_unit(samples, scale):
     assert spread(samples) >= 0
-    assert spread([each * scale for each in samples]) == pytest.approx(spread(samples))
+    assert spread([sample * scale for sample in samples]) == pytest.approx(spread(samples))
 
 
 def test_seconds_of_one_process_tell_large_differences_alone():

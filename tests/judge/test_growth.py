@@ -18,8 +18,7 @@ def of(**fields: object) -> Case:
 @given(st.floats(-1, 3), st.floats(1e3, 1e9), st.lists(st.integers(1, 1000), min_size=4, max_size=9, unique=True))
 def test_a_power_law_is_given_back(exponent, scale, factors):
     sizes = sorted(16 * factor for factor in [*factors, 1, 16_000])
-    found = growths([(of(batch_size=size, seq_len=1), scale * size**exponent) for size in set(sizes)])
-    (growth,) = found
+    (growth,) = growths([(of(batch_size=size, seq_len=1), scale * size**exponent) for size in set(sizes)])
     assert growth.what == "tokens"
     assert growth.exponent.value == pytest.approx(exponent, abs=1e-6)
     assert growth.last_exponent == pytest.approx(exponent, abs=1e-6)

@@ -79,8 +79,8 @@ def test_the_interval_is_that_of_t():
 
 def test_standings_are_chained_to_the_default():
     tuning = a_tuning(a_race(ONEDNN, DEFAULT, 0.5, 0.5), a_race(BOTH, ONEDNN, 0.8, 0.8), a_race(FUSED, ONEDNN, 1.5))
-    assert [each.case_id for each in standings(tuning)] == [BOTH.id, ONEDNN.id, FUSED.id, DEFAULT.id]
-    assert [each.ratio for each in standings(tuning)] == pytest.approx([0.4, 0.5, 0.75, 1])
+    assert [ranked.case_id for ranked in standings(tuning)] == [BOTH.id, ONEDNN.id, FUSED.id, DEFAULT.id]
+    assert [ranked.ratio for ranked in standings(tuning)] == pytest.approx([0.4, 0.5, 0.75, 1])
 
 
 def test_who_lost_or_failed_is_no_incumbent():
@@ -101,14 +101,14 @@ def test_the_winner_with_what_its_levers_are_worth():
         a_race(FUSED, BOTH, 2.0, 2.0, purpose="without"),
         a_race(ONEDNN, BOTH, 1.2, 1.25, purpose="without"),
     )
-    found = winner(tuning)
-    assert found.case == BOTH
-    assert found.ratio.value == pytest.approx((0.42 * 0.40 * 0.41) ** (1 / 3))
-    assert [(each.field, each.value, each.instead) for each in found.contributions] == [
+    fastest = winner(tuning)
+    assert fastest.case == BOTH
+    assert fastest.ratio.value == pytest.approx((0.42 * 0.40 * 0.41) ** (1 / 3))
+    assert [(lever.field, lever.value, lever.instead) for lever in fastest.contributions] == [
         ("matmul", "onednn", "default"),
         ("optimizer", "fused", "default"),
     ]
-    assert found.contributions[0].ratio.value == pytest.approx(2)
+    assert fastest.contributions[0].ratio.value == pytest.approx(2)
 
 
 def test_without_a_final_the_races_against_the_default_count():

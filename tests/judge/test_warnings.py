@@ -38,7 +38,7 @@ IN_BF16 = SettingChange(name=PRODUCTS, before="fp32", after="bf16")
 
 def sizes(*rss_mib):
     """Blocks at whose ends the process has these sizes."""
-    return tuple(Ending(anonymous_bytes=round(each * 2**20)) for each in rss_mib)
+    return tuple(Ending(anonymous_bytes=round(mib * 2**20)) for mib in rss_mib)
 
 
 BEFOREHAND = [
@@ -117,7 +117,7 @@ def test_neither_the_limit_nor_the_unknown_warns(make_measurement: Make, fields:
 
 
 @pytest.mark.parametrize(
-    ("kind", "seen"),
+    ("kind", "value"),
     [
         ("high-steal", "2.1% of the CPU time"),
         ("throttled", "for 0.01 CPU seconds"),
@@ -138,9 +138,9 @@ def test_neither_the_limit_nor_the_unknown_warns(make_measurement: Make, fields:
         ),
     ],
 )
-def test_the_message_has_the_value(make_measurement: Make, kind: str, seen: str) -> None:
+def test_the_message_has_the_value(make_measurement: Make, kind: str, value: str) -> None:
     (warning,) = warnings_of(made(make_measurement, CASES[kind]))
-    assert seen in warning.message
+    assert value in warning.message
 
 
 def test_throttling_is_told_by_what_is_known_of_it(make_measurement: Make) -> None:
@@ -180,9 +180,9 @@ def test_products_in_bf16_are_told_of_where_the_case_does_not_say_so(make_measur
 
 
 def test_each_observer_that_failed_is_a_warning(make_measurement: Make) -> None:
-    seen = Observations(failures=("memory: lost", "flops: no formula"))
-    found = [warning.message for warning in warnings_of(made(make_measurement, {"observations": seen}))]
-    assert found == ["memory: lost", "flops: no formula"]
+    observations = Observations(failures=("memory: lost", "flops: no formula"))
+    warnings = warnings_of(made(make_measurement, {"observations": observations}))
+    assert [warning.message for warning in warnings] == ["memory: lost", "flops: no formula"]
 
 
 @given(samples=st.lists(st.integers(0, 10**13), min_size=1, max_size=30), data=st.data())
