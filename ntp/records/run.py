@@ -91,7 +91,7 @@ class KernelBurst(Frozen):
 
 
 class Usage(Frozen):
-    """What a process used while steps were timed."""
+    """What a process used while steps were timed. :func:`ntp.machine.memory.usage_so_far` reads it."""
 
     peak_rss_bytes: Count
     """The largest resident size meanwhile: interpreter, libraries, model and activations. Where the kernel does not let
@@ -111,7 +111,7 @@ class Usage(Frozen):
         return Usage(**changes | {"peak_rss_bytes": self.peak_rss_bytes})
 
 
-NOTHING_USED = Usage(peak_rss_bytes=0, minor_page_faults=0, major_page_faults=0)
+NOTHING_USED = Usage(**dict.fromkeys(Usage.model_fields, 0))
 
 
 class Measurement(Usage):
