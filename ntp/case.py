@@ -27,7 +27,7 @@ _DATA_SPEC = re.compile(r"uniform|zipf(:(?P<exponent>\d+(\.\d+)?))?|file:.+", re
 
 
 def _check_name(text: str) -> None:
-    """Refuse what can name no file: a null character, and half of a character that is none of a path's bytes."""
+    """Refuse what no file can be called: a null character, or half of a character that stands for no byte of a path."""
     if "\0" in text:
         raise ValueError("a path cannot contain a null character")
     try:
@@ -63,7 +63,7 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def model_dump_json(self, **options: Any) -> str:
-        """As pydantic writes it, or in ASCII where pydantic cannot."""
+        """Write it as pydantic does, or in ASCII where pydantic cannot."""
         try:
             return super().model_dump_json(**options)
         except PydanticSerializationError:
@@ -71,7 +71,7 @@ class Frozen(BaseModel):
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
-        """As pydantic reads it, and what :meth:`model_dump_json` wrote without it.
+        """Read it as pydantic does, and also what :meth:`model_dump_json` wrote without pydantic.
 
         Raises:
             ValidationError: it is not JSON, or of another kind.
@@ -84,20 +84,20 @@ class Frozen(BaseModel):
 
 
 MAX_NUMBER = 2**63 - 1
-"""No number of a value is larger: sums and products of a few such numbers are still finite as floats."""
+"""The largest number in a record: sums and products of a few such numbers are still finite as floats."""
 
 Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
-"""How many of something, bytes and nanoseconds included."""
+"""A number of things, bytes or nanoseconds."""
 
 Positive = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
-"""A count of something of which there is one at least."""
+"""A number of things of which there is at least one."""
 
 Amount = Annotated[float, Field(ge=0, le=MAX_NUMBER)]
 """A time in seconds, a rate, a mean of counts."""
 
 
 class Options(Frozen):
-    """Values that a user gives as options. What stands below a field is the help of its option."""
+    """Values that a user gives as options. The docstring of a field is the help of its option."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -225,7 +225,7 @@ GROUPS: dict[str, type[Options]] = {"workload": Workload, "step": StepConfig, "r
 
 
 class _IdToken(NamedTuple):
-    """One optional piece of an id: whose field it is, what it starts with, and what its text looks like."""
+    """An optional part of an id: its field, its prefix, and the pattern of its text."""
 
     group: str
     field: str
@@ -255,11 +255,11 @@ _ID_HEAD = re.compile(
 
 
 _SHOWN_OF_ID = 200
-"""Characters of what is no id that a message shows."""
+"""Characters of a malformed id that a message shows."""
 
 
 def _quote(text: str) -> str:
-    """Free text (a model spec, a path) inside an id: no hyphen, no white space, every byte that is not UTF-8 as one."""
+    """Quote free text (a model spec, a path) for an id: no hyphen, no white space, bytes that are not UTF-8 kept."""
     return quote(text, safe="/:._+", errors="surrogateescape").replace("-", "%2D")
 
 
@@ -290,10 +290,10 @@ class Case(Frozen):
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Self:
-        """The case with these fields, whichever of its three groups each belongs to. What is not given has its default.
+        """Make the case with these fields, whichever of its groups they belong to. All others have their defaults.
 
         Raises:
-            OptionError: a value is refused. Names that are no field of a case are passed over.
+            OptionError: a value is refused. Names that are no field of a case are ignored.
         """
         with option_errors():
             return cls.model_validate(
@@ -305,7 +305,7 @@ class Case(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The case that an id names.
+        """Return the case that an id names.
 
         Raises:
             OptionError: the text is not the id of any case.
@@ -330,7 +330,7 @@ class Case(Frozen):
 
 
 def _named_options(rest: str, what_is_wrong: str) -> Iterator[tuple[str, str, str]]:
-    """Group, field and value of each option in the rest of an id."""
+    """Yield group, field and value of each option in the rest of an id."""
     while rest:
         for group, field, prefix, pattern in _ID_TOKENS:
             if match := re.match(rf"-{prefix}({pattern})(?=-|$)", rest):
@@ -342,7 +342,7 @@ def _named_options(rest: str, what_is_wrong: str) -> Iterator[tuple[str, str, st
 
 
 def named_step(name: str) -> StepConfig:
-    """The step config of a name: ``eager``, or the levers that it pulls, as in ``onednn+deduplicated+fused``.
+    """Return the step config of a name: ``eager``, or its levers, as in ``onednn+deduplicated+fused``.
 
     Raises:
         OptionError: a part of the name is no lever of a step, or they cannot be combined.
@@ -352,18 +352,18 @@ def named_step(name: str) -> StepConfig:
     levers = ", ".join(step_levers())
     values: dict[str, str] = {}
     for part in name.split("+"):
-        found = [each for each in _ID_TOKENS if re.fullmatch(f"{each.prefix}(?:{each.pattern})", part)]
-        if not found or found[0].group != "step":
+        token = next((token for token in _ID_TOKENS if re.fullmatch(f"{token.prefix}(?:{token.pattern})", part)), None)
+        if token is None or token.group != "step":
             raise OptionError(f"no step is named {name!r}: write {EAGER!r}, or levers joined by '+': {levers}")
-        if found[0].field in values:
-            raise OptionError(f"a step named {name!r} has two values of {found[0].field}: leave out one")
-        values[found[0].field] = part.removeprefix(found[0].prefix)
+        if token.field in values:
+            raise OptionError(f"a step named {name!r} has two values of {token.field}: leave out one")
+        values[token.field] = part.removeprefix(token.prefix)
     with option_errors():
         return StepConfig.model_validate(values)
 
 
 def step_levers() -> Iterator[str]:
-    """The names of all levers of a step config, as :func:`named_step` reads them."""
+    """Yield the names of all levers of a step config, as :func:`named_step` reads them."""
     for _, field, prefix, _ in (token for token in _ID_TOKENS if token.group == "step"):
         info = StepConfig.model_fields[field]
         yield from (f"{prefix}{value}" for value in get_args(info.annotation) if value != info.default)

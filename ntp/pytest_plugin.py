@@ -17,7 +17,7 @@ import pytest
 
 from ntp.errors import NtpError, WorkerFailed
 
-# A session that does not use ntp is to notice nothing of it, not by its time either: all else is imported where the
+# A session that does not use ntp must not notice it, not even by its time: everything else is imported where the
 # first benchmark of ours, or an option, is met.
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -31,11 +31,11 @@ OPTIONS = (
     *("allocator", "wait_policy", "affinity", "interop_threads", "huge_pages", "denormals"),
     *("sample_time", "min_samples", "no_profile", "timeout", "report_dir", "baseline"),
 )
-"""By the names of the fields that they fill."""
+"""The options, by the names of the fields that they fill."""
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """The sweep's options. Lists are separated by commas; every combination is measured.
+    """Add the sweep's options. Lists are separated by commas; every combination is measured.
 
     What is given is read when the sweep begins (:mod:`ntp.sweep_options`).
     """
@@ -59,7 +59,7 @@ def _given(config: pytest.Config) -> dict[str, Any]:
 
 
 def _sweep(config: pytest.Config) -> "Sweep":
-    """The session's sweep. There is one from the first benchmark of ours on."""
+    """Return the session's sweep. It begins with the first of ntp's benchmarks."""
     if _SWEEP not in config.stash:
         from ntp.sweep import Sweep
 
@@ -77,7 +77,7 @@ def _refuse(config: pytest.Config, error: NtpError) -> NoReturn:
 
 
 def _is_ours(item: pytest.Item, name: str) -> bool:
-    """Whether a test gets the fixture of this name from here, and not another one that happens to be called so.
+    """Whether a test gets the fixture of this name from here, and not another fixture of the same name.
 
     A fixture that overrides ours and asks for it is ours, too.
     """
@@ -127,7 +127,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let pytest-benchmark read a worker's times in place of the clock's."""
+    """Let pytest-benchmark read a worker's times instead of the clock's."""
     if _is_measured(item) and _has_benchmarks(item.config):
         from ntp.sweep import worker_clock
 
@@ -146,7 +146,7 @@ def pytest_collection_modifyitems(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Count what is going to be measured, and make sure that it will not be in vain."""
+    """Count what is going to be measured, and refuse what would waste it."""
     if sweep := session.config.stash.get(_SWEEP, None):
         sweep.planned = 0 if sweep.benchmarks.skip else sum(map(_is_measured, session.items))
         try:
@@ -163,7 +163,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """From here on, kill ends a sweep as Ctrl-C does, and nobody's second and third Ctrl-C costs the reports."""
+    """From here on, kill ends a sweep as Ctrl-C does, and a second or third Ctrl-C does not cost the reports."""
     sweep = session.config.stash.get(_SWEEP, None)
     if sweep and sweep.planned and not sweep.benchmarks.disabled:
         sweep.interrupts.__enter__()
@@ -171,14 +171,14 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Where a test goes on in spite of Ctrl-C, the next one is heard again."""
+    """If a test goes on in spite of Ctrl-C, listen for the next one again."""
     if sweep := item.config.stash.get(_SWEEP, None):
         sweep.interrupts.forget()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    """Add what ntp has to say of the run as a whole, to ``--benchmark-json`` and ``--benchmark-save`` too."""
+    """Add what ntp says about the run as a whole, to ``--benchmark-json`` and ``--benchmark-save`` too."""
     sweep = config.stash.get(_SWEEP, None)
     if sweep and sweep.planned:
         output_json["ntp"] = sweep.header()
@@ -198,7 +198,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> Iterator[None]:
-    """The table, after pytest-benchmark's own, and also where that ends in an error (``--benchmark-compare-fail``)."""
+    """Show the table after pytest-benchmark's own, even if that ends in an error (``--benchmark-compare-fail``)."""
     try:
         return (yield)
     finally:
@@ -265,7 +265,7 @@ def measure_fixture(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture
 
 @contextmanager
 def _failing_safe(benchmark: "BenchmarkFixture") -> Iterator[None]:
-    """Whatever ends a measurement early: let pytest-benchmark know that its fixture was used, and to no avail."""
+    """If a measurement ends early, let pytest-benchmark know that its fixture was used without a result."""
     try:
         yield
     except BaseException:

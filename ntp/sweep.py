@@ -1,4 +1,4 @@
-"""A sweep under pytest: its cases, their measuring, and the files that are written after each of them."""
+"""A sweep under pytest: its cases, how they are measured, and the files that are written after each of them."""
 
 import itertools
 import json
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from ntp.cli.gate import Gate
 
 MATRIX = ("threads", "batch_size", "seq_len", "precision", "step")
-"""What the sweep's options vary, by the names that ``--benchmark-group-by=param:threads`` and the like know."""
+"""What the sweep's options vary, by the names that ``--benchmark-group-by=param:threads`` and similar options know."""
 
 SECONDS_AROUND_SAMPLES = 4.0
-"""What starting a worker, warming it up and observing it take, roughly: for the forecast alone."""
+"""Seconds that starting, warming up and observing a worker take, roughly. Only the forecast uses them."""
 
 RUN = "run.json"
 REPORTS = ("report.md", "report.csv", "report.html")
 
 OPERATOR_STEPS = 3
-"""How many steps of each case torch.profiler sees, after those that are timed."""
+"""Steps of each case under torch.profiler, after those that are timed."""
 
 
 class WorkerClock:
@@ -56,11 +56,10 @@ class WorkerClock:
         self.now_ns = 0
 
     def __call__(self) -> float:
-        """Seconds."""
         return self.now_ns / 1e9
 
     def replay(self, step_time_ns: tuple[int, ...]) -> Callable[[], None]:
-        """A function that lets one sample go by at each call. Further calls (``--benchmark-cprofile``) take no time."""
+        """Return a function that advances the clock by a sample per call, and by nothing after the last of them."""
         samples = iter(step_time_ns)
 
         def step() -> None:
@@ -94,7 +93,7 @@ class Sweep:
         self.gate = None if options.baseline is None else self._gate(config.rootpath / options.baseline)
         self.verdict_text = ""
         self.written = "run.json, report.md, report.csv"
-        """What lies in the folder of the reports, in words."""
+        """The files in the folder of the reports, as the terminal lists them."""
         # Every combination is a case that makes sense and can be set up here, or the sweep does not begin.
         for values in self.combinations():
             check_runtime(self.case(values).runtime)
@@ -108,13 +107,12 @@ class Sweep:
 
     @property
     def benchmarks(self) -> BenchmarkSession:
-        """pytest-benchmark's side of this session."""
         session = self.config.pluginmanager.get_plugin("pytest-benchmark")
         assert isinstance(session, BenchmarkSession)
         return session
 
     def prepare(self) -> None:
-        """Find out what would let the sweep be in vain before its first case. One that measures nothing needs nothing.
+        """Refuse before the first case what would waste the sweep. A session that measures nothing is not checked.
 
         Raises:
             RecordError: the reports cannot be written, or another process writes them.
@@ -134,7 +132,7 @@ class Sweep:
         self._prepared = True
 
     def forecast(self) -> list[str]:
-        """What is about to happen, in lines; none where nothing is measured."""
+        """Say what is about to happen, in lines; there are none if nothing is measured."""
         if not self.planned or self.benchmarks.disabled:
             return []
         seconds = self.planned * (SECONDS_AROUND_SAMPLES + self.sampling.time_s)
@@ -143,7 +141,7 @@ class Sweep:
         return lines if self.gate is None else [*lines, *(f"ntp: {line}" for line in self.gate.forecast())]
 
     def combinations(self, *, largest: bool = False, **fixed: Sequence[str]) -> list[dict[str, Any]]:
-        """All combinations of the sweep's options. A case that several of them come to is there once.
+        """Return all combinations of the sweep's options. A case that several of them describe is there once.
 
         Args:
             largest: only of its largest thread count, batch size and sequence length.
@@ -155,14 +153,13 @@ class Sweep:
             sizes = [(max(values),) for values in sizes]
         values = itertools.product(*sizes, options.precisions, options.steps, *fixed.values())
         combinations = (dict(zip((*MATRIX, *fixed), combination, strict=True)) for combination in values)
-        return list({self.case(each): each for each in combinations}.values())
+        return list({self.case(values): values for values in combinations}.values())
 
     def case(self, values: Mapping[str, Any]) -> Case:
-        """The case of one of the :meth:`combinations`."""
+        """Return the case of one of the :meth:`combinations`."""
         return Case.of(self._given | named_step(values["step"]).model_dump(exclude_defaults=True) | dict(values))
 
     def start(self, case: Case) -> PipeWorker:
-        """A fresh worker for the case."""
         return PipeWorker(case, timeout_s=self.options.timeout)
 
     def measure(self, case: Case) -> Measurement:
@@ -175,7 +172,7 @@ class Sweep:
 
     @cached_property
     def peaks(self) -> MachinePeaks | None:
-        """This machine's roofline: measured once, then kept in the user's cache. Null where that fails."""
+        """This machine's roofline: measured once, then kept in the user's cache. None if that fails."""
         try:
             return measure_peaks(self.threads, progress=self._tell)
         except WorkerFailed as error:
@@ -183,7 +180,7 @@ class Sweep:
             return None
 
     def _tell(self, message: str) -> None:
-        """Say what takes long, where somebody looks on."""
+        """Say what takes long, if somebody is watching."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and reporter.isatty:
             reporter.write_line(f"ntp: {message}")
@@ -193,14 +190,14 @@ class Sweep:
         self.failures.append(Failure.of(case.id, error))
 
     def header(self) -> dict[str, Any]:
-        """What the run's document says of the sweep as a whole, as far as it has come."""
+        """Return what the run's document says about the sweep as a whole, so far."""
         run = Run(
             started=self.started.isoformat(timespec="seconds"),
             wall_time_s=round(time.perf_counter() - self.started_s, 3),
             command=("pytest", *map(str, self.config.invocation_params.args)),
             planned=self.planned,
             failures=tuple(self.failures),
-            peaks=self.peaks if self.measured else None,  # with nothing to hold against them, nobody should wait
+            peaks=self.peaks if self.measured else None,  # nobody should wait for them in vain
         )
         return run.header()
 
@@ -213,7 +210,7 @@ class Sweep:
         return self.config.hook.pytest_benchmark_generate_commit_info(config=self.config)
 
     def run(self) -> tuple[dict[str, Any], Run]:
-        """All that was measured so far: pytest-benchmark's document, and the same as a record."""
+        """Return all that was measured so far, as pytest-benchmark's document and as a record."""
         hook = self.config.hook
         document: dict[str, Any] = hook.pytest_benchmark_generate_json(
             config=self.config,
@@ -263,7 +260,7 @@ class Sweep:
         self.written = "run.json, report.html, report.md with its charts, report.csv"
 
     def judge(self, session: pytest.Session) -> None:
-        """Hold what was measured against the baselines, if any were named, and let the exit status say the verdict.
+        """Judge what was measured by the baselines, if any were named, and put the verdict into the exit status.
 
         A session that was not to measure anything is left alone.
         """

@@ -1,4 +1,4 @@
-"""The options of a sweep: what each means, what it is unless it is given, and how its text is read."""
+"""The options of a sweep: their meaning, their defaults, and how their text is read."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from ntp.worker.driver import Sampling
 
 
 def _folder(text: str) -> Path:
-    """A folder whose name can be shown, and written into a record."""
+    """Read the name of a folder, which must be fit to be shown and written into a record."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -29,7 +29,7 @@ Folder = Annotated[Path, BeforeValidator(_folder)]
 
 
 class SweepOptions(Options):
-    """What a sweep is told apart from the fields that all of its cases share."""
+    """The options of a sweep, besides the fields that all of its cases share."""
 
     threads: Integers = ()
     """Numbers of torch threads to measure."""
@@ -57,7 +57,7 @@ class SweepOptions(Options):
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "SweepOptions":
-        """The options that were given, by name. Those of cases are passed over.
+        """Read the options that were given, by name. Those of cases are ignored.
 
         Raises:
             OptionError: a value is refused.
@@ -70,7 +70,7 @@ _DEFAULTS = {"threads": "1 and all CPUs available", "baseline": "none"}
 
 
 def help_of(option: str) -> dict[str, Any]:
-    """What ``pytest --help`` shows of an option, as argparse takes it."""
+    """Return what ``pytest --help`` shows for an option, as argparse takes it."""
     groups: tuple[type[Options], ...] = (SweepOptions, *GROUPS.values())
     field = next(group.model_fields[option] for group in groups if option in group.model_fields)
     shown = " ".join((field.description or "").split())

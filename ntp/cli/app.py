@@ -1,4 +1,4 @@
-"""The command line: the commands put together, and how each of them ends."""
+"""The command line: all commands together, and how they end."""
 
 import errno
 import functools
@@ -41,7 +41,7 @@ app = typer.Typer(
 
 
 def _telling(command: Callable[..., None]) -> Callable[..., None]:
-    """The command; where it is interrupted, it ends with one line that says so, and the status of the signal."""
+    """Wrap a command so that an interruption ends it with a line that says so, and with the status of the signal."""
 
     @functools.wraps(command)
     def told(**options: object) -> None:
@@ -72,7 +72,7 @@ def _ntp(
 
 
 def _check_here() -> None:
-    """Python, git and torch's libraries each fail in a way of their own in a folder that is gone."""
+    """Refuse a deleted folder here: Python, git and torch's libraries would each fail in it in a way of their own."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -80,7 +80,7 @@ def _check_here() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: what can be mended is one line on stderr, no traceback."""
+    """Run the command line and return its exit status: what the user can fix is one line on stderr."""
     hold_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

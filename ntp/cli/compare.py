@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 
 class ComparisonFormat(StrEnum):
-    """What a comparison can be written as."""
-
     TERMINAL = "terminal"
     MARKDOWN = "markdown"
     CSV = "csv"
@@ -120,7 +118,7 @@ def _show(paths: Sequence[Path], runs: Sequence["Run"], by: str, format_: Compar
 
 
 def column_names(paths: Sequence[Path]) -> list[str]:
-    """What runs are called beside each other: by their folder, or by their file; numbered where that is not enough."""
+    """Name runs after their folders, or after their files; number them where names repeat."""
     short = [path.resolve().parent.name if path.stem == "run" else path.stem for path in paths]
     if len(set(short)) == len(short):
         return short

@@ -1,4 +1,4 @@
-"""How commands speak: results on stdout, everything else on stderr, and progress where somebody looks on."""
+"""How commands speak: results on stdout, everything else on stderr, and progress where somebody is watching."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from ntp.lines import in_encoding
 
 
 def show(result: str) -> None:
-    """Text on stdout.
+    """Write text to stdout.
 
     Raises:
         MachineError: it cannot be written. A reader that leaves is another matter: BrokenPipeError.
@@ -29,29 +29,29 @@ def show(result: str) -> None:
 
 
 def write(result: str) -> None:
-    """A line on stdout. Raises as :func:`show` does."""
+    """Write a line to stdout. Raises as :func:`show` does."""
     show(f"{result}\n")
 
 
 def tell(message: str) -> None:
-    """A line on stderr. Where that cannot be written, nobody is told: no result is lost for it."""
+    """Write a line to stderr. If that fails, nothing is said: no result may be lost for it."""
     with suppress(OSError):
         typer.echo(f"ntp: {message}", err=True)
 
 
 def tell_more(lines: str) -> None:
-    """Lines on stderr below what was told."""
+    """Write further lines to stderr, below what was told."""
     with suppress(OSError):
         typer.echo(lines, err=True)
 
 
 def command_line() -> tuple[str, ...]:
-    """What was typed, as records and pages tell it."""
+    """Return the command as it was typed, for records and pages."""
     return ("ntp", *sys.argv[1:])
 
 
 def hold_streams() -> None:
-    """Let no file take the number of a standard stream that is closed: libraries write there whatever it is.
+    """Keep the numbers of closed standard streams from other files: libraries write there whatever it is.
 
     What a closed stdout is given fails, as it would have; what a closed stderr is given goes nowhere.
     """
@@ -62,7 +62,7 @@ def hold_streams() -> None:
 
 
 def drain_streams() -> None:
-    """Write what is left. Where a stream does not take it, nobody asks again: Python would end with its own status."""
+    """Write what is left in the streams. One that refuses it is replaced, or Python would end with its own status."""
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
             stream.flush()
@@ -71,14 +71,14 @@ def drain_streams() -> None:
 
 
 def tell_if_terminal(message: str) -> None:
-    """A line on stderr, if that is a terminal."""
+    """Write a line to stderr, if that is a terminal."""
     if sys.stderr.isatty():
         tell(message)
 
 
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that is rewritten, if that is a terminal; gives the function that does so."""
+    """Show a line on stderr, if that is a terminal; yields the function that rewrites it."""
     from rich.console import Console
 
     if not sys.stderr.isatty():
@@ -90,7 +90,7 @@ def status_line() -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def progress_bar(steps: int, done: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, if that is a terminal; gives the function that moves it to a step."""
+    """Show a bar on stderr, if that is a terminal; yields the function that moves it to a step."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

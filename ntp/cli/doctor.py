@@ -129,7 +129,7 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
 
 
 def _cases_named(text: str, model: str | None) -> list[Case]:
-    """The case of an id, or all cases of a run file, which may be of ntp's model or of the one that was named."""
+    """Return the case of an id, or all cases of a run file. These must use ntp's model or the one that was named."""
     try:
         return [Case.parse(text)]
     except OptionError:

@@ -1,4 +1,4 @@
-"""What a command, or a gated pytest session, tells its caller. pytest's own statuses are its own."""
+"""The exit statuses of commands and of gated pytest sessions. pytest's own statuses are its own."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 REGRESSION, USAGE, INCONCLUSIVE, NOT_COMPARABLE, TOOL_FAILED = 1, 2, 3, 4, 5
 INTERRUPTED, BROKEN_PIPE = 130, 141
-"""The shell's own for SIGINT and SIGPIPE."""
+"""The statuses that a shell has for SIGINT and SIGPIPE."""
 
 OF_VERDICT: "dict[Verdict, int]" = {
     "pass": 0,

@@ -1,4 +1,4 @@
-"""A run held against stored baselines: what ``ntp compare --gate`` and ``pytest --ntp-baseline`` both do."""
+"""A run judged by stored baselines: what ``ntp compare --gate`` and ``pytest --ntp-baseline`` both do."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ from ntp.records.run import Run
 
 
 def judged(base: Run, head: Run, threshold: float = THRESHOLD, allowed: Sequence[str] = ()) -> BaselineVerdict:
-    """The verdict on a run, with the noise that was calibrated for the machine and the software that it ran on."""
+    """Judge a run, with the noise that was calibrated for the machine and the software that it ran on."""
     measured = head.measurements
     calibration = load_kept(Calibration, *fingerprints(measured[0])) if measured else None
     return judge_run(base, head, calibration, threshold, allowed)
 
 
 class Gate:
-    """A folder of baselines that a sweep is held against. The baselines are read first: a wrong one costs no sweep.
+    """A folder of baselines that judge a sweep. They are read first, so that a wrong one costs no sweep.
 
     Raises:
         RecordError: the folder is not there, or holds what is no run.
@@ -33,28 +33,28 @@ class Gate:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no run to hold anything against."""
+        """Whether there is no run to compare with."""
         return not any(run.measurements for run in self._baselines.values())
 
     @property
     def nothing_there(self) -> str:
-        """What an empty folder comes to, and what to do about it."""
+        """The message that an empty folder gets, with its remedy."""
         return (
             f"Not comparable: {self._folder} holds no baseline; run the sweep without --ntp-baseline, "
             f"then store its run with ntp baseline RUN.json --out {self._folder}."
         )
 
     def forecast(self) -> Iterator[str]:
-        """What is known of the verdict before anything is measured: that times will not be comparable."""
+        """Say before anything is measured if times will not be comparable."""
         here = read_machine().fingerprint
-        known = {each.environment.machine.fingerprint for run in self._baselines.values() for each in run.measurements}
-        if here not in known:
+        measurements = (measurement for run in self._baselines.values() for measurement in run.measurements)
+        if here not in {measurement.environment.machine.fingerprint for measurement in measurements}:
             yield f"no baseline in {self._folder} was measured on this machine: counts will be compared, times will not"
         elif not is_kept(Calibration, here):
             yield "the noise of this machine is not known, so times will not be compared: run ntp doctor --calibrate"
 
     def judge(self, run: Run) -> tuple[Verdict, str]:
-        """The verdict on a run against the baseline nearest to its machine and software; and the text to show."""
+        """Judge a run by the baseline nearest to its machine and software. Returns the verdict and the text to show."""
         from ntp.report.baseline import report
         from ntp.report.document import terminal
 
@@ -62,12 +62,12 @@ class Gate:
         if base is None:
             return "not comparable", f"{self.nothing_there}\n"
         verdict = judged(base, run)
-        name = next(path.name for path, each in self._baselines.items() if each is base)
+        name = next(path.name for path, run in self._baselines.items() if run is base)
         return verdict.verdict, f"Baseline: {name}\n{terminal(report(verdict))}"
 
 
 def status_of(verdict: Verdict, pytest_status: int, *, workers_alone_failed: bool) -> int:
-    """The exit status of a gated session. pytest's own failures win, but a worker's loss is no regression.
+    """Return the exit status of a gated session. pytest's own failures win, but a lost worker is no regression.
 
     Args:
         verdict: on what was measured.

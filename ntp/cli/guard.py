@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 
 class FailOn(StrEnum):
-    """What else than a regression can fail a guard."""
-
     IMPROVEMENT = "improvement"
 
 
@@ -162,7 +160,7 @@ def _guard_plan(ids: Sequence[str], model: str, threshold: float, budget_s: floa
 
 
 def _kept(records: "Generator[GuardRecord, None, None]", out: Path) -> "GuardRecord":
-    """The last of the records, each of which takes the place of the one before it on the disk."""
+    """Write each record in place of the one before it, and return the last."""
     from ntp.judge.guard import summary, verdict_on
     from ntp.records.run import write_whole
 
@@ -197,7 +195,7 @@ def _check_out(out: Path) -> None:
 
 
 def _append(path: Path, text: str) -> None:
-    """Add to the summary of a job. Where that cannot be, the verdict and its exit status stand all the same."""
+    """Add to the summary of a job. If that fails, the verdict and its exit status stay as they are."""
     try:
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{text}\n")

@@ -18,7 +18,7 @@ from ntp.errors import OptionError
 Value = TypeVar("Value")
 
 ALL_CPUS = "all CPUs"
-"""What is shown as the default of a number of threads that nobody gave."""
+"""Shown as the default number of threads."""
 
 _METAVARS = {"vocab_size": "V", "embed_dim": "E", "hidden_dim": "H", "batch_size": "B", "seq_len": "T", "seed": "N"}
 _METAVARS |= {"threads": "N", "interop_threads": "N", "model": "SPEC", "data": "SPEC"}
@@ -29,7 +29,7 @@ _PANELS: dict[type[Options], str] = {
 }
 _HIDDEN = ("part",)
 MAX_THREADS = 1024
-"""No machine has more."""
+"""More than any machine has."""
 
 DEFAULT_MODEL = Workload().model
 ModelOption = Annotated[
@@ -51,7 +51,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def option_of(group: type[Options], field: str) -> inspect.Parameter:
-    """The option of a field of a case, as a parameter of a command."""
+    """Make the option of a field of a case, as a parameter of a command."""
     info = group.model_fields[field]
     kind = info.annotation if info.annotation is int else str
     settings: dict[str, Any] = {"metavar": _METAVARS.get(field, "NAME"), "rich_help_panel": _PANELS[group]}
@@ -69,15 +69,15 @@ def takes_case(*groups: type[Options]) -> Callable[[Callable[..., None]], Callab
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         added = list(_options(groups))
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
-        parameters = [*added, *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own)]
+        parameters = [*added, *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own)]
 
         @functools.wraps(command)
         def with_case(**given: Any) -> None:
-            command({each.name: given.pop(each.name) for each in added}, **given)
+            command({option.name: given.pop(option.name) for option in added}, **given)
 
         # What typer reads.
         with_case.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        with_case.__annotations__ = {each.name: each.annotation for each in parameters}
+        with_case.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return with_case
 
     return decorate
@@ -102,7 +102,7 @@ def refuse_onto_input(*paths: Path) -> None:
 
 
 def reading(read: Callable[[str], Value]) -> Callable[[object], Value]:
-    """What typer calls with the text of an option that one of :mod:`ntp.parsing` reads, or with its default.
+    """Make a parser for typer out of one of :mod:`ntp.parsing`.
 
     Raises:
         typer.BadParameter: the text is refused.

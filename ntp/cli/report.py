@@ -11,8 +11,6 @@ from ntp.cli.options import refuse_onto_input
 
 
 class ReportFormat(StrEnum):
-    """What a run can be made into."""
-
     MARKDOWN = "markdown"
     CSV = "csv"
     JSON = "json"

@@ -108,13 +108,12 @@ def _tell_resume(run: "TrainingRun", steps: int) -> None:
 
 
 def _step_line(record: "StepRecord") -> str:
-    """One logged step."""
     speed = f"{record.tokens_per_s:8,.0f} tokens/s   {record.step_time_ms:.1f} ms/step"
     return f"step {record.step:3d}  loss {record.loss:.4f}   {speed}"
 
 
 def _summary_text(summary: "Summary") -> str:
-    """The end of a run: time, shapes, and what the model predicts of its first batch."""
+    """Describe a whole run: time, shapes, and what the model predicts for its first batch."""
     lines = [
         f"input {summary.input_shape} {summary.input_dtype}, logits {summary.logits_shape} {summary.logits_dtype}, "
         f"parameters {summary.parameters:,}",

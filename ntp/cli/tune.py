@@ -114,8 +114,8 @@ def tune(
 
 
 def _kept(tunings: "Generator[Tuning, None, None]", out: Path) -> "Tuning | None":
-    """The last state of the search, each of which replaces the one before it on the disk. Ctrl-C ends the search: the
-    best so far is the answer.
+    """Write each state of the search in place of the one before it, and return the last. After Ctrl-C, the best so far
+    is the answer.
     """
     from ntp.records.run import write_whole
 

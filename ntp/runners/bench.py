@@ -1,4 +1,4 @@
-"""What every runner measures with."""
+"""What runners measure with: workers, a clock, and somebody to tell."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def _silent(_message: str) -> None:
 
 
 class Bench(NamedTuple):
-    """The workers, the clock, who is told what comes next, and the command that all of it is for."""
+    """How workers are started, the clock, who is told what comes next, and the command that was typed."""
 
     start: StartWorker = _new_process
     clock_s: Callable[[], float] = time.perf_counter
@@ -32,17 +32,17 @@ class Bench(NamedTuple):
     command: tuple[str, ...] = ()
 
     def provenance(self) -> dict[str, Any]:
-        """When, by what and where a record is made: the fields that records of a guard and of a search share."""
+        """Return the fields that say when, by which command and on which machine a record was made."""
         return {"started": now(), "command": self.command, "machine": read_machine()}
 
 
 @contextmanager
 def forking(progress: Progress = _silent, command: tuple[str, ...] = ()) -> Iterator[Bench]:
-    """A bench whose workers are forks, for pairs (:class:`ntp.worker.pairs.WorkerStarter`)."""
+    """Provide a bench whose workers are forks, as pairs need them (:class:`ntp.worker.pairs.WorkerStarter`)."""
     with WorkerStarter() as start:
         yield Bench(start, progress=progress, command=command)
 
 
 def now() -> str:
-    """The time as records have it: ISO 8601, UTC, to the second."""
+    """Return the time as records have it: ISO 8601, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Runs of identical code, case by case in turn: what noise there is between two runs on this machine."""
+"""Runs of identical code, all cases one after the other: how noisy runs are on this machine."""
 
 import itertools
 from collections.abc import Generator, Sequence
@@ -14,11 +14,11 @@ from ntp.worker.driver import Sampling, measure
 from ntp.worker.sources import Source
 
 RUNS = 5
-"""With fewer, the quantile of Student's distribution outgrows the noise; more gain little each."""
+"""With fewer, the quantile of Student's distribution outgrows the noise; each further run gains little."""
 
 
 def default_cases(threads: Sequence[int]) -> tuple[Case, ...]:
-    """The training steps of a sweep without options."""
+    """Return the training steps of a sweep without options."""
     sizes = itertools.product(threads, BATCH_SIZES, SEQ_LENS)
     return tuple(
         Case.of({"threads": count, "batch_size": batch_size, "seq_len": seq_len})

@@ -16,7 +16,7 @@ SAMPLING = Sampling(time_s=5.0, blocks=5)
 """Blocks as long as most bursts of noise."""
 
 _COLD_STEPS = 2
-"""The first of a block, which find the caches full of what the other left there."""
+"""Steps at the start of a block that do not count: the other process has filled the caches."""
 
 
 def spreads(

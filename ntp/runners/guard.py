@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ntp.worker.protocol import Worker
 
 NextCase = Callable[[GuardRecord], str | None]
-"""From what was seen so far to the id of the case that needs another pair; None when all is decided."""
+"""Takes the record so far; returns the id of the case that needs another pair, or None when all is decided."""
 
 SIDES: tuple[SideName, SideName] = ("base", "head")
 
@@ -32,7 +32,7 @@ SHAPES = ((8, 64), (32, 128))
 
 
 def default_cases(model: str, threads: Sequence[int]) -> tuple[Case, ...]:
-    """The cases that are guarded unless others are named: a small step and a large, on each number of threads."""
+    """Return the cases that are guarded unless others are named: each shape on each number of threads."""
     return tuple(
         Case.of({"model": model, "batch_size": batch_size, "seq_len": seq_len, "threads": count})
         for batch_size, seq_len in SHAPES
@@ -55,13 +55,13 @@ class _Guard:
         return self._bench.clock_s() - self._started_s
 
     def replace(self, guarded: GuardedCase) -> GuardRecord:
-        """The record with one case updated."""
+        """Update one case of the record."""
         cases = tuple(guarded if case.case_id == guarded.case_id else case for case in self.record.cases)
         self.record = self.record.model_copy(update={"cases": cases, "wall_time_s": round(self.elapsed_s, 3)})
         return self.record
 
     def count(self, guarded: GuardedCase) -> GuardRecord:
-        """Count what a step of each side does. Both at once: counts need no quiet."""
+        """Count what a step of each side does, both at once: counts need no quiet machine."""
         started_s = self._bench.clock_s()
         case = Case.parse(guarded.case_id)
         # The workers end first: a thread that waits for an answer would be waited for.
@@ -81,7 +81,7 @@ class _Guard:
         return self.replace(guarded.model_copy(update=changes))
 
     def _counted(self, side: SideName, counted: Counted) -> dict[str, object]:
-        """What a side's worker counted; nothing if it has imported code from elsewhere."""
+        """Return what a side's worker counted, but no counts if it has imported code from elsewhere."""
         files = counted.imported.files
         self._note(side, counted.software, own_files(self._sources[side], files))
         if elsewhere := foreign(self._sources[side], files):
@@ -144,7 +144,7 @@ def _failure(error: WorkerFailed, more: str = "") -> dict[str, object]:
 
 
 class Sides(NamedTuple):
-    """What is compared, and how its trees are made ready."""
+    """The two sides of a guard, and how their trees are prepared."""
 
     base: str
     """A commit."""

@@ -1,4 +1,4 @@
-"""One case, all observers, each in a pass of its own."""
+"""One case under all observers, each in a pass of its own."""
 
 import math
 import shutil
@@ -23,20 +23,20 @@ from ntp.worker.sources import Source
 
 TRACE = "trace.json"
 FILES = (TRACE, *FLAME_FILES)
-"""What is written beside the run."""
+"""Files that are written beside the run."""
 OBSERVING = Observing(phase_pairs=20, operator_steps=5)
 FLAME_S = 3.0
 """Seconds of each of the two flame recordings."""
 
 _BLOCK_S = 0.5
-"""Steps asked for at a time while a flame is recorded: it ends within so long of the recording's end."""
+"""Steps asked for at a time while a flame is recorded: it ends at most that long after the recording."""
 
 RecordFlame = Callable[[int, float, Path], Flame]
 Peaks = Callable[[Case], MachinePeaks]
 
 
 def machine_peaks(case: Case) -> MachinePeaks:
-    """The roofline for the case's threads, at the shapes of its own products."""
+    """Measure the roofline for the case's threads, at the shapes of its own products."""
     return measure_peaks([case.runtime.threads], gemm_shapes(case.workload))
 
 
@@ -85,7 +85,7 @@ def profile(
         yield run
         if not run.measurements:
             return
-    bench.progress("measuring this machine's roofline, if it is not known yet")
+    bench.progress("measuring this machine's roofline, unless it is in the cache")
     try:
         run = run_with(peaks=peaks(case))
     except WorkerFailed as error:
@@ -107,21 +107,21 @@ _NEEDED_BYTES = 32 << 20
 
 
 def _observed(worker: Worker, observing: Observing, out_dir: Path) -> Observations:
-    """What the observers see. The trace gets its name when it is whole: torch leaves parts of one on a full disk."""
+    """Run the observers. The trace gets its name when it is complete: on a full disk torch leaves a part of one."""
     try:
         with TemporaryDirectory(dir=out_dir, prefix=".ntp-") as folder:
             trace = Path(folder).resolve() / TRACE
-            seen = observe(worker, observing, str(trace))
+            observations = observe(worker, observing, str(trace))
             if _is_whole(trace):
                 trace.replace(out_dir / TRACE)
-            elif seen.operators:  # else it is told why there are neither
+            elif observations.operators:  # otherwise the failure of the pass says why there is no trace either
                 failure = f"{TRACE}: it could not be written: free the disk or choose another folder"
-                seen = seen.model_copy(update={"failures": (*seen.failures, failure)})
+                observations = observations.model_copy(update={"failures": (*observations.failures, failure)})
     except OSError as error:
         raise RecordError(
             f"{out_dir} cannot be written ({error.strerror}): choose another folder with --out"
         ) from error
-    return seen
+    return observations
 
 
 def _is_whole(trace: Path) -> bool:
@@ -135,12 +135,12 @@ def _is_whole(trace: Path) -> bool:
 
 
 def _with_flame(measurement: Measurement, worker: Worker, pid: int, out_dir: Path, record: RecordFlame) -> Measurement:
-    """Keep the worker busy for as long as it is recorded."""
+    """Record a flame graph, and keep the worker busy meanwhile."""
     step_s = statistics.median(measurement.step_time_ns) / 1e9
     block = max(1, math.ceil(_BLOCK_S / step_s))
     with ThreadPoolExecutor(1) as pool, stopped_on_error(worker):
         recording: Future[Flame] = pool.submit(record, pid, FLAME_S, out_dir)
         while not recording.done():
             worker.run(block, expected_s=_BLOCK_S)
-    seen = measurement.observations.model_copy(update={"flame": recording.result()})
-    return measurement.model_copy(update={"observations": seen})
+    observations = measurement.observations.model_copy(update={"flame": recording.result()})
+    return measurement.model_copy(update={"observations": observations})

@@ -1,4 +1,4 @@
-"""Which case a search tries next: one lever at a time first, then what optuna makes of all that was seen."""
+"""Which case a search tries next: one lever at a time first, then what optuna proposes from all results."""
 
 import random
 import warnings
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     import optuna
 
 _MISSES = 200
-"""So many proposals in a row that were tried before, or make no sense: nothing is left."""
+"""After this many proposals in a row that were tried before, or make no sense, nothing is left to try."""
 
 _INSISTENT = 20
-"""A sampler that has proposed so many of these in a row knows nothing better: what comes next is left to chance."""
+"""After this many of them the sampler knows nothing better, and proposals are drawn at random."""
 
 _SLOWEST = 100.0
-"""What stands for a case that cannot be run: a ratio to the default that no case that can has."""
+"""The ratio to the default of a case that cannot be run: larger than that of any case that can."""
 
 
 def one_by_one(best: Case, default: Case, levers: Sequence[Lever]) -> Iterator[Case]:
-    """The cases that are one lever away from the best. Where that cannot be combined with another lever of the best,
-    the other one gives way: what has won first would keep out all that it does not go with.
+    """Yield the cases that are one lever away from the best. Where that cannot be combined with another of its levers,
+    the other one gives way: otherwise what has won first would keep out all that it does not go with.
     """
     for lever in levers:
         for value in lever.values:
@@ -50,7 +50,7 @@ class Proposals:
     Args:
         default: the case that all others are measured by.
         levers: what may be varied.
-        seed: of the sampler.
+        seed: random seed of the sampler.
     """
 
     def __init__(self, default: Case, levers: Sequence[Lever], seed: int) -> None:
@@ -81,10 +81,10 @@ class Proposals:
         )
 
     def next(self, tried: set[Case]) -> Case | None:
-        """A case that was not tried. None when none is left that is worth it."""
+        """Propose a case that was not tried. Returns None when none is left that is worth trying."""
         for attempt in range(_MISSES):
             trial = self._study.ask(dict(self._spaces))
-            # What becomes of a proposal is told apart, with all that was seen of the case before.
+            # The outcome of a proposal is told separately, with all earlier results of its case.
             self._study.tell(trial, state=_failed())
             values = trial.params if attempt < _INSISTENT else self._any_values()
             try:

@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from ntp.worker.protocol import Worker
 
 RACE_STEPS_S = 2.0
-"""Seconds of timed steps in a pair of the search: less than a guard's, for more pairs are to be had."""
+"""Seconds of timed steps in a pair of the search: less than a guard's, so that there is time for more pairs."""
 
 RACE_BLOCK_S = 0.125
-"""Seconds of a block: longer than a guard's, and as long on either side, for candidates are not alike."""
+"""Seconds of a block: longer than a guard's, and equally long on both sides, since their steps take unlike times."""
 
 DROP_ABOVE = 1.3
-"""A candidate whose warm-up was slower than that, against the other's, is not raced any further."""
+"""A candidate is pruned if its warm-up takes more than this many times as long as the other's."""
 
 FINAL_PAIRS, WITHOUT_PAIRS = 5, 3
 
 _FIRST_PAIR_S = 5.0
-"""What a pair costs, before one is known."""
+"""Seconds of a pair, before one was measured."""
 
 
 class _Search:
@@ -59,11 +59,11 @@ class _Search:
 
     @property
     def pair_s(self) -> float:
-        """What a pair costs."""
+        """Mean seconds of a pair so far."""
         return sum(self._pair_s) / len(self._pair_s) if self._pair_s else _FIRST_PAIR_S
 
     def reserve_s(self) -> float:
-        """What the end of the search will need."""
+        """Return how many seconds the end of the search will need."""
         of_winner = levers_of(Case.parse(incumbent(self.tuning)), Case.parse(self.tuning.default))
         return self.pair_s * (FINAL_PAIRS + WITHOUT_PAIRS * len(of_winner))
 
@@ -94,7 +94,7 @@ class _Search:
         return self.tuning
 
     def _is_defaults_own(self, error: WorkerFailed, race: Race) -> bool:
-        """Whether it is the default that cannot be run, and never could."""
+        """Whether it is the default that cannot be run, and has never run."""
         of_base = isinstance(error, SideFailed) and error.side == "base"
         return (
             of_base and race.against == self.tuning.default and not any(earlier.pairs for earlier in self.tuning.races)
@@ -136,7 +136,7 @@ class _Search:
 
 
 def _finite(loss: float | None) -> bool:
-    """Whether a loss is finite, as one that is not known may be."""
+    """Whether a loss is finite. One that was not recorded counts as finite."""
     return loss is None or math.isfinite(loss)
 
 
@@ -189,7 +189,7 @@ def tune(
 
 
 def _candidates(search: _Search) -> Iterator[Case]:
-    """What to try next, as long as there is time: whatever is one lever away from the best, as long as that gives a new
+    """Yield what to try next, while there is time: whatever is one lever away from the best, while that gives a new
     best, then compiling, then what the sampler proposes; and from a best that it found, one lever away again.
     """
     default = Case.parse(search.tuning.default)
@@ -216,7 +216,7 @@ def _candidates(search: _Search) -> Iterator[Case]:
 
 
 def _one_lever_away(search: _Search, levers: Sequence[Lever], tried: set[Case]) -> Iterator[Case]:
-    """Each lever in turn, on top of what has won until then."""
+    """Yield each value of each lever, on top of what has won until then."""
     default = Case.parse(search.tuning.default)
     for lever in levers:
         for case in one_by_one(Case.parse(incumbent(search.tuning)), default, [lever]):
@@ -228,7 +228,7 @@ def _one_lever_away(search: _Search, levers: Sequence[Lever], tried: set[Case]) 
 
 
 COMPILING_S = 60.0
-"""What compiling a step costs, about. Cases that are compiled are tried if there is time for that."""
+"""Seconds that compiling a step takes, roughly. Compiled cases are tried only if there is time for it."""
 
 
 def _has_time(search: _Search, *, of_compiling: bool = False) -> bool:
@@ -237,7 +237,7 @@ def _has_time(search: _Search, *, of_compiling: bool = False) -> bool:
 
 
 def _settled(search: _Search) -> list[Lever]:
-    """The levers for the sampler: compiling is left as it has won or lost, for each try would cost a minute."""
+    """Return the levers for the sampler. Compiling stays as in the best case, since each try would cost a minute."""
     best = Case.parse(incumbent(search.tuning))
     return [
         lever.model_copy(update={"values": (best.step.compile,)}) if lever.field == COMPILE else lever
@@ -258,7 +258,7 @@ def _tell(proposals: Proposals, tuning: Tuning, told: int) -> int:
 
 
 def _last_races(search: _Search) -> Iterator[Tuning]:
-    """Hold the winner against the default, and against itself without each of its levers."""
+    """Race the winner against the default, and against itself without each of its levers."""
     default, best = Case.parse(search.tuning.default), Case.parse(incumbent(search.tuning))
     if best == default:
         return
