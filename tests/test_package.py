@@ -71,10 +71,12 @@ def test_it_works_in_an_unrelated_repository_with_a_model_of_its_own(wheel, tmp_
 def test_what_is_tested_is_what_the_package_needs_and_its_metadata_caps_nothing():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    needed = [Requirement(each) for each in (*project["dependencies"], *(r for name in extras for r in extras[name]))]
+    needed = [Requirement(need) for need in (*project["dependencies"], *(r for name in extras for r in extras[name]))]
     pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
-    assert {each.name for each in pins} == {each.name for each in needed} - {"ntp", "jax"}
-    assert all(specifier.operator == ">=" for each in needed for specifier in each.specifier)
-    tested = {each.name: next(iter(each.specifier)).version for each in pins}
-    assert all(each.specifier.contains(tested[each.name]) for each in needed if each.name in tested)
+    assert {need.name for need in pins} == {need.name for need in needed} - {"ntp", "jax"}
+    assert all(specifier.operator == ">=" for need in needed for specifier in need.specifier)
+    tested = {requirement.name: next(iter(requirement.specifier)).version for requirement in pins}
+    assert all(
+        requirement.specifier.contains(tested[requirement.name]) for requirement in needed if requirement.name in tested
+    )
     assert tested["torch"] == tested_with("torch")

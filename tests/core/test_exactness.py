@@ -204,7 +204,7 @@ class HookedHead(Bigram):
 
     def __init__(self) -> None:
         super().__init__()
-        self.head.register_full_backward_pre_hook(lambda _, gradients: tuple(2 * each for each in gradients))
+        self.head.register_full_backward_pre_hook(lambda _, gradients: tuple(2 * gradient for gradient in gradients))
 
 
 @needs_chunked
