@@ -106,10 +106,10 @@ def new_file(path: Path, again: bool) -> Path:
 
 def chosen(only: str, names: Iterable[str]) -> list[str]:
     """Return the names in a list with commas, or all names where the list is empty."""
-    known = list(names)
-    wanted = [name.strip() for name in only.split(",") if name.strip()] or known
-    if unknown := sorted(set(wanted) - set(known)):
-        raise typer.BadParameter(f"{', '.join(unknown)} cannot be recorded: take some of {', '.join(known)}")
+    possible = list(names)
+    wanted = [name.strip() for name in only.split(",") if name.strip()] or possible
+    if unknown := sorted(set(wanted) - set(possible)):
+        raise typer.BadParameter(f"{', '.join(unknown)} cannot be recorded: take some of {', '.join(possible)}")
     return wanted
 
 

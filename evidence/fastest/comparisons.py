@@ -15,8 +15,6 @@ PLAIN_RUNTIME: dict[str, str] = {"allocator": "glibc", "wait_policy": "unset", "
 
 
 class Comparison(NamedTuple):
-    """Two ways to train on one workload."""
-
     what: str
     base: Case
     head: Case

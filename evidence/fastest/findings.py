@@ -66,7 +66,6 @@ _NOTHING = f"{NOT_RECORDED.capitalize()}."
 
 
 def _speed_ups(recording: Recording | None) -> dict[str, Interval]:
-    """Return how many times as fast each head is, with its interval."""
     ratios = {race.name: mean_ratio(race.pairs) for race in recording.races} if recording else {}
     return {name: _inverse(ratio) for name, ratio in ratios.items() if ratio}
 
@@ -191,7 +190,6 @@ the model, its loss and the optimizer's update (`--compile step`)."""
 
 
 def _search(name: str, searched: Searched) -> str:
-    """Say what measuring everything, and what searching found for one workload."""
     pairs = sum(len(case.pairs) for case in searched.cases)
     cases = sum(bool(case.pairs) for case in searched.cases)
     place = {case_id: at for at, (case_id, _) in enumerate(searched.ranking, 1)}
@@ -245,7 +243,6 @@ _SHOWN = {
 
 
 def chart(recorded: Recorded) -> str:
-    """Draw how many times as fast as the plain loop the steps are, as SVG."""
     speed_ups = _speed_ups(recorded.pairs)
     rows = [
         {"step": label, "times": times.value, "low": times.low, "high": times.high, "text": _words(times)}

@@ -18,8 +18,6 @@ FOLDER = REPORTS / "fastest"
 
 
 class Side(Frozen):
-    """What one worker used, besides time."""
-
     peak_rss_bytes: int
     minor_page_faults_per_step: float
     compiling_step_ns: tuple[int, ...] = ()
@@ -76,7 +74,6 @@ class Recorded(NamedTuple):
     pairs: Recording | None
     compiling: Recording | None
     searches: dict[str, Searched]
-    """By the workload's name."""
     peaks: MachinePeaks | None = None
 
 

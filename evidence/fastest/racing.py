@@ -32,8 +32,6 @@ NO_CACHES = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
 
 
 class Racer(PipeWorker):
-    """A worker that remembers its warm-up and what its runs used."""
-
     warm: WarmUp
     faults = 0
     steps = 0

@@ -26,7 +26,7 @@ def draw(recorded: Recorded, number: int) -> dict[str, Any]:
     return {
         "digests": {name: pool.digest for name, pool in pools.items()},
         "resampled": {name: suites.drawn(pool, number) for name, pool in pools.items()},
-        "in order": {name: suites.drawn_in_order(pool, number) for name, pool in identical.items()},
+        "in order": {name: suites.drawn(pool, number, in_order=True) for name, pool in identical.items()},
         "beside": {name: other_tools.drawn(pool, 0, number) for name, pool in pools.items()},
         "before": {name: other_tools.drawn(pool, 1, number) for name, pool in identical.items()},
         "normal": {

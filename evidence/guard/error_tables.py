@@ -39,7 +39,6 @@ def shares(letters: str, wanted: str, bounds: bool = True) -> str:
 
 
 def missing(label: str, columns: int) -> Row:
-    """Make the row of what was not recorded."""
     return (label, NOT_RECORDED, *[UNKNOWN] * (columns - 2))
 
 
@@ -160,14 +159,8 @@ def _percent(log_ratio: float) -> str:
 
 
 def detected(pool: Pool, drawn: Drawn) -> tuple[float, float]:
-    """Return a slowdown, as a share, and the share of guards that found it."""
     slowdown = math.expm1(mean_of_cases(_typical(pool)).value)
     return slowdown, share(drawn["resampled"][pool.name]["verdicts"], "r").value
-
-
-def suites_of(drawn: Drawn) -> int:
-    """Return how many guards were drawn from each pool."""
-    return max((len(ends["verdicts"]) for ends in drawn["resampled"].values()), default=0)
 
 
 ON_POWER = f"""\
@@ -202,7 +195,6 @@ def _held_beside_normal(pool: Pool, drawn: Drawn) -> Row:
 
 
 def _held(held: Mapping[str, str]) -> Row:
-    """Give the share in all cases, then in every single one."""
     return tuple(f"{letters.count('1') / len(letters):.1%}" for letters in ("".join(held.values()), *held.values()))
 
 

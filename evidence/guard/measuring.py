@@ -75,7 +75,6 @@ def record_pairs(path: Path, rounds: int, base: str = "HEAD", head: str = "HEAD"
 
 
 def record_slowdowns(paths: Mapping[str, Path], pairs: int) -> None:
-    """Record HEAD against slowdowns of it, one after the other, each to its own file."""
     with slower.clone(ROOT) as folder:
         base = slower.git(folder, "rev-parse", "HEAD")
         for name, path in paths.items():
@@ -84,7 +83,6 @@ def record_slowdowns(paths: Mapping[str, Path], pairs: int) -> None:
 
 
 def record_runs(path: Path, number: int) -> None:
-    """Run whole guards of a clean clone against its own HEAD, as a user does."""
     runs: list[dict[str, Any]] = []
     with slower.clone(ROOT) as folder:
         for done in range(1, number + 1):
@@ -120,7 +118,6 @@ def _one_after_the_other(case: Case, start: StartWorker, folder: Path, seed: int
 
 
 def measure_arm(arm: str, case: Case, starter: StartWorker, folder: Path, seed: int) -> Pair:
-    """Measure a pair of identical code in one of :data:`pools.ARMS`."""
     if arm == "one after the other":
         return _one_after_the_other(case, starter, folder, seed)
     changed = with_values(case, dict([arm.split("=")]) if "=" in arm else {})

@@ -115,7 +115,6 @@ def lengths(recorded: Recorded, drawn: Drawn) -> str:
 
 
 def _spread(pairs: Sequence[Pair], times: int) -> str:
-    """Give the standard deviation of the log-ratio of the pairs, joined in groups of this many."""
     if len(pairs) < 2 * times:
         return UNKNOWN
     groups = [pairs[start : start + times] for start in range(0, len(pairs) - times + 1, times)]

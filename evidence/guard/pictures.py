@@ -33,12 +33,11 @@ def charts(recorded: Recorded, drawn: error_tables.Drawn) -> dict[str, str]:
     texts = {f"identical-{name}.svg": svg(over_time(pools[name])) for name in CONDITIONS if name in pools}
     if recorded.slower:
         detected = {name: error_tables.detected(pool, drawn) for name, pool in recorded.slower.items()}
-        texts["power.svg"] = svg(power(detected, error_tables.suites_of(drawn)))
+        texts["power.svg"] = svg(power(detected, len(next(iter(drawn["resampled"].values()))["verdicts"])))
     return texts
 
 
 def over_time(pool: Pool) -> ChartType:
-    """Draw the log-ratio of every pair, in the order in which they were taken."""
     log_ratios = summed_up(pool, METRICS[TYPICAL])
     points = [
         {"minutes": ended_s / 60, "percent": 100 * log_ratios[case][i], "case": case}

@@ -41,7 +41,7 @@ ABLATED = (CASES[0], CASES[3])
 class Pool:
     name: str
     pairs: dict[str, tuple[Pair, ...]]
-    """By case, in the order in which they were taken. The cases took turns."""
+    """By case, in the order in which they were taken. The cases alternated."""
     pair_s: dict[str, float]
     """What a pair of each case cost on average, in seconds, its share of the counting included."""
     changes: tuple[Change, ...]
@@ -58,14 +58,11 @@ class Pool:
 
 
 class Recorded(NamedTuple):
-    """Everything in a folder. What was not recorded is left out."""
-
     pools: dict[str, Pool]
     """Identical code by the condition, slower code by the name of what slows it."""
     runs: dict[str, list[dict[str, Any]]]
     """Whole guards by condition: ``status``, ``wall_time_s`` and the ``record`` that they wrote."""
     ablation: dict[str, dict[str, tuple[Pair, ...]]]
-    """Pairs by arm and case."""
     ablation_facts: dict[str, Any]
     """Everything else in the ablation's file, as :attr:`Pool.facts`."""
 
@@ -125,7 +122,7 @@ def _changes(case: dict[str, Any]) -> Iterable[Change]:
 def in_order(pool: Pool) -> list[tuple[float, str, int]]:
     """Return about when each pair ended, in seconds from the start, with its case and its number within the case.
 
-    No file says when a pair was taken, but the cases took turns, and the pairs of a case cost much the same.
+    No file says when a pair was taken, but the cases alternated, and the pairs of a case cost much the same.
     """
     ended, elapsed_s = [], 0.0
     for row in zip_longest(*([(case, i) for i in range(len(pairs))] for case, pairs in pool.pairs.items())):

@@ -76,7 +76,6 @@ def edited(source: str, slowdown: Slowdown) -> str:
 
 @contextmanager
 def clone(directory: Path) -> Iterator[Path]:
-    """Clone the repository that the directory is in, at its HEAD, until the ``with`` block ends."""
     with tempfile.TemporaryDirectory(prefix="ntp-evidence-") as temporary:
         folder = Path(temporary) / "repository"
         top = git(directory, "rev-parse", "--show-toplevel")
@@ -85,7 +84,6 @@ def clone(directory: Path) -> Iterator[Path]:
 
 
 def commit(folder: Path, name: str, base: str) -> None:
-    """Commit a slowdown of the commit ``base`` to the clone, on a branch named after the slowdown."""
     git(folder, "checkout", "--quiet", "-B", name, base)
     path = folder / EDITED
     path.write_text(edited(path.read_text(encoding="utf-8"), SLOWDOWNS[name]), encoding="utf-8")

@@ -84,7 +84,6 @@ SUMMARIES: dict[str, Summary] = {
 
 
 def deviation(values: Sequence[float]) -> Interval:
-    """Return the standard deviation, in the 95% interval that it has where the values are normal."""
     freedom = len(values) - 1
     sd = float(np.std(values, ddof=1))
     low, high = (sd * math.sqrt(freedom / float(chdtri(freedom, p))) for p in (0.025, 0.975))

@@ -53,7 +53,6 @@ class Outcome(NamedTuple):
 
 @cache
 def summed_up(pool: Pool, summary: Summary) -> dict[str, tuple[float, ...]]:
-    """Return the log-ratios of all pairs of a pool, by case."""
     return {case: tuple(map(summary, pairs)) for case, pairs in pool.pairs.items()}
 
 
@@ -106,19 +105,15 @@ def _judged(plan: Plan, ratios: LogRatios, taken: Mapping[str, int]) -> SuiteVer
     return judge(plan, [CasePairs(case_id=case, pairs=tuple(ratios[case][: taken[case]])) for case in plan.cases])
 
 
-def drawn(pool: Pool, suites: int) -> dict[str, Any]:
-    """Resample suites of a pool, and return how they end."""
+def drawn(pool: Pool, suites: int, in_order: bool = False) -> dict[str, Any]:
+    """Resample suites of a pool; ``in_order``, run one from each pair on: what was near in time stays so."""
     plan = usual_plan()
     ratios = guarded_log_ratios(pool, plan)
-    return _ends([run(plan, resampled(ratios, plan, pool.name, i), pool.pair_s) for i in range(suites)], ratios)
-
-
-def drawn_in_order(pool: Pool, suites: int) -> dict[str, Any]:
-    """Run a suite from each pair of a pool on, without chance: what was near in time stays so."""
-    plan = usual_plan()
-    ratios = guarded_log_ratios(pool, plan)
-    starts = range(min(suites, pool.rounds))
-    return _ends([run(plan, consecutive(ratios, plan, start), pool.pair_s) for start in starts], ratios)
+    if in_order:
+        pairs = [consecutive(ratios, plan, start) for start in range(min(suites, pool.rounds))]
+    else:
+        pairs = [resampled(ratios, plan, pool.name, i) for i in range(suites)]
+    return _ends([run(plan, of_suite, pool.pair_s) for of_suite in pairs], ratios)
 
 
 def drawn_normal(pool: Pool, suites: int, again: bool) -> dict[str, str]:
@@ -158,7 +153,6 @@ def _normal(
 
 
 def drawn_by_summary(pool: Pool, summaries: Mapping[str, Summary], suites: int) -> dict[str, str]:
-    """Return how suites end that guard one metric alone, by metric."""
     ends = {}
     for name, summary in summaries.items():
         plan = usual_plan().model_copy(update={"metrics": (Metric(name=name, threshold=THRESHOLD),)})
@@ -175,8 +169,10 @@ def drawn_longer(pool: Pool, times: int, suites: int) -> str:
     a pair measured that long: what differs from process to process is averaged as well.
     """
     plan = usual_plan()
-    steps_s = {case: _steps_s(pairs) for case, pairs in pool.pairs.items()}
-    pair_s = {case: pool.pair_s[case] + (times - 1) * steps_s[case] for case in pool.pairs}
+    pair_s = {}
+    for case, pairs in pool.pairs.items():
+        steps_s = math.fsum(sum(block.step_time_ns) for pair in pairs for block in pair.blocks) / 1e9 / len(pairs)
+        pair_s[case] = pool.pair_s[case] + (times - 1) * steps_s
     ends = ""
     for number in range(suites):
         draw = random.Random(f"longer {pool.name} {times} {number}")
@@ -194,11 +190,6 @@ def joined(pairs: Sequence[Pair]) -> Pair:
     return pairs[0].model_copy(update={"blocks": tuple(block for pair in pairs for block in pair.blocks)})
 
 
-def _steps_s(pairs: Sequence[Pair]) -> float:
-    """Return the seconds of timed steps in a pair, on average."""
-    return math.fsum(sum(block.step_time_ns) for pair in pairs for block in pair.blocks) / 1e9 / len(pairs)
-
-
 def _ends(outcomes: Sequence[Outcome], ratios: LogRatios) -> dict[str, Any]:
     means = {case: math.exp(math.fsum(pair[0] for pair in ratios[case]) / len(ratios[case])) for case in CASES}
     return {
@@ -211,7 +202,6 @@ def _ends(outcomes: Sequence[Outcome], ratios: LogRatios) -> dict[str, Any]:
 
 
 def _held(outcomes: Sequence[Outcome], truths: Mapping[str, float]) -> dict[str, str]:
-    """Return by case, for each suite, whether its interval holds the truth: 1 or 0."""
     return {
         case: "".join(_digit(outcome.ratios[i], truth) for outcome in outcomes)
         for i, (case, truth) in enumerate(truths.items())

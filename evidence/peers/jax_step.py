@@ -1,6 +1,6 @@
 """The plain training step in JAX, jitted: ntp's model, weights, batches and AdamW, in a worker of ntp's own kind.
 
-Run by ``python evidence/fastest record``, which talks to it as to any worker. Needs JAX: ``pip install -e '.[peers]'``.
+``python evidence/fastest pairs`` runs it as any other worker. It needs JAX: ``pip install -e '.[peers]'``.
 
 Shapes: B batch size, T sequence length.
 """
@@ -19,7 +19,7 @@ BETA_1, BETA_2, EPSILON, WEIGHT_DECAY, LEARNING_RATE = 0.9, 0.999, 1e-8, 1e-2, 1
 
 
 def make_step() -> Any:
-    """The jitted step: from parameters, moments, step number and ``(B, T+1)`` ids to new ones and the loss."""
+    """Make the jitted step: from parameters, moments, step number and ``(B, T+1)`` ids to new ones and the loss."""
     import jax
     import jax.numpy as jnp
 
@@ -46,8 +46,6 @@ def make_step() -> Any:
 
 
 class JaxHolder(CaseHolder):
-    """Holds the case of a workload of the simple model."""
-
     def load(self, case: dict[str, Any], cpus: list[int] | None) -> Loaded:
         """Build model and data with torch, hand the weights over, and compile at the first step."""
         take_cpus(cpus)  # before JAX counts them, to size its pool of threads
@@ -57,7 +55,7 @@ class JaxHolder(CaseHolder):
         wanted = Case.model_validate(case)
         loaded = super().load(case, cpus)
         training = self._training
-        parameters = {name: jnp.array(each.detach().numpy()) for name, each in training.model.named_parameters()}
+        parameters = {name: jnp.array(weight.detach().numpy()) for name, weight in training.model.named_parameters()}
         step = make_step()
         state: list[Any] = [parameters, *(jax.tree.map(jnp.zeros_like, parameters) for _ in range(2))]
         number = 0
