@@ -47,7 +47,7 @@ def combinable(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 CASES = st.builds(
     Case,
-    workload=any_of(Workload).map(lambda each: Workload.model_validate(each.model_dump())),
+    workload=any_of(Workload).map(lambda workload: Workload.model_validate(workload.model_dump())),
     step=combinable(any_of(StepConfig)),
     runtime=combinable(any_of(Runtime)),
 )

@@ -149,9 +149,9 @@ def test_predict_writes_ids_for_ids_and_text_for_text(call, tmp_path: Path):
 
 
 def test_threads_are_set_for_the_run_alone(call, monkeypatch):
-    before, seen = torch.get_num_threads(), []
-    monkeypatch.setattr("ntp.core.train.TrainingRun", lambda *_: seen.append(torch.get_num_threads()) or 1 / 0)
+    before, during = torch.get_num_threads(), []
+    monkeypatch.setattr("ntp.core.train.TrainingRun", lambda *_: during.append(torch.get_num_threads()) or 1 / 0)
     monkeypatch.setattr("ntp.machine.cpus.check_threads", lambda _: None)  # this machine may have one CPU
     call("train", "--threads", before + 1)
-    assert seen == [before + 1]
+    assert during == [before + 1]
     assert torch.get_num_threads() == before

@@ -50,9 +50,10 @@ def test_a_worker_is_asked_for_the_samples_and_no_step_more(sweep, pytester):
     sweep("-k", "bench_train_step")
     # 20 ms of steps of 512 and of 2048 microseconds, and at least ten. Then the observers' own.
     asked = pytester.path.joinpath("asked.txt").read_text()
-    # 40 steps and 10, in eight turns with the calibration kernel around each.
-    turns = ("5 calibration_kernel " * 8, "".join(f"{steps} calibration_kernel " for steps in (1, 1, 1, 2, 1, 1, 1, 2)))
-    assert asked == " ".join(f"load warm_up calibration_kernel {steps}phases=4 operators=3 stop" for steps in turns)
+    # 40 steps and 10, in eight blocks with the calibration kernel around each.
+    blocks = [[5] * 8, [1, 1, 1, 2, 1, 1, 1, 2]]
+    asked_for = ("".join(f"{steps} calibration_kernel " for steps in of_case) for of_case in blocks)
+    assert asked == " ".join(f"load warm_up calibration_kernel {steps}phases=4 operators=3 stop" for steps in asked_for)
 
 
 def test_an_observer_that_fails_costs_what_it_would_have_seen(sweep, pytester, load):

@@ -51,7 +51,9 @@ class FakeBench:
     def kept(self):
         """The runs of each case in the cache, as the numbers of their workers."""
         kept = load_kept(Calibration, read_machine().fingerprint, SOFTWARE.fingerprint, self.folder)
-        return {each.case.id: [run.step_time_ns[0] - STEP_NS for run in each.runs] for each in kept.cases}
+        return {
+            calibrated.case.id: [run.step_time_ns[0] - STEP_NS for run in calibrated.runs] for calibrated in kept.cases
+        }
 
 
 class Worker(FakeWorker):
@@ -74,16 +76,16 @@ def bench(tmp_path):
     return FakeBench(tmp_path / "cache")
 
 
-def test_cases_take_turns_each_in_a_fresh_worker(bench):
+def test_cases_alternate_in_fresh_workers(bench):
     *_, last = bench.calibrate([ONE, TWO], 3)
     assert bench.log == [name for _ in range(3) for case in (ONE, TWO) for name in (case.id, "stop")]
-    assert {each.case.id: len(each.runs) for each in last.cases} == {ONE.id: 3, TWO.id: 3}
+    assert {calibrated.case.id: len(calibrated.runs) for calibrated in last.cases} == {ONE.id: 3, TWO.id: 3}
     assert bench.kept == {ONE.id: [1, 3, 5], TWO.id: [2, 4, 6]}
 
 
 def test_every_sample_and_the_calibration_kernel_are_kept(bench):
     *_, last = bench.calibrate([ONE, PART], 1)
-    whole, part = (each.runs[0] for each in last.cases)
+    whole, part = (calibrated.runs[0] for calibrated in last.cases)
     assert whole.step_time_ns == (STEP_NS + 1,) * 20
     assert part.step_time_ns == (STEP_NS + 2,) * 5, "a part has a quarter of the time, as in a sweep"
     assert whole.calibration_kernel.bursts_ns == ((1001,),) * 3
@@ -91,14 +93,15 @@ def test_every_sample_and_the_calibration_kernel_are_kept(bench):
 
 def test_each_run_is_kept_at_once_and_an_interruption_costs_the_one_under_way(bench):
     bench.fails = {(4, "run"): KeyboardInterrupt()}
-    seen = []
+    runs = []
 
     def look(calibration):
-        seen.append((sum(len(each.runs) for each in calibration.cases), sum(map(len, bench.kept.values()))))
+        yielded = sum(len(calibrated.runs) for calibrated in calibration.cases)
+        runs.append((yielded, sum(map(len, bench.kept.values()))))
 
     with pytest.raises(KeyboardInterrupt):
         list(map(look, bench.calibrating([ONE, TWO], 3)))
-    assert seen == [(1, 1), (2, 2), (3, 3)]
+    assert runs == [(1, 1), (2, 2), (3, 3)]
     assert bench.log[-2:] == [TWO.id, "stop"]
     assert bench.kept == {ONE.id: [1, 3], TWO.id: [2]}
 
@@ -116,7 +119,7 @@ def test_a_finished_calibration_takes_the_place_of_a_longer_one_and_leaves_other
     bench.calibrate([ONE, TWO], 3)
     *_, last = bench.calibrate([ONE], 2)
     assert bench.kept == {TWO.id: [2, 4, 6], ONE.id: [7, 8]}
-    assert [each.case for each in last.cases] == [ONE], "what was measured now, and nothing else"
+    assert [calibrated.case for calibrated in last.cases] == [ONE], "what was measured now, and nothing else"
 
 
 def test_progress_says_how_much_is_left(bench):
@@ -159,7 +162,7 @@ def test_what_is_kept_of_another_machine_is_left_alone(bench):
     save_kept(other, bench.folder)
     *_, last = bench.calibrate([ONE], 1)
     assert load_kept(Calibration, "another", SOFTWARE.fingerprint, bench.folder) == other
-    assert all(isinstance(each, CalibratedCase) for each in last.cases)
+    assert all(isinstance(calibrated, CalibratedCase) for calibrated in last.cases)
 
 
 def test_without_options_the_steps_of_a_sweep_are_calibrated():

@@ -160,11 +160,11 @@ def counted_of(record):
 
 def test_all_is_counted_then_paired_as_asked_and_each_step_hands_out_a_record(bench):
     wants = Wants(LARGE, SMALL, LARGE)
-    seen = []
+    progress = []
     for record in bench.guard(wants, cases=(SMALL, LARGE)):
-        seen.append((counted_of(record), pairs_of(record)))
+        progress.append((counted_of(record), pairs_of(record)))
         bench.log.append("yield")
-    assert seen == [
+    assert progress == [
         ([True, False], [0, 0]),
         ([True, True], [0, 0]),
         ([True, True], [0, 1]),

@@ -116,11 +116,14 @@ def test_each_run_holds_more_than_the_one_before(bench, tmp_path):
     (plain,) = samples.measurements
     assert (plain.case, plain.step_time_ns, plain.observations.phases) == (CASE, (STEP_NS,) * 10, None)
     assert (samples.command, samples.planned, samples.missing) == (("ntp", "profile"), 1, 0)
-    (seen,) = observed.measurements
-    shown = {name: getattr(seen.observations, name) for name in ("phases", "memory", "denormals", "flops", "operators")}
+    (measurement,) = observed.measurements
+    shown = {
+        name: getattr(measurement.observations, name)
+        for name in ("phases", "memory", "denormals", "flops", "operators")
+    }
     assert shown == {name: getattr(bench.shows, name) for name in shown}
-    assert seen.observations.flame is None
-    assert flamed.measurements[0].observations == seen.observations.model_copy(update={"flame": FLAME})
+    assert measurement.observations.flame is None
+    assert flamed.measurements[0].observations == measurement.observations.model_copy(update={"flame": FLAME})
     assert flamed.measurements[0].step_time_ns == plain.step_time_ns
     assert (flamed.peaks, whole.peaks) == (None, bench.peaks)
     assert whole.measurements == flamed.measurements
@@ -151,9 +154,9 @@ def test_a_trace_of_an_earlier_profile_does_not_pass_for_this_ones(bench, tmp_pa
 def test_half_a_trace_is_told_and_does_not_stay(bench, tmp_path, written):
     bench.written = written
     *_, run = bench.profile(tmp_path)
-    seen = run.measurements[0].observations
-    assert seen.failures == ("trace.json: it could not be written: free the disk or choose another folder",)
-    assert seen.operators == bench.shows.operators
+    observations = run.measurements[0].observations
+    assert observations.failures == ("trace.json: it could not be written: free the disk or choose another folder",)
+    assert observations.operators == bench.shows.operators
     assert list(tmp_path.iterdir()) == []
 
 

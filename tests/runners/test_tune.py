@@ -27,6 +27,9 @@ LEVERS = (
     Lever(field="threads", values=("1", "2")),
     Lever(field="allocator", values=("glibc-tuned", "glibc")),
 )
+SHORT_S = 180.0
+"""A budget for every lever by itself, and for little else."""
+
 FACTORS = {"deduplicated": 0.25, "onednn": 0.8, "foreach": 0.97, "fused": 0.9, "1": 1.8, "glibc": 1.1}
 """By what each value multiplies the time of a step."""
 
@@ -104,7 +107,7 @@ def bench():
 
 def test_a_candidate_that_does_not_train_never_wins(bench):
     bench.losses["deduplicated"] = math.nan
-    tuning = bench.tune()[-1]
+    tuning = bench.tune(SHORT_S)[-1]
     lost = [race for race in tuning.races if "deduplicated" in race.case_id]
     assert lost
     assert {race.outcome for race in lost} == {"failed"}
@@ -115,13 +118,13 @@ def test_a_candidate_that_does_not_train_never_wins(bench):
 def test_where_nothing_trains_there_is_a_fastest_all_the_same(bench):
     bench.losses["simple"] = math.inf
     fastest, _ = best_of_all(bench)
-    assert winner(bench.tune()[-1]).case == fastest
+    assert winner(bench.tune(SHORT_S)[-1]).case == fastest
 
 
 def best_of_all(bench):
     cases = [
-        with_values(DEFAULT, dict(zip([each.field for each in LEVERS], values, strict=True)))
-        for values in itertools.product(*(each.values for each in LEVERS))
+        with_values(DEFAULT, dict(zip([lever.field for lever in LEVERS], values, strict=True)))
+        for values in itertools.product(*(lever.values for lever in LEVERS))
     ]
     return min(cases, key=bench.seconds_of), len(cases)
 
@@ -170,7 +173,7 @@ def test_much_slower_candidates_are_given_up_in_the_warm_up(whole_search):
 @pytest.mark.parametrize("error", [WorkerFailed("died of SIGSEGV"), Refused("not context-free")])
 def test_what_cannot_be_run_is_noted_and_the_search_goes_on(bench, error):
     bench.fails = {"deduplicated": error}
-    tuning = bench.tune()[-1]
+    tuning = bench.tune(SHORT_S)[-1]
     notes = [race for race in tuning.races if "deduplicated" in race.case_id]
     assert {race.outcome for race in notes} == {"refused" if isinstance(error, Refused) else "failed"}
     assert all(str(error) in race.message for race in notes)
@@ -185,7 +188,7 @@ def test_a_default_that_cannot_be_run_ends_it(bench):
 
 def test_what_needs_too_much_memory_is_dropped_with_its_number(bench):
     bench.rss = {"onednn": 3000}
-    tuning = bench.tune(memory_limit_bytes=2000)[-1]
+    tuning = bench.tune(SHORT_S, memory_limit_bytes=2000)[-1]
     too_large = [race for race in tuning.races if race.outcome == "too large"]
     assert too_large
     assert all("used 3,000 bytes of memory, 2,000 are allowed" in race.message for race in too_large)
@@ -237,17 +240,17 @@ def test_compiling_is_tried_last_and_only_if_there_is_time(bench):
 
 class TestLevers:
     def test_all_that_a_machine_has(self):
-        found = {lever.field: lever.values for lever in levers(6, ("glibc-tuned", "glibc"), exact=False)}
-        assert found["threads"] == ("1", "2", "4", "6")
-        assert found["allocator"] == ("glibc-tuned", "glibc")
-        assert found["precision"] == ("fp32", "bf16", "bf16-matmul")
-        assert next(iter(found)) == "loss"
-        assert "wait_policy" not in found  # who spins takes the other side's CPUs
-        assert list(found)[-1] == "compile"
+        values = {lever.field: lever.values for lever in levers(6, ("glibc-tuned", "glibc"), exact=False)}
+        assert values["threads"] == ("1", "2", "4", "6")
+        assert values["allocator"] == ("glibc-tuned", "glibc")
+        assert values["precision"] == ("fp32", "bf16", "bf16-matmul")
+        assert next(iter(values)) == "loss"
+        assert "wait_policy" not in values  # who spins takes the other side's CPUs
+        assert list(values)[-1] == "compile"
 
     def test_what_has_one_value_is_no_lever(self):
-        found = {lever.field for lever in levers(6, ("glibc",), exact=True, threads=4)}
-        assert not found & {"precision", "threads", "allocator"}
+        fields = {lever.field for lever in levers(6, ("glibc",), exact=True, threads=4)}
+        assert not fields & {"precision", "threads", "allocator"}
 
 
 class TestProposals:
@@ -255,8 +258,8 @@ class TestProposals:
         best = with_values(DEFAULT, {"matmul": "onednn"})
         values = {"precision": ("fp32", "bf16", "bf16-matmul"), "loss": ("full", "chunked"), "threads": ("1", "2")}
         levers = [Lever(field=field, values=texts) for field, texts in values.items()]
-        found = [set(levers_of(case, best)) for case in one_by_one(best, DEFAULT, levers)]
-        assert found == [{"precision", "matmul"}] * 2 + [{"loss"}, {"threads"}]
+        differences = [set(levers_of(case, best)) for case in one_by_one(best, DEFAULT, levers)]
+        assert differences == [{"precision", "matmul"}] * 2 + [{"loss"}, {"threads"}]
         both = [Lever(field="loss", values=("chunked",)), Lever(field="matmul", values=("onednn",))]
         best = with_values(DEFAULT, {"precision": "bf16", "optimizer": "fused"})
         assert [set(levers_of(case, best)) for case in one_by_one(best, DEFAULT, both)] == [
