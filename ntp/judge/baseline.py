@@ -9,8 +9,8 @@ deviation s of n calibrated runs, log(head / base) is known to within ± t s sqr
 Student's distribution of n - 1 degrees of freedom. The verdict is read off that interval as the guard's is.
 
 **What that can't do.** Runs of one calibration lie minutes apart, a baseline and its head days: what changes from day
-to day is in no interval here. And the noise between two processes is several times that of a pair that runs in turn:
-``ntp guard`` detects much smaller slowdowns. Each interval holds for its own case, whatever the number of cases.
+to day is in no interval here. And the noise between two processes is several times that of a pair whose sides
+alternate: ``ntp guard`` detects much smaller slowdowns. Each interval holds for its own case, whatever their number.
 
 Source of the formula: G. J. Hahn and W. Q. Meeker, Statistical Intervals (1991), chapter 4: the prediction interval of
 the mean of m further observations of a normal distribution, mean ± t s sqrt(1/m + 1/n); here both m and the n of the
