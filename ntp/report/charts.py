@@ -23,6 +23,7 @@ from ntp.report.drawing import (
     WIDTH,
     chart_of,
     finished,
+    in_one_check,
     names,
     phase_colour,
     phase_name,
@@ -51,6 +52,7 @@ _LABELLED_SHARE = 0.09
 """The least share of a step whose bar is wide enough for its own text."""
 
 
+@in_one_check
 def phase_shares(times: dict[str, PhaseTimes]) -> ChartType:
     """How each case's step divides into its phases: one bar a case, phases in the order of the step."""
     rows = [row for case_id, case_times in times.items() for row in _phases(case_id, case_times)]
@@ -121,6 +123,7 @@ def _largest_share(cases: Sequence[PhaseTimes]) -> tuple[str, str]:
     )
 
 
+@in_one_check
 def operator_times(profile: OperatorProfile, most: int = 12) -> ChartType:
     """The costliest operators, the self time of each divided into the phases where it was spent."""
     totals: dict[str, float] = {}
@@ -175,6 +178,7 @@ def _share(part_ns: float, whole_ns: float) -> str:
     return share(part_ns / whole_ns if whole_ns else None)
 
 
+@in_one_check
 def step_times(measurement: Measurement) -> ChartType:
     """All samples in the order in which they were taken, and their median. This shows drift and several modes."""
     samples, part = measurement.step_time_ns, measurement.case.workload.part

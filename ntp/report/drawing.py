@@ -12,6 +12,7 @@ from typing import Any
 
 import altair as alt
 from altair.typing import ChartType
+from altair.utils import schemapi
 
 from ntp.errors import MachineError
 from ntp.lines import one_line, shorten
@@ -81,6 +82,11 @@ LOOK = alt.Config(
 
 NAMES = "truncate(datum.label, 44, 'center', '...')"
 """Vega's expression for a long name without its middle: names tend to differ at their ends."""
+
+
+in_one_check = schemapi.debug_mode(False)
+"""A decorator for what draws a chart: altair checks the whole chart against its schema when it is written, and not each
+part as soon as it exists, which takes longer than all else on a page."""
 
 
 def chart_of(*rows: dict[str, Any]) -> alt.Chart:

@@ -22,6 +22,7 @@ from ntp.report.drawing import (
     chart_of,
     colour_of,
     finished,
+    in_one_check,
     names,
     phase_colour,
     phase_name,
@@ -44,6 +45,7 @@ _KIND_COLOURS = {
 """What bytes are for, in the order of the bars: what outlives the step comes first."""
 
 
+@in_one_check
 def memory_timeline(memory: MemoryProfile) -> ChartType:
     """Live tensor bytes over one step, with its phases, its peak, and what training holds all the time."""
     ends_ns = [*(point.time_ns for point in memory.timeline), *(phase.end_ns or 0 for phase in memory.phases)]
@@ -125,6 +127,7 @@ def _peak_mark(memory: MemoryProfile) -> alt.Chart:
     return chart
 
 
+@in_one_check
 def peak_compositions(memories: dict[str, MemoryProfile]) -> ChartType:
     """What the peak of each case consists of: one stacked bar a case."""
     rows = [row for case_id, memory in memories.items() for row in _parts(case_id, memory)]
@@ -167,6 +170,7 @@ def _parts(case_id: str, memory: MemoryProfile) -> Iterator[dict[str, Any]]:
             }
 
 
+@in_one_check
 def peak_composition(memory: MemoryProfile) -> ChartType:
     """What the bytes of the peak are for: one bar a part, with its size and share."""
     rows = list(_parts("", memory))

@@ -12,7 +12,7 @@ from altair.typing import ChartType
 
 from ntp.lines import one_line, shorten
 from ntp.records.peaks import NOTEWORTHY_RATIO, Dtype, MachinePeaks, Product, RooflinePoint, ThreadPeaks, library_name
-from ntp.report.drawing import GREY, INK, NAMES, PALETTE, SHAPES, chart_of, finished, tooltip
+from ntp.report.drawing import GREY, INK, NAMES, PALETTE, SHAPES, chart_of, finished, in_one_check, tooltip
 from ntp.report.units import share, significant
 
 NAMED = 12
@@ -43,6 +43,7 @@ class _Limit(NamedTuple):
     """None for a rate."""
 
 
+@in_one_check
 def roofline(peaks: ThreadPeaks | MachinePeaks, points: Sequence[tuple[str, RooflinePoint]]) -> ChartType:
     """The limits as measured, and named points beneath them, the most important first.
 

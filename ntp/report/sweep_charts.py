@@ -27,6 +27,7 @@ from ntp.report.drawing import (
     WIDTH,
     chart_of,
     finished,
+    in_one_check,
     names,
     svg,
     tooltip,
@@ -50,6 +51,7 @@ def _threads(case: Case) -> str:
     return f"{case.runtime.threads} thread{'s' if case.runtime.threads > 1 else ''}"
 
 
+@in_one_check
 def throughput(rows: Sequence[CaseRow]) -> ChartType:
     """A heat map of tokens/s over batch size and sequence length, one for each thread count."""
     rates = [row.tokens_per_s.value for row in rows]
@@ -92,6 +94,7 @@ def _cell(row: CaseRow, *, kind: bool) -> dict[str, Any]:
     }
 
 
+@in_one_check
 def scaling(rows: Sequence[CaseRow]) -> ChartType:
     """Speed-up over one thread against the number of threads, with the line of perfect scaling."""
     compared = [row for row in rows if row.speed_up is not None]
@@ -126,6 +129,7 @@ def _speed_up(row: CaseRow) -> dict[str, Any]:
     }
 
 
+@in_one_check
 def samples(measurements: Sequence[Measurement]) -> ChartType:
     """Every sample of every case, in order, relative to its case's median. This shows drift and several modes."""
     return finished(
@@ -152,6 +156,7 @@ def _samples(measurement: Measurement) -> ChartType:
     return layers.properties(width=WIDTH, height=44, title=alt.TitleParams(title, fontSize=11, fontWeight="normal"))
 
 
+@in_one_check
 def page_faults(rows: Sequence[CaseRow]) -> ChartType:
     """Minor page faults a step: memory that the allocator hands back and the kernel maps again."""
     most = max(row.measurement.minor_page_faults_per_step for row in rows)
@@ -173,6 +178,7 @@ def page_faults(rows: Sequence[CaseRow]) -> ChartType:
     )
 
 
+@in_one_check
 def ratios(comparison: Comparison) -> ChartType:
     """The ratio of every case to the first column, with its interval: a dot for each of the other columns."""
     rows = [
