@@ -246,7 +246,7 @@ def measure_fixture(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture
         try:
             with _failing_safe(benchmark):
                 if benchmark.disabled:
-                    with sweep.start(case) as worker:
+                    with sweep.start_untimed(case) as worker:
                         worker.load()
                         benchmark.pedantic(worker.run, args=(1,))
                     return

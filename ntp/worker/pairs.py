@@ -54,14 +54,15 @@ class WorkerStarter:
     to speed; so that no such place becomes part of the answer, the process is renewed after :data:`FORKS` workers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float = 300.0) -> None:
+        self._timeout_s = timeout_s
         self._servers: dict[Runtime, ForkServer] = {}
         self._forks: Counter[Runtime] = Counter()
         self._retired: ForkServer | None = None
 
     def __call__(self, case: Case, source: Source) -> PipeWorker:
         if sys.platform != "linux":
-            return PipeWorker(case, source=source)
+            return PipeWorker(case, timeout_s=self._timeout_s, source=source)
         if self._forks[case.runtime] == FORKS:
             # Its last fork may be the other half of a pair, and still at work: it ends when the next is renewed.
             self._retire(self._servers.pop(case.runtime))
@@ -69,12 +70,17 @@ class WorkerStarter:
         if case.runtime not in self._servers:
             self._servers[case.runtime] = ForkServer(case.runtime)
         self._forks[case.runtime] += 1
-        return PipeWorker(case, source=source, launch=self._servers[case.runtime].launch)
+        launch = self._servers[case.runtime].launch
+        return PipeWorker(case, timeout_s=self._timeout_s, source=source, launch=launch)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End what forks the workers, and with it the workers."""
         self._retire(None)
         for server in self._servers.values():
             server.stop()

@@ -95,6 +95,7 @@ def pytest_configure(config):
 def fake_workers():
     patch = pytest.MonkeyPatch()
     patch.setattr(sweep, "PipeWorker", FakeWorker)
+    patch.setattr(sweep.Sweep, "start_untimed", lambda self, case: FakeWorker(case, timeout_s=1))
     patch.setattr(sweep, "measure_peaks", lambda threads, progress: MachinePeaks(machine="m", software="s"))
     yield
     patch.undo()

@@ -54,7 +54,9 @@ def with_and_without_ntp(pytester, *options):
     """What a session prints with ntp and without it, less how long it took and which plugins there are."""
 
     def lines(*more):
-        out = pytester.runpytest_subprocess("-p", "no:cacheprovider", *options, *more)
+        # Warnings of what is loaded come once, when it is.
+        run = pytester.runpytest_subprocess if "-W" in options else pytester.runpytest_inprocess
+        out = run("-p", "no:cacheprovider", *options, *more)
         varying = re.compile(r"^plugins:|\bin [\d.]+s\b")
         return out.ret, [line for line in out.outlines if not varying.search(line)], out.errlines
 

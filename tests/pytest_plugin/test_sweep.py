@@ -272,7 +272,7 @@ def test_reports_that_cannot_be_written_cost_no_sweep(
     sweep, pytester, in_the_way, make_run, make_measurement, what, options
 ):
     save_baseline(make_run(make_measurement()), pytester.path / "baselines")
-    result = sweep(f"--ntp-report-dir={in_the_way[what]}", *options, apart=True)
+    result = sweep(f"--ntp-report-dir={in_the_way[what]}", *options)
     assert result.ret == (2 if options else 4)
     said = [line for line in (*result.outlines, *result.errlines) if "run.json" in line]
     assert len(said) == 1

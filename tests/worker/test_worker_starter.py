@@ -99,5 +99,5 @@ def test_elsewhere_than_on_linux_each_worker_is_a_new_process(servers, tmp_path,
     monkeypatch.setattr(pairs, "sys", SimpleNamespace(platform="darwin"))
     with WorkerStarter() as start:
         worker = start(SMALL, tmp_path)
-    assert vars(worker) == {"case": SMALL, "source": tmp_path}
+    assert vars(worker) == {"case": SMALL, "source": tmp_path, "timeout_s": 300.0}
     assert servers.events == []
