@@ -1,4 +1,4 @@
-"""Every command of the README, made short and run one after the other in a clone of the repository.
+"""Every command of the README, run in a clone of the repository, each made short, two at a time.
 
 Not collected unless it is named: ``pytest tests/readme_commands.py``, as ``tox run -e readme`` does. It takes minutes.
 """
@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-FEW_SAMPLES = "--ntp-sample-time 0.1 --ntp-min-samples 10"
 SMALL = "--batch-size 2 --seq-len 8"
+SWEEP = "--ntp-batch-sizes 2 --ntp-seq-lens 8 --ntp-sample-time 0.1"
+ALONE = "--ntp-threads 1 -k train_step"
 
 
 class Rule(NamedTuple):
@@ -29,23 +31,29 @@ class Rule(NamedTuple):
 JUDGED = (0, 1, 3, 4)
 """So little is measured that any verdict may result, even not comparable. None of them is an error."""
 
-RULES = (
-    Rule("pytest --benchmark-only bench/bench_scaling.py", f"{FEW_SAMPLES} -k b4-s128"),
-    Rule("pytest --benchmark-only bench/bench_train_step.py", f"{FEW_SAMPLES} -k b8-s64-t1"),
-    Rule("pytest --benchmark-only --ntp-model", f"{FEW_SAMPLES} -k b8-s64-t1"),
-    Rule("pytest --benchmark-only --ntp-baseline", f"{FEW_SAMPLES} -k b8-s64", JUDGED),
-    Rule("pytest --benchmark-only", f"{FEW_SAMPLES} -k b8-s64"),
+SWEEPS_AND_GUARDS = (
+    Rule("pytest --benchmark-only bench/bench_scaling.py", f"{SWEEP} --ntp-threads 1 -k b4-s128"),
+    Rule("pytest --benchmark-only bench/bench_train_step.py", f"{SWEEP} {ALONE}"),
+    Rule("pytest --benchmark-only --ntp-allocator", f"{SWEEP} {ALONE}"),
+    Rule("pytest --benchmark-only --ntp-model", f"{SWEEP} {ALONE}"),
+    Rule("pytest --benchmark-only --ntp-baseline", f"{SWEEP} {ALONE}", JUDGED),
+    Rule("pytest --benchmark-only", f"{SWEEP} -k train_step"),
     Rule("ntp guard --replay", statuses=JUDGED),
-    Rule("ntp guard", "--budget 15s --cases simple-b2-s4-t1", JUDGED),
-    Rule("ntp doctor --calibrate", "--runs 2"),
-    Rule("ntp profile", SMALL),
-    Rule("ntp tune", f"{SMALL} --threads 1 --budget 45s --fresh"),
-    Rule("ntp train --checkpoint", f"{SMALL} --steps 20"),
-    Rule("ntp predict"),
-    Rule("ntp train"),
+    Rule("ntp guard", "--budget 5s --cases simple-b2-s4-t1", JUDGED),
+    Rule("ntp doctor --calibrate", "--runs 2 --cases reports/glibc/run.json"),
     Rule("ntp compare"),
     Rule("ntp baseline"),
 )
+ALL_ELSE = (
+    Rule("ntp profile", SMALL),
+    Rule("ntp tune --model", f"{SMALL} --threads 1 --budget 36s --fresh --memory-limit 1MiB"),  # that nothing keeps to
+    Rule("ntp tune", f"{SMALL} --threads 1 --budget 36s --fresh"),  # with less, there is no time for a race
+    Rule("ntp train --checkpoint", f"{SMALL} --steps 20"),
+    Rule("ntp train --model", SMALL),
+    Rule("ntp predict"),
+    Rule("ntp train"),
+)
+RULES = SWEEPS_AND_GUARDS + ALL_ELSE
 
 ELSEWHERE = re.compile(r"python3 -m venv|\.venv/bin/pip install|\.venv/bin/tox run")
 """What has been done before this runs."""
@@ -87,17 +95,45 @@ def clone(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("command", readme_commands())
-def test_it_runs(command, clone):
-    rule = rule_of(command)
+class Run(NamedTuple):
+    line: str
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run(command, clone):
     words, arrow, file = command.partition(" > ")
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "XDG_CACHE_HOME": str(clone.parent / "cache"),
     }
-    line = f"{words} {rule.added}{arrow}{file}"
-    done = subprocess.run(["bash", "-c", line], cwd=clone, env=environment, capture_output=True, text=True)
-    assert done.returncode in rule.statuses, f"{line}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    line = f"{words} {rule_of(command).added}{arrow}{file}"
+    done = subprocess.run(["bash", "-c", line], cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    return Run(line, done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def runs(clone):
+    """What became of each command, as soon as it is known.
+
+    Sweeps and guards use each other's reports, and so do training and prediction: within both, one runs after the
+    other. Nothing that is measured here matters, so that both go on at the same time.
+    """
+    commands = readme_commands()
+    with ThreadPoolExecutor(1) as sweeps_and_guards, ThreadPoolExecutor(1) as all_else:
+        pools = {
+            command: sweeps_and_guards if rule_of(command) in SWEEPS_AND_GUARDS else all_else for command in commands
+        }
+        yield {command: pool.submit(run, command, clone) for command, pool in pools.items()}
+        for pool in (sweeps_and_guards, all_else):
+            pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_it_runs(command, runs):
+    done = runs[command].result()
+    assert done.status in rule_of(command).statuses, f"{done.line}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     assert "Traceback" not in done.stderr
     if command == "ntp train":
         assert re.findall(r"^step +\d+ +loss ([\d.]+)", done.stdout, re.MULTILINE) == golden_losses()
