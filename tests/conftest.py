@@ -4,15 +4,17 @@ import math
 import os
 import re
 import signal
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import cycle, islice
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ntp.case import PHASES, Case, Workload
+from ntp.case import PHASES, Case, Runtime, Workload
 from ntp.machine.runtime import RELEVANT
 from ntp.records.environment import (
     Cache,
@@ -54,6 +56,10 @@ from ntp.records.peaks import (
 )
 from ntp.records.run import Harness, Measurement, Run, WarmUp
 
+if TYPE_CHECKING:
+    from ntp.worker.driver import PipeWorker
+    from ntp.worker.launch import ForkServer
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A background job of a shell is started deaf to Ctrl-C, and the processes of the tests would be, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -89,9 +95,40 @@ def pytest_configure(config: pytest.Config) -> None:
     time.tzset()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long tests first, the others in their order."""
+    """Mark what starts workers, as far as its fixtures tell. The long tests first, the others in their order."""
+    for item in items:
+        if "fork_servers" in getattr(item, "fixturenames", ()):
+            item.add_marker("worker")
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+LOADS_TORCH = re.compile(r"ntp\.worker\.worker \d+$|fork_server\.py .*\btorch\b|-m ntp (train|predict|profile|tune)")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workers_are_marked() -> Iterator[Callable[[bool], None]]:
+    """A process of ours that loads torch is refused to a test without the mark ``worker``."""
+    allowed = [True]
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "subprocess.Popen" and not allowed[0]:
+            command = " ".join(map(str, arguments[1]))
+            assert not LOADS_TORCH.search(command), f"a test that starts this needs the mark worker: {command}"
+
+    sys.addaudithook(refuse)
+
+    def allow(may: bool) -> None:
+        allowed[0] = may
+
+    yield allow
+    allow(True)
+
+
+@pytest.fixture(autouse=True)
+def _may_start(request: pytest.FixtureRequest, workers_are_marked: Callable[[bool], None]) -> None:
+    workers_are_marked(request.node.get_closest_marker("worker") is not None)
 
 
 MACHINE = Machine(
@@ -347,6 +384,45 @@ def _guard_record(*cases: GuardedCase, threshold: float = 0.01, max_pairs: int =
         "cases": cases,
     }
     return GuardRecord(**(values | other))
+
+
+ServerOf = Callable[[Runtime], "ForkServer"]
+
+
+@pytest.fixture(scope="session")
+def fork_servers() -> Iterator[ServerOf]:
+    """``fork_servers(runtime)``: a process with torch loaded that forks workers. All tests share those."""
+    from ntp.worker.launch import ForkServer
+
+    servers: dict[Runtime, ForkServer] = {}
+
+    def server_of(runtime: Runtime) -> ForkServer:
+        if runtime not in servers:
+            servers[runtime] = ForkServer(runtime)
+        return servers[runtime]
+
+    yield server_of
+    for server in servers.values():
+        server.stop()
+
+
+@pytest.fixture
+def forks(fork_servers: ServerOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards and searches within this process take the servers that all tests share."""
+    from ntp.worker import pairs
+
+    def server(runtime: Runtime) -> SimpleNamespace:
+        return SimpleNamespace(launch=fork_servers(runtime).launch, stop=lambda: None)
+
+    monkeypatch.setattr(pairs, "ForkServer", server)
+
+
+@pytest.fixture
+def start_worker(fork_servers: ServerOf) -> Callable[[Case], "PipeWorker"]:
+    """``start_worker(case)``: a real worker, which takes a tenth of the time of a new process to be there."""
+    from ntp.worker.driver import PipeWorker
+
+    return lambda case: PipeWorker(case, launch=fork_servers(case.runtime).launch)
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:

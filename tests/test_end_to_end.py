@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ntp.case import PHASES, Case, Runtime, StepConfig, Workload
+from ntp.case import PHASES, Case, StepConfig, Workload
 from ntp.errors import WorkerFailed
 from ntp.report.profile import markdown
 from ntp.runners import profile as runner
@@ -19,6 +19,7 @@ SMALL = Workload(batch_size=2, seq_len=8, vocab_size=50, embed_dim=8, hidden_dim
 QUICK = Sampling(time_s=0.01, min_samples=3, max_samples=3)
 
 
+@pytest.mark.worker
 def test_a_small_case_is_measured_in_the_quiet_runtime():
     case = Case(workload=SMALL)
     with PipeWorker(case) as worker:
@@ -40,27 +41,26 @@ def test_a_small_case_is_measured_in_the_quiet_runtime():
         assert len(process.affinity) == 1
 
 
-def test_parts_of_a_step_take_a_part_of_its_time():
+def test_parts_of_a_step_take_a_part_of_its_time(start_worker):
     case = Case(
         workload=SMALL.model_copy(update={"part": "optimizer"}),
         step=StepConfig(optimizer="fused"),
-        runtime=Runtime(allocator="glibc", affinity="free"),
     )
-    with PipeWorker(case) as worker:
+    with start_worker(case) as worker:
         worker.load()
         warm_up = worker.warm_up()
     assert 0 < sum(warm_up.step_time_ns) < warm_up.wall_time_ns
 
 
-def test_a_model_that_is_not_ours():
+def test_a_model_that_is_not_ours(start_worker):
     pytest.importorskip("transformers")
     workload = SMALL.model_copy(update={"model": f"{ROOT / 'examples/gpt2.py'}:tiny"})
-    with PipeWorker(Case(workload=workload)) as worker:
+    with start_worker(Case(workload=workload)) as worker:
         assert worker.load().parameters > 100_000
         assert len(worker.run(2).step_time_ns) == 2
 
 
-def test_a_model_that_prints_or_exits(tmp_path):
+def test_a_model_that_prints_or_exits(tmp_path, start_worker):
     (tmp_path / "models.py").write_text(
         "import sys, torch\n"
         "def talkative(vocab_size):\n"
@@ -72,7 +72,7 @@ def test_a_model_that_prints_or_exits(tmp_path):
 
     def load(name):
         workload = SMALL.model_copy(update={"model": f"{tmp_path}/models.py:{name}"})
-        with PipeWorker(Case(workload=workload)) as worker:
+        with start_worker(Case(workload=workload)) as worker:
             return worker.load()
 
     assert load("talkative").parameters == 2500
@@ -80,6 +80,7 @@ def test_a_model_that_prints_or_exits(tmp_path):
         load("hasty")
 
 
+@pytest.mark.worker
 def test_a_small_case_is_profiled(tmp_path, make_peaks, monkeypatch):
     monkeypatch.setattr(runner, "FLAME_S", 0.5)
     case = Case(workload=SMALL)

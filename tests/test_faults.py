@@ -132,6 +132,7 @@ class TestStreams:
         assert ntp(f"ntp report none.json {stderr}", tmp_path).returncode == exit_status.USAGE
         assert ntp(f"ntp report run.json >&- {stderr} <&-", tmp_path).returncode == exit_status.TOOL_FAILED
 
+    @pytest.mark.worker
     @pytest.mark.parametrize(
         ("stdout", "status", "lines"),
         [
@@ -151,6 +152,7 @@ class TestStreams:
         assert "ntp: resuming from step " in capsys.readouterr().err
 
 
+@pytest.mark.worker
 def test_a_folder_that_is_gone_is_said(tmp_path):
     done = ntp("mkdir gone; cd gone; rmdir ../gone; ntp train", tmp_path)
     assert done.returncode == exit_status.TOOL_FAILED
@@ -251,8 +253,8 @@ class TestWhatNoMachineHas:
         assert len(err) < 1200
 
 
-def test_a_model_cannot_take_away_the_clock(clockless):
-    with PipeWorker(clockless) as worker:
+def test_a_model_cannot_take_away_the_clock(clockless, start_worker):
+    with start_worker(clockless) as worker:
         worker.load()
         worker.warm_up()
         ran = worker.run(2)
@@ -292,6 +294,7 @@ def test_a_full_disk_is_what_a_checkpoint_failed_of(tmp_path, monkeypatch, capsy
     assert "unexpected pos" not in err
 
 
+@pytest.mark.worker
 def test_training_goes_on_without_a_clock_of_the_models(tmp_path):
     (tmp_path / "clock.py").write_text(
         f"import time\ntime.perf_counter = time.monotonic = time.process_time = None\n{MODEL}"

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from ntp.records.guard import GuardRecord
-from ntp.worker.pairs import WorkerStarter
 
 MODEL = """
 import torch
@@ -85,18 +84,10 @@ class Repository:
         return self.git("worktree", "list").count("\n") == 1 and self.git("stash", "list") == ""
 
 
-@pytest.fixture(scope="module")
-def starter():
-    """Forks for all guards of this file: loading torch once is enough."""
-    with WorkerStarter() as start:
-        yield start
-
-
 @pytest.fixture
-def repository(tmp_path, monkeypatch, call, starter):
+def repository(tmp_path, monkeypatch, call, forks):
     for name in [name for name in os.environ if name.startswith("GIT")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr("ntp.runners.bench.WorkerStarter", lambda: contextlib.nullcontext(starter))
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     path = tmp_path / "repository"
     path.mkdir()

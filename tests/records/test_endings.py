@@ -11,7 +11,7 @@ from ntp.case import Case
 from ntp.errors import ModelError
 from ntp.judge.warnings import warnings_of
 from ntp.records.endings import Ending, SettingChange
-from ntp.worker.driver import PipeWorker, Sampling, measure
+from ntp.worker.driver import Sampling, measure
 from ntp.worker.worker import CaseHolder
 
 SIZES = {"vocab_size": 11, "embed_dim": 4, "batch_size": 3, "seq_len": 5}
@@ -129,11 +129,13 @@ def test_a_loss_that_is_not_a_number_is_in_the_answer(load):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the resident size is read from /proc")
 @pytest.mark.parametrize(("factory", "grows"), [("plain", False), ("keeping", True)])
-def test_a_process_that_keeps_what_every_step_makes_is_told_from_one_that_does_not(tmp_path, factory, grows):
+def test_a_process_that_keeps_what_every_step_makes_is_told_from_one_that_does_not(
+    tmp_path, start_worker, factory, grows
+):
     (tmp_path / "models.py").write_text(MODELS)
     model = f"{tmp_path / 'models.py'}:{factory}"
     case = Case.of({"model": model, "vocab_size": 500, "embed_dim": 8, "batch_size": 16, "seq_len": 32})
-    with PipeWorker(case) as worker:
+    with start_worker(case) as worker:
         measurement = measure(case, worker, Sampling(time_s=0.1, min_samples=64))
     assert len(measurement.endings) == 8
     assert ("growing-memory" in {warning.kind for warning in warnings_of(measurement)}) == grows

@@ -317,6 +317,7 @@ class TestRoutes:
         assert copy.array_bytes == triad.array_bytes == 4000
         assert min(len(copy.time_ns), len(triad.time_ns)) >= 2
 
+    @pytest.mark.worker
     def test_the_real_probe_answers(self, monkeypatch):
         monkeypatch.setenv("ONEDNN_VERBOSE", "1")  # chatter on standard output must not spoil the answer
         request = Request(

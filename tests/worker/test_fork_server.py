@@ -10,7 +10,7 @@ import pytest
 from ntp.case import Case, Workload
 from ntp.errors import WorkerFailed
 from ntp.worker.driver import PipeWorker
-from ntp.worker.launch import ForkServer, new_process
+from ntp.worker.launch import new_process
 from ntp.worker.sources import Source
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks on Linux alone")
@@ -18,11 +18,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are for
 CASE = Case(workload=Workload(batch_size=2, seq_len=4))
 
 
-@pytest.fixture(scope="module")
-def server():
+@pytest.fixture
+def server(fork_servers):
     """A server as it is in earnest, with torch loaded."""
-    with ForkServer(CASE.runtime) as server:
-        yield server
+    return fork_servers(CASE.runtime)
 
 
 def test_it_answers_like_a_new_process_and_runs_in_the_same_environment(server):
