@@ -20,7 +20,6 @@ from ntp.errors import OptionError, Untrusted
 from ntp.lines import shorten
 
 BUILT_IN_MODEL = "simple"
-"""The model that ntp brings with it."""
 
 _MODEL_SPEC = re.compile(rf"{BUILT_IN_MODEL}|[^\s:][^:]*:[A-Za-z_]\w*")
 _DATA_SPEC = re.compile(r"uniform|zipf(:(?P<exponent>\d+(\.\d+)?))?|file:.+", re.DOTALL)
@@ -219,7 +218,6 @@ class Runtime(Options):
 _NUMBER = r"[0-9]{1,19}"
 """A number in an id. As long as any that fits 63 bits: beyond that, Python refuses what a pattern would let through."""
 
-
 GROUPS: dict[str, type[Options]] = {"workload": Workload, "step": StepConfig, "runtime": Runtime}
 """What a case is made of."""
 
@@ -252,7 +250,6 @@ _ID_HEAD = re.compile(
     rf"(?P<model>[^-]+)-b(?P<batch_size>{_NUMBER})-s(?P<seq_len>{_NUMBER})-t(?P<threads>{_NUMBER})(?P<rest>.*)",
     re.DOTALL,
 )
-
 
 _SHOWN_OF_ID = 200
 """Characters of a malformed id that a message shows."""
