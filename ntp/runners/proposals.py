@@ -83,10 +83,7 @@ class Proposals:
     def next(self, tried: set[Case]) -> Case | None:
         """Propose a case that was not tried. Returns None when none is left that is worth trying."""
         for attempt in range(_MISSES):
-            trial = self._study.ask(dict(self._spaces))
-            # The outcome of a proposal is told separately, with all earlier results of its case.
-            self._study.tell(trial, state=_failed())
-            values = trial.params if attempt < _INSISTENT else self._any_values()
+            values = self._proposed_values() if attempt < _INSISTENT else self._any_values()
             try:
                 case = with_values(self._default, values)
             except OptionError:
@@ -94,6 +91,12 @@ class Proposals:
             if case not in tried:
                 return case
         return None
+
+    def _proposed_values(self) -> dict[str, str]:
+        trial = self._study.ask(dict(self._spaces))
+        # The outcome of a proposal is told separately, with all earlier results of its case.
+        self._study.tell(trial, state=_failed())
+        return trial.params
 
     def _any_values(self) -> dict[str, str]:
         return {field: str(self._chance.choice(space.choices)) for field, space in self._spaces.items()}
