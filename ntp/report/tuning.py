@@ -6,6 +6,7 @@ from textwrap import indent
 
 from ntp.case import EAGER, Case, Options
 from ntp.judge.tuning import Contribution, Ranking, Winner
+from ntp.lines import one_line
 from ntp.records.endings import Ending
 from ntp.records.levers import recipes_of
 from ntp.records.tuning import Race, Tuning
@@ -55,7 +56,7 @@ def _times(ratio: float) -> str:
 
 
 def _gain(contribution: Contribution) -> str:
-    ratio, message = contribution.ratio, contribution.message
+    ratio, message = contribution.ratio, one_line(contribution.message)
     if ratio is None:
         return message if len(message) <= _SHORT else "could not be run"
     gain = f"{ratio.value - 1:+.1%} time ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})"

@@ -81,7 +81,7 @@ def test_records_have_the_steps_own_loss_and_the_mean_time_since_the_last_line()
 
 def test_the_summary_shows_the_first_batch_and_changes_nothing():
     run, plain = TrainingRun(SMALL, StepConfig()), TrainingRun(SMALL, StepConfig())
-    first = next(plain.training.batches)
+    batch = next(plain.training.batches)
     before = run.summary()
     assert before.tokens_per_s is before.step_time_ms is None
     first = losses(run, 3)
@@ -89,8 +89,8 @@ def test_the_summary_shows_the_first_batch_and_changes_nothing():
     assert first + losses(run, 6) == losses(TrainingRun(SMALL, StepConfig()), 6)
     assert (summary.input_shape, summary.input_dtype) == ((3, 5), "int64")
     assert (summary.logits_shape, summary.logits_dtype) == ((3, 5, 11), "float32")
-    assert summary.input_ids == first[0, :-1].tolist()
-    assert summary.target_ids == first[0, 1:].tolist()
+    assert summary.input_ids == batch[0, :-1].tolist()
+    assert summary.target_ids == batch[0, 1:].tolist()
     assert summary.parameters == 11 * 4 + (4 * 8 + 8) + (8 * 4 + 4) + 4 * 11
 
 
