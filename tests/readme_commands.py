@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 
 SMALL = "--batch-size 2 --seq-len 8"
 SWEEP = "--ntp-batch-sizes 2 --ntp-seq-lens 8 --ntp-sample-time 0.1"
-ALONE = "--ntp-threads 1 -k train_step"
+ALONE = f"{SWEEP} --ntp-threads 1 --ntp-no-profile -k train_step"
+APART = f"{ALONE} --ntp-report-dir reports/apart"
 
 
 class Rule(NamedTuple):
@@ -32,11 +33,8 @@ JUDGED = (0, 1, 3, 4)
 """So little is measured that any verdict may result, even not comparable. None of them is an error."""
 
 SWEEPS_AND_GUARDS = (
-    Rule("pytest --benchmark-only bench/bench_scaling.py", f"{SWEEP} --ntp-threads 1 -k b4-s128"),
-    Rule("pytest --benchmark-only bench/bench_train_step.py", f"{SWEEP} {ALONE}"),
-    Rule("pytest --benchmark-only --ntp-allocator", f"{SWEEP} {ALONE}"),
-    Rule("pytest --benchmark-only --ntp-model", f"{SWEEP} {ALONE}"),
-    Rule("pytest --benchmark-only --ntp-baseline", f"{SWEEP} {ALONE}", JUDGED),
+    Rule("pytest --benchmark-only --ntp-allocator", ALONE),
+    Rule("pytest --benchmark-only --ntp-baseline", ALONE, JUDGED),
     Rule("pytest --benchmark-only", f"{SWEEP} -k train_step"),
     Rule("ntp guard --replay", statuses=JUDGED),
     Rule("ntp guard", "--budget 5s --cases simple-b2-s4-t1", JUDGED),
@@ -45,6 +43,9 @@ SWEEPS_AND_GUARDS = (
     Rule("ntp baseline"),
 )
 ALL_ELSE = (
+    Rule("pytest --benchmark-only bench/bench_scaling.py", f"{APART} -k b4-s128-t1-deduplicated"),
+    Rule("pytest --benchmark-only bench/bench_train_step.py", f"{APART} -k deduplicated"),
+    Rule("pytest --benchmark-only --ntp-model", APART),
     Rule("ntp profile", SMALL),
     Rule("ntp tune --model", f"{SMALL} --threads 1 --budget 36s --fresh --memory-limit 1MiB"),  # that nothing keeps to
     Rule("ntp tune", f"{SMALL} --threads 1 --budget 36s --fresh"),  # with less, there is no time for a race
@@ -53,7 +54,7 @@ ALL_ELSE = (
     Rule("ntp predict"),
     Rule("ntp train"),
 )
-RULES = SWEEPS_AND_GUARDS + ALL_ELSE
+RULES = ALL_ELSE + SWEEPS_AND_GUARDS
 
 ELSEWHERE = re.compile(r"python3 -m venv|\.venv/bin/pip install|\.venv/bin/tox run")
 """What has been done before this runs."""
