@@ -30,8 +30,8 @@ _CASE = "ntp/case.py"
 _NEVER = {*sys.stdlib_module_names, "ntp"}
 """Names that no package of a user can have: whoever has one has to import its file."""
 
-_TOOL = {"ntp", "__main__"}
-"""The worker's own modules, which both sides may have in common."""
+_TOOL = {"ntp", "__main__", "__mp_main__"}
+"""The worker's own modules, which both sides may have in common. multiprocessing names the main one a second time."""
 _PROJECT_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 
 

@@ -149,6 +149,7 @@ class TestWhatWasImported:
             ("mine", "/usr/lib/mine.py", "mine was imported from /usr/lib/mine.py"),
             ("ntp.case", "/top/tools/ntp/case.py", ""),
             ("__main__", "/top/tools/ntp/worker/worker.py", ""),
+            ("__mp_main__", "/top/tools/ntp/worker/fork_server.py", ""),
         ],
     )
     def test_a_module_from_elsewhere(self, name, file, says):
