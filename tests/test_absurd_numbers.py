@@ -28,6 +28,8 @@ from ntp.records.tuning import Lever, Race, Tuning
 from ntp.report import profile, tuning
 from ntp.report.document import markdown, terminal
 
+pytestmark = pytest.mark.long
+
 NEVER = (
     "1" + "0" * 400,
     "1" + "0" * 5000,

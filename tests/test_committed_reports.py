@@ -13,6 +13,8 @@ from ntp.records.tuning import Tuning
 from ntp.report import comparison, profile, sweep_charts, text, tuning
 from ntp.report.document import markdown
 
+pytestmark = pytest.mark.long
+
 REPORTS = Path(__file__).parent.parent / "reports"
 COMMITTED = [
     folder for folder in REPORTS.iterdir() if folder.name not in {"latest", "glibc", "gpt2", "profile", "baselines"}

@@ -26,6 +26,8 @@ from recordings import REPORTS, read
 from ntp.cli import guard as cli
 from ntp.judge.guard import verdict_on
 
+pytestmark = pytest.mark.long
+
 
 def guard_files(folder):
     """Make the page and its charts. What was drawn at random is drawn again only in part, for that takes minutes."""

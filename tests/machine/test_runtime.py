@@ -112,6 +112,7 @@ def what_a_worker_sees():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD")
+@pytest.mark.long
 def test_what_the_shell_says_reaches_a_worker_as_far_as_it_is_not_the_cases_to_say(monkeypatch):
     *_, fingerprint = what_a_worker_sees()
     of_the_case, preloaded, steering, all_else = described()

@@ -18,6 +18,8 @@ from ntp.observe.profiler import operator_pass, shapes_text
 from ntp.records.observations import BETWEEN_OPERATORS, BETWEEN_PHASES
 from ntp.records.peaks import closed_form_flops
 
+pytestmark = pytest.mark.long
+
 SMALL = Workload(batch_size=2, seq_len=8, vocab_size=30, embed_dim=8, hidden_dim=16)
 GPT2 = str(Path(__file__).parents[2] / "examples/gpt2.py") + ":tiny"
 STEPS = 2

@@ -93,6 +93,7 @@ def test_a_lost_worker_is_no_regression_and_another_failure_is_pytests_own(gated
     assert gated(more=broken, fails="simple-b8-s64-t1").ret == 1
 
 
+@pytest.mark.long
 def test_an_interrupted_sweep_stays_interrupted(gated):
     assert gated(interrupts="simple-b32-s64-t1").ret == pytest.ExitCode.INTERRUPTED
 
@@ -113,6 +114,7 @@ def test_a_sweep_whose_cases_were_all_skipped_does_not_pass(sweep, pytester):
     assert not (pytester.path / "reports").exists()
 
 
+@pytest.mark.long
 def test_a_folder_of_baselines_that_is_wrong_costs_no_sweep(sweep, pytester):
     result = sweep("--ntp-baseline=none", apart=True)
     assert result.ret == 2

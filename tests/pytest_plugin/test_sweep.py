@@ -158,6 +158,7 @@ def test_who_does_not_wait_for_the_charts_has_all_else_and_no_earlier_ones(sweep
 @pytest.mark.parametrize(
     ("by", "status", "charts"), [("SIGINT", 2, True), ("SIGTERM", 143, False), ("SIGHUP", 129, False)]
 )
+@pytest.mark.long
 def test_an_interrupted_sweep_keeps_what_it_has(sweep, pytester, load, by, status, charts):
     result = sweep(interrupts="simple-b32-s64-t1", by=by, charts=charts)
     assert result.ret == status

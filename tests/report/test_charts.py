@@ -25,6 +25,8 @@ from ntp.records.peaks import MachinePeaks, RooflinePoint
 from ntp.report import charts, sweep_charts
 from ntp.report.tables import tables_of
 
+pytestmark = pytest.mark.long
+
 SVG = "{http://www.w3.org/2000/svg}"
 LONG_MODEL = "some.package.with_a_long_name.and_many_parts.models.transformer:make_a_model_with_a_long_name"
 LONG = Case(workload=Workload(model=LONG_MODEL, data="file:/home/somebody/corpora/english/wikipedia-2024/tokens.bin"))

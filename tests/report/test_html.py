@@ -17,6 +17,8 @@ from ntp.report.tables import tables_of
 from ntp.report.text import csv
 from ntp.report.web import _library
 
+pytestmark = pytest.mark.long
+
 CASES = ("simple-b8-s64-t1", "simple-b32-s64-t1", "simple-b8-s64-t2", "simple-b32-s64-t2")
 
 
