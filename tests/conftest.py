@@ -60,9 +60,12 @@ if TYPE_CHECKING:
     from ntp.worker.driver import PipeWorker
     from ntp.worker.launch import ForkServer
 
+# A background job of a shell is started deaf to Ctrl-C, and whatever nohup starts to the end of its terminal. The
+# processes of the tests would be deaf, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A background job of a shell is started deaf to Ctrl-C, and the processes of the tests would be, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # pytest-benchmark takes a pytest that has this for a part of a parallel one, and measures nothing in it. The tests' own
 # sweeps are whole.
@@ -72,7 +75,7 @@ with suppress(ImportError):  # a sweep reads this file too, and has no need of h
     from hypothesis import settings
 
     # No test asserts how long something takes: a shared machine stalls for longer than any limit. The examples differ
-    # from run to run, so that many runs of half of hypothesis' usual hundred see as much.
+    # from run to run, so that many runs of a quarter of hypothesis' usual hundred see as much.
     settings.register_profile("ntp", settings.default, deadline=None, max_examples=25)
     settings.register_profile("quick", settings.get_profile("ntp"), max_examples=10)
     settings.load_profile("ntp")
