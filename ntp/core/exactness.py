@@ -24,7 +24,7 @@ occur several times."""
 _LOSS_TOLERANCE, _GRADIENT_TOLERANCE = 1e-5, 1e-3
 """Relative, for fp32: the order of sums changes a loss by 1e-7 and a gradient by 1e-6, more in a deep model."""
 
-_NEGLIGIBLE = 3e-2
+_NEGLIGIBLE = 1e-2
 """The tolerance is relative to at least this norm, or to this fraction of the whole gradient's: where a gradient should
 be zero, such as that of a bias before a normalisation, only rounding is left."""
 
@@ -136,7 +136,8 @@ def _difference(actual: _Outcome, expected: _Outcome) -> str:
         if not math.isclose(loss, plain, rel_tol=max(_LOSS_TOLERANCE, rounding), abs_tol=_LOSS_TOLERANCE):
             return f"where tokens repeat, its loss is {loss:.6g} instead of {plain:.6g}"
     norms = {name: gradient.norm().item() for name, gradient in expected.gradients.items()}
-    least = max(_NEGLIGIBLE * math.hypot(*norms.values()), _NEGLIGIBLE)
+    # No cross entropy is below zero: where it is zero, so is its gradient, and only what rounding leaves is compared.
+    least = max(_NEGLIGIBLE * math.hypot(*norms.values()), 1.0 if expected.losses[-1] == 0 else _NEGLIGIBLE)
     for name, plain_gradient in expected.gradients.items():
         error = (actual.gradients[name] - plain_gradient).norm().item()
         if not error <= max(_GRADIENT_TOLERANCE, rounding) * max(norms[name], least):
