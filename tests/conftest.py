@@ -75,8 +75,8 @@ with suppress(ImportError):  # a sweep reads this file too, and has no need of h
     from hypothesis import settings
 
     # No test asserts how long something takes: a shared machine stalls for longer than any limit. The examples differ
-    # from run to run, so that many runs of a quarter of hypothesis' usual hundred see as much.
-    settings.register_profile("ntp", settings.default, deadline=None, max_examples=25)
+    # from run to run, so that many runs of half of hypothesis' usual hundred see as much.
+    settings.register_profile("ntp", settings.default, deadline=None, max_examples=50)
     settings.register_profile("quick", settings.get_profile("ntp"), max_examples=10)
     settings.load_profile("ntp")
 

@@ -234,7 +234,8 @@ def test_a_side_that_cannot_run_never_passes(repository, base, head, status, say
     assert repository.is_clean()
 
 
-def test_an_interrupt_leaves_no_worktree_and_no_process(repository):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interrupt_leaves_no_worktree_and_no_process(repository, number, status):
     repository.commit(model=MODEL.format(change=""))
     command = [*NTP_GUARD, *OPTIONS, "--budget", "100s"]
     process = subprocess.Popen(command, cwd=repository.path, stderr=subprocess.PIPE, text=True)
@@ -243,10 +244,10 @@ def test_an_interrupt_leaves_no_worktree_and_no_process(repository):
         assert process.poll() is None
         time.sleep(0.05)
     for _ in range(3):
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         time.sleep(0.1)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == status
     assert "what was measured is kept" in errors
     assert errors.count("\n") == 1
     assert repository.is_clean()

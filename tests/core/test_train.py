@@ -32,7 +32,7 @@ def losses(run: TrainingRun, steps: int, **options: int) -> list[float]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("threads", "steps"), [(1, 30), (2, 10)])
+@pytest.mark.parametrize(("threads", "steps"), [(1, 100), (2, 10)])
 def test_golden_losses(threads: int, steps: int):
     """The loss curve of ``ntp train``. An intended change of it is made here, too, and explained.
 
