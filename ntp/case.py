@@ -195,10 +195,11 @@ class Runtime(Options):
     allocator: Literal["glibc-tuned", "glibc", "jemalloc", "tcmalloc", "mimalloc"] = "glibc-tuned"
     """'glibc-tuned' keeps large blocks in the heap, so that their pages are not faulted in again at every step; 'glibc'
     has its usual settings; 'jemalloc', 'tcmalloc' and 'mimalloc' are preloaded where they are installed."""
-    wait_policy: Literal["passive", "active", "unset"] = "passive"
-    """What idle OpenMP threads do: sleep ('passive'), spin ('active'), or what OpenMP does by default ('unset')."""
+    wait_policy: Literal["unset", "passive", "active"] = "unset"
+    """What idle OpenMP threads do: what OpenMP does by default ('unset': spin for a moment, then sleep), sleep at once
+    ('passive'), or spin ('active')."""
     affinity: Literal["pinned", "free"] = "pinned"
-    """'pinned' ties each thread to a CPU; 'free' lets the kernel move them."""
+    """'pinned' ties each thread to a CPU of its own; 'free' lets the kernel move them."""
     interop_threads: Positive = 1
     """Number of torch threads between operators, which a training step hardly uses."""
     huge_pages: Literal["default", "thp"] = "default"

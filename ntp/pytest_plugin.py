@@ -5,7 +5,7 @@ A benchmark asks for the fixtures ``measure`` and ``case`` and hands one to the 
     def test_train_step(measure, case):
         measure(case)
 
-It is then run once for each combination of the ``--ntp-...`` options, each case in a worker process of its own.
+It is then run once for each combination of the ``--ntp-...`` options, each case in worker processes of its own.
 """
 
 import os
@@ -29,7 +29,8 @@ OPTIONS = (
     *("threads", "batch_sizes", "seq_lens", "precisions", "steps"),
     *("model", "data", "vocab_size", "embed_dim", "hidden_dim", "seed"),
     *("allocator", "wait_policy", "affinity", "interop_threads", "huge_pages", "denormals"),
-    *("sample_time", "min_samples", "no_profile", "timeout", "report_dir", "baseline"),
+    *("rounds", "order_seed", "precision", "budget", "sample_time", "min_samples", "no_profile", "timeout"),
+    *("report_dir", "baseline"),
 )
 """The options, by the names of the fields that they fill."""
 
@@ -148,7 +149,8 @@ def pytest_collection_modifyitems(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Count what is going to be measured, and refuse what would waste it."""
     if sweep := session.config.stash.get(_SWEEP, None):
-        sweep.planned = 0 if sweep.benchmarks.skip else sum(map(_is_measured, session.items))
+        measured = [] if sweep.benchmarks.skip else list(filter(_is_measured, session.items))
+        sweep.plan(len(measured), [sweep.case(item.callspec.params) for item in measured if _is_ours(item, "case")])
         try:
             sweep.prepare()
         except NtpError as error:
@@ -161,19 +163,34 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     return sweep.forecast() if sweep else []
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> None:
-    """From here on, kill ends a sweep as Ctrl-C does, and a second or third Ctrl-C does not cost the reports."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    """From here on, kill ends a sweep as Ctrl-C does, and a second or third Ctrl-C does not cost the reports.
+
+    After a Ctrl-C within the rounds, the cases that have an interval by then still take their results. Only then is the
+    session interrupted.
+    """
     sweep = session.config.stash.get(_SWEEP, None)
     if sweep and sweep.planned and not sweep.benchmarks.disabled:
         sweep.interrupts.__enter__()
         session.config.add_cleanup(sweep.interrupts.__exit__)
+    try:
+        return (yield)
+    finally:
+        if sweep and sweep.interrupted:
+            raise sweep.interrupted
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """If a test goes on in spite of Ctrl-C, listen for the next one again."""
-    if sweep := item.config.stash.get(_SWEEP, None):
+    """Once the rounds have been left, run nothing but the benchmarks that have a result; else listen for Ctrl-C."""
+    sweep = item.config.stash.get(_SWEEP, None)
+    if sweep is None:
+        return
+    if sweep.interrupted is None:
         sweep.interrupts.forget()
+    elif not (_is_measured(item) and _is_ours(item, "case") and sweep.has_result(sweep.case(item.callspec.params))):
+        pytest.skip("the sweep was interrupted")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -189,7 +206,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the run once more, now that its length is known, with its web page, and judge it."""
     sweep = session.config.stash.get(_SWEEP, None)
     if sweep and (sweep.measured or sweep.failures):
-        sweep.write(page=True)
+        sweep.write()
     if sweep:
         sweep.judge(session)
         if sweep.interrupts.terminated:
@@ -233,10 +250,11 @@ def case(request: pytest.FixtureRequest) -> "Case":
 
 @pytest.fixture(name="measure")
 def measure_fixture(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture") -> "Callable[[Case], None]":
-    """A function that measures a case in a fresh worker and records it.
+    """A function that gives a case its measurement and records it.
 
-    The samples are taken first and handed to pytest-benchmark afterwards, so that a case that fails or is interrupted
-    half way never enters its tables or files. With ``--benchmark-disable`` the worker runs one step, untimed.
+    The first one to be called measures the cases of the whole session, in rounds. The samples are handed to
+    pytest-benchmark afterwards, so that a case that fails or is interrupted half way never enters its tables or files.
+    With ``--benchmark-disable`` a worker runs one step, untimed.
     """
     from ntp.sweep import worker_clock
 
@@ -246,19 +264,17 @@ def measure_fixture(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture
         try:
             with _failing_safe(benchmark):
                 if benchmark.disabled:
-                    with sweep.start_untimed(case) as worker:
+                    with sweep.start(case) as worker:
                         worker.load()
                         benchmark.pedantic(worker.run, args=(1,))
                     return
-                measurement = sweep.measure(case)
+                measurement = sweep.result(case)
         except WorkerFailed as error:
-            sweep.failed(case, error)
             message = "\n".join(filter(None, (str(error), error.stderr_tail)))
             raise pytest.fail.Exception(message, pytrace=False) from None
         benchmark.extra_info["ntp"] = measurement.model_dump(mode="json")
         benchmark.pedantic(worker_clock.replay(measurement.step_time_ns), rounds=len(measurement.step_time_ns))
         sweep.measured += 1
-        sweep.write()
 
     return measure_case
 

@@ -1,11 +1,13 @@
-"""A sweep under pytest: its cases, how they are measured, and the files that are written after each of them."""
+"""A sweep under pytest: its cases, the rounds in which they are measured, and the files that are written."""
 
 import itertools
 import json
 import os
+import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,10 +24,13 @@ from ntp.machine.cpus import available_cpus, check_runtime, check_threads
 from ntp.machine.runtime import environment_variables
 from ntp.records.peaks import MachinePeaks
 from ntp.records.run import Failure, Measurement, Run, write_whole
+from ntp.records.run_file import save_run
 from ntp.records.sole_writer import sole_writer
+from ntp.runners.bench import Bench
 from ntp.runners.roofline import measure_peaks
+from ntp.runners.sweep import Plan, RoundsSweep, forecast_s
 from ntp.sweep_options import SweepOptions
-from ntp.worker.driver import Observing, PipeWorker, Sampling, measure, observe
+from ntp.worker.driver import Observing, PipeWorker, Sampling
 from ntp.worker.pairs import WorkerStarter
 from ntp.worker.sources import Source
 
@@ -37,13 +42,10 @@ if TYPE_CHECKING:
 MATRIX = ("threads", "batch_size", "seq_len", "precision", "step")
 """What the sweep's options vary, by the names that ``--benchmark-group-by=param:threads`` and similar options know."""
 
-SECONDS_AROUND_SAMPLES = 4.0
-"""Seconds that starting, warming up and observing a worker take, roughly. Only the forecast uses them."""
-
 RUN = "run.json"
 REPORTS = ("report.md", "report.csv", "report.html")
 
-OPERATOR_STEPS = 3
+OPERATOR_STEPS = 2
 """Steps of each case under torch.profiler, after those that are timed."""
 
 
@@ -74,7 +76,7 @@ worker_clock = WorkerClock()
 
 
 class Sweep:
-    """One pytest session's measurements: the cases, and the files that are written after each of them."""
+    """One pytest session's measurements: the cases, and the files that are made of them."""
 
     def __init__(self, config: pytest.Config, given: Mapping[str, Any]) -> None:
         self.config = config
@@ -82,13 +84,24 @@ class Sweep:
         self.started_s = time.perf_counter()
         self.planned = 0
         self.measured = 0
-        self.failures: list[Failure] = []
+        self.interrupted: KeyboardInterrupt | None = None
+        """What ended the rounds before their time."""
+        self.ended_by = ""
+        """The case whose failure did, if --maxfail or -x says so."""
         self.interrupts = Interrupts()
+        self._cases: tuple[Case, ...] = ()
+        self._rounds: list[RoundsSweep] = []
         self._prepared = False
         self._given = dict(given)
         self.options = options = SweepOptions.of(given)
-        self.sampling = Sampling(time_s=options.sample_time, min_samples=options.min_samples)
-        self.observing = Observing(operator_steps=0 if options.no_profile else OPERATOR_STEPS)
+        self._plan = Plan(
+            rounds=options.rounds,
+            order_seed=secrets.randbelow(2**31) if options.order_seed is None else options.order_seed,
+            sampling=Sampling(time_s=options.sample_time, min_samples=options.min_samples),
+            observing=Observing(operator_steps=0 if options.no_profile else OPERATOR_STEPS),
+            precision=options.precision,
+            budget_s=options.budget,
+        )
         self.threads = options.threads or tuple(dict.fromkeys((1, available_cpus().max_threads)))
         check_threads(max(self.threads))
         self.report_dir = config.rootpath / options.report_dir  # itself, where it is absolute
@@ -112,6 +125,10 @@ class Sweep:
         session = self.config.pluginmanager.get_plugin("pytest-benchmark")
         assert isinstance(session, BenchmarkSession)
         return session
+
+    def plan(self, planned: int, cases: Sequence[Case]) -> None:
+        """Take note of how many benchmarks the session has, and of their cases, as far as these are known yet."""
+        self.planned, self._cases = planned, tuple(cases)
 
     def prepare(self) -> None:
         """Refuse before the first case what would waste the sweep. A session that measures nothing is not checked.
@@ -137,9 +154,12 @@ class Sweep:
         """Say what is about to happen, in lines; there are none if nothing is measured."""
         if not self.planned or self.benchmarks.disabled:
             return []
-        seconds = self.planned * (SECONDS_AROUND_SAMPLES + self.sampling.time_s)
-        cases = "1 case" if self.planned == 1 else f"{self.planned} cases"
-        lines = [f"ntp: {cases}, about {seconds:.0f} s; reports go to {os.path.relpath(self.report_dir)}"]
+        plan, cases = self._plan, "1 case" if self.planned == 1 else f"{self.planned} cases"
+        rounds = "1 round" if plan.rounds == 1 else f"{plan.rounds} rounds"
+        about = f"about {forecast_s(self._cases, plan):.0f} s"
+        if plan.precision is not None:
+            about += f", up to {plan.budget_s:.0f} s for ±{plan.precision:.2%}"
+        lines = [f"ntp: {cases} in {rounds}, {about}; reports go to {os.path.relpath(self.report_dir)}"]
         return lines if self.gate is None else [*lines, *(f"ntp: {line}" for line in self.gate.forecast())]
 
     def combinations(self, *, largest: bool = False, **fixed: Sequence[str]) -> list[dict[str, Any]]:
@@ -161,26 +181,74 @@ class Sweep:
         """Return the case of one of the :meth:`combinations`."""
         return Case.of(self._given | named_step(values["step"]).model_dump(exclude_defaults=True) | dict(values))
 
-    def start(self, case: Case) -> PipeWorker:
-        return PipeWorker(case, timeout_s=self.options.timeout)
-
-    def start_untimed(self, case: Case) -> PipeWorker:
-        """A worker that is not timed: a fork, which is there in a tenth of the time."""
-        return self._starter(case, Source.here())
+    def start(self, case: Case, source: Source | None = None) -> PipeWorker:
+        """Start a worker as a fork, which is there in a tenth of the time."""
+        return self._starter(case, source or Source.here())
 
     @cached_property
     def _starter(self) -> WorkerStarter:
-        starter = WorkerStarter(timeout_s=self.options.timeout)
+        starter = WorkerStarter(timeout_s=self.options.timeout, forks=None)
         self.config.add_cleanup(starter.stop)
         return starter
 
-    def measure(self, case: Case) -> Measurement:
-        """Measure the case in a fresh worker; let the observers look at a whole step afterwards."""
-        with self.start(case) as worker:
-            measurement = measure(case, worker, self.sampling.for_case(case))
-            if case.workload.part != "step":
-                return measurement
-            return measurement.model_copy(update={"observations": observe(worker, self.observing)})
+    def result(self, case: Case) -> Measurement:
+        """Return what the rounds gave for a case. The first call measures the cases of the whole session.
+
+        A case that the session did not know of gets rounds of its own. Where the rounds were left early, a benchmark
+        without a result is skipped.
+
+        Raises:
+            WorkerFailed: the case failed in one of the rounds.
+        """
+        if not any(rounds.knows(case) for rounds in self._rounds):
+            self._measure(self._cases if case in self._cases else (case,))
+        rounds = next(rounds for rounds in self._rounds if rounds.knows(case))
+        if case in rounds.failures:
+            raise rounds.failures[case]
+        if not self.has_result(case):
+            why = f"{self.ended_by} failed, and the session ends with it" if self.ended_by else "it was interrupted"
+            pytest.skip(f"the sweep ended before there was a result: {why}")
+        return rounds.measurements[case]
+
+    def has_result(self, case: Case) -> bool:
+        """Whether a case has processes enough for a result, or has failed."""
+        return any(rounds.has_result(case) for rounds in self._rounds)
+
+    def _measure(self, cases: Sequence[Case]) -> None:
+        """Measure in rounds, and write the run after each. Ctrl-C, or as many failures as are allowed, end them."""
+        session_plan = self._plan.model_copy(update={"with_plain": not self._rounds})
+        rounds = RoundsSweep(cases, session_plan, Bench(self.start, progress=self._progress))
+        self._rounds.append(rounds)
+        allowed = self.config.option.maxfail
+        try:
+            self._progress("importing torch")
+            self._starter.prepare(rounds.runtimes)
+            for _ in rounds.run(until=lambda: bool(allowed) and len(self.failures) >= allowed):
+                save_run(self._record(), self.report_dir / RUN)
+        except KeyboardInterrupt as stop:
+            self.interrupted = stop
+        finally:
+            self._starter.stop()
+            del self._starter
+            self._progress("")
+        if allowed and len(self.failures) >= allowed:
+            self.ended_by = self.failures[-1].case_id
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The cases that gave no measurement."""
+        failed = (failure for rounds in self._rounds for failure in rounds.failures.items())
+        return [Failure.of(case.id, error) for case, error in failed]
+
+    def _record(self) -> Run:
+        """Return the run as it stands between two rounds, when no benchmark has taken its result yet."""
+        measurements = (
+            measurement
+            for rounds in self._rounds
+            for case, measurement in rounds.measurements.items()
+            if case in rounds.cases
+        )
+        return self._header_record().model_copy(update={"measurements": tuple(measurements)})
 
     @cached_property
     def peaks(self) -> MachinePeaks | None:
@@ -197,21 +265,30 @@ class Sweep:
         if reporter is not None and reporter.isatty:
             reporter.write_line(f"ntp: {message}")
 
-    def failed(self, case: Case, error: WorkerFailed) -> None:
-        """Record a case that gave no measurement."""
-        self.failures.append(Failure.of(case.id, error))
+    def _progress(self, message: str) -> None:
+        """Rewrite the line on stderr that says how far the rounds are, if somebody is watching."""
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r\x1b[K{f'ntp: {message}' if message else ''}")
+                sys.stderr.flush()
 
     def header(self) -> dict[str, Any]:
         """Return what the run's document says about the sweep as a whole, so far."""
-        run = Run(
+        return self._header_record().header()
+
+    def _header_record(self) -> Run:
+        return Run(
             started=self.started.isoformat(timespec="seconds"),
             wall_time_s=round(time.perf_counter() - self.started_s, 3),
             command=("pytest", *map(str, self.config.invocation_params.args)),
             planned=self.planned,
+            rounds=self._plan.rounds,
+            order_seed=self._plan.order_seed,
+            plain=next((rounds.plain for rounds in self._rounds if rounds.plain), None),
             failures=tuple(self.failures),
             peaks=self.peaks if self.measured else None,  # nobody should wait for them in vain
         )
-        return run.header()
 
     @cached_property
     def _machine_info(self) -> Any:
@@ -238,12 +315,8 @@ class Sweep:
         document = json.loads(safe_dumps(document))
         return document, Run.from_document(document)
 
-    def write(self, *, page: bool = False) -> None:
-        """Write run.json and the reports made from it. Ends the session when they cannot be written.
-
-        Args:
-            page: the charts, too, and the web page, which take some seconds to draw.
-        """
+    def write(self) -> None:
+        """Write run.json and the reports made from it. Ends the session when they cannot be written."""
         from ntp.report import text  # here, so that a pytest without benchmarks need not wait for it
 
         try:
@@ -253,9 +326,8 @@ class Sweep:
             write_whole(self.report_dir / RUN, json.dumps(document, indent=1) + "\n")
             write_whole(self.report_dir / "report.md", text.markdown(run))
             write_whole(self.report_dir / "report.csv", text.csv(run))
-            if page:
-                with suppress(KeyboardInterrupt):  # of somebody who does not want to wait for the charts, either
-                    self._draw(run)
+            with suppress(KeyboardInterrupt):  # of somebody who does not want to wait for the charts, either
+                self._draw(run)
         except (RecordError, MachineError) as error:
             pytest.exit(f"ntp: {error.explained()}", returncode=TOOL_FAILED)
         except OSError as error:  # pytest-benchmark's, which looks at the machine

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from ntp.case import BATCH_SIZES, EAGER, GROUPS, SEQ_LENS, Options, option_errors, step_levers
-from ntp.parsing import integers, names, seconds
+from ntp.case import BATCH_SIZES, EAGER, GROUPS, MAX_NUMBER, SEQ_LENS, Options, option_errors, step_levers
+from ntp.parsing import integers, names, seconds, share
+from ntp.runners.sweep import BUDGET_S, ROUNDS
 from ntp.worker.driver import Sampling
 
 
@@ -25,6 +26,7 @@ def _folder(text: str) -> Path:
 Integers = Annotated[tuple[int, ...], BeforeValidator(integers)]
 Names = Annotated[tuple[str, ...], BeforeValidator(names)]
 Seconds = Annotated[float, BeforeValidator(seconds)]
+Share = Annotated[float, BeforeValidator(share)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 
 
@@ -41,10 +43,18 @@ class SweepOptions(Options):
     """Precisions to measure, as ntp train --precision takes them."""
     steps: Names = (EAGER,)
     """Ways to compute the step: 'eager', or levers joined by '+'."""
+    rounds: int = Field(ROUNDS, ge=1, le=MAX_NUMBER)
+    """Rounds of the sweep. Each measures every case in a fresh process, in random order."""
+    order_seed: int | None = Field(None, ge=0, le=MAX_NUMBER)
+    """Random seed for the order of the cases within the rounds."""
+    precision: Share | None = None
+    """Add rounds for the cases whose interval is wider than this to either side, as in 1%."""
+    budget: Seconds = BUDGET_S
+    """How long the sweep may take in all while it adds rounds for --ntp-precision."""
     sample_time: Seconds = Sampling().time_s
-    """How long each case is timed after its warm-up; parts of a step are timed for a quarter of it."""
+    """How long each process is timed after its warm-up; parts of a step are timed for a quarter of it."""
     min_samples: int = Field(Sampling().min_samples, ge=1)
-    """Minimum number of timed steps, however long they take."""
+    """Minimum number of timed steps of each process, however long they take."""
     no_profile: bool = False
     """Skip the pass under torch.profiler after the timed one: no operators, bytes moved or roofline."""
     timeout: Seconds = 300.0
@@ -66,7 +76,14 @@ class SweepOptions(Options):
             return cls.model_validate({name: given[name] for name in cls.model_fields if name in given})
 
 
-_DEFAULTS = {"threads": "1 and all CPUs available", "baseline": "none"}
+_DEFAULTS = {
+    "threads": "1 and all CPUs available",
+    "baseline": "none",
+    "order_seed": "drawn, and recorded",
+    "precision": "none",
+}
+
+_METAVARS = {"report_dir": "DIR", "baseline": "DIR", "order_seed": "N", "precision": "SHARE"}
 
 
 def help_of(option: str) -> dict[str, Any]:
@@ -86,6 +103,6 @@ def help_of(option: str) -> dict[str, Any]:
         case int() as number:
             metavar, default = "N", str(number)
         case text:
-            metavar, default = "DIR" if option in {"report_dir", "baseline"} else "NAME", str(text)
+            metavar, default = _METAVARS.get(option, "NAME"), str(text)
     shown = f"{shown} Default: {_DEFAULTS.get(option, default)}"
     return {"metavar": metavar, "help": shown.replace("%", "%%")}

@@ -18,6 +18,7 @@ import measuring
 import page
 import pictures
 import pools
+from neighbour import neighbour
 from pools import CONDITIONS, FOLDER
 from recordings import FOLDER_HELP, Again, Only, chosen, new_file, run, tell, write
 from slower import SLOWDOWNS
@@ -40,7 +41,7 @@ def record(
 ) -> None:
     """Record pairs of identical code, alternating between the four cases. An interruption keeps what is there."""
     path = new_file(pools.path_of("identical", list(CONDITIONS)[beside], folder), again)
-    with measuring.neighbour(beside):
+    with neighbour(beside):
         measuring.record_pairs(path, rounds)
 
 
@@ -65,7 +66,7 @@ def runs(
 ) -> None:
     """Run whole guards of identical code: ``ntp guard --base HEAD`` in a clean clone."""
     path = new_file(pools.path_of("runs", list(CONDITIONS)[beside], folder), again)
-    with measuring.neighbour(beside):
+    with neighbour(beside):
         measuring.record_runs(path, number)
 
 

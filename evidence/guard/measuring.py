@@ -6,8 +6,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,6 @@ from ntp.worker.pairs import WARM_UP_WINDOW, StartWorker, WorkerStarter, measure
 from ntp.worker.sources import Source
 
 _NO_BUDGET_S = 7 * 86_400.0
-
-_BUSY = """
-import os
-parent = os.getppid()
-os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-while os.getppid() == parent:
-    for _ in range(10**6):
-        pass
-"""
-
-
-@contextmanager
-def neighbour(wanted: bool) -> Iterator[None]:
-    """Keep the last CPU busy with another process, as a neighbour on a shared machine does, if one is wanted."""
-    with ExitStack() as stack:
-        if wanted:
-            busy = stack.enter_context(subprocess.Popen([sys.executable, "-c", _BUSY]))
-            stack.callback(busy.kill)
-        yield
 
 
 def record_pairs(path: Path, rounds: int, base: str = "HEAD", head: str = "HEAD", directory: Path = ROOT) -> None:

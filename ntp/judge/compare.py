@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from ntp.case import GROUPS, Case, Workload
 from ntp.errors import OptionError
 from ntp.judge.differences import differences
-from ntp.judge.statistics import Interval, median_interval
+from ntp.judge.processes import Level
+from ntp.judge.statistics import Interval
 from ntp.records.environment import Machine, Software
 from ntp.records.run import Measurement, Run
 
@@ -142,7 +143,7 @@ def _row(measurements: Sequence[Measurement]) -> ComparedRow:
 
 
 def _compared(measurement: Measurement, base: tuple[Measurement, Compared] | None) -> Compared:
-    time_ns = median_interval(measurement.samples_ns)
+    time_ns = Level.of(measurement).interval
     tokens = measurement.case.workload.tokens
     ratio = None
     if base is not None:

@@ -84,7 +84,7 @@ class MeasurementWarning(Frozen):
 def warnings_of(measurement: Measurement) -> tuple[MeasurementWarning, ...]:
     """Return everything that casts doubt on a measurement. What is unknown causes no warning."""
     return (
-        *_of_the_conditions(measurement.environment.conditions or Conditions()),
+        *_of_the_conditions(measurement.processes[-1].conditions),
         *_of_the_samples(measurement),
         *_of_the_runtime(measurement),
         *_of_the_observers(measurement),
@@ -184,7 +184,7 @@ def _of_the_conditions(conditions: Conditions) -> Iterator[MeasurementWarning]:
 
 
 def _of_the_samples(measurement: Measurement) -> Iterator[MeasurementWarning]:
-    warm_up = measurement.warm_up
+    warm_up = measurement.processes[-1].warm_up
     if not warm_up.steady:
         steps, seconds = len(warm_up.step_time_ns), warm_up.wall_time_ns / 1e9
         yield MeasurementWarning(

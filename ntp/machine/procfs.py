@@ -76,3 +76,9 @@ def online_cpus(root: Path) -> tuple[int, ...]:
     cpus = read_cpu_list(root / "sys/devices/system/cpu/online")
     cpus = cpus or tuple(sorted(int(fields["processor"]) for fields in read_cpuinfo(root)))
     return cpus or (tuple(range(os.cpu_count() or 0)) if is_real(root) else ())
+
+
+def thread_cpu_ns(root: Path = REAL_ROOT) -> dict[int, int]:
+    """Read how long each thread of this process has run so far, in nanoseconds; empty if the kernel does not say."""
+    files = {int(folder.name): read_text(folder / "schedstat") for folder in (root / "proc/self/task").glob("[0-9]*")}
+    return {thread: int(text.split()[0]) for thread, text in files.items() if text and text.split()[0].isdecimal()}

@@ -14,16 +14,16 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ntp.case import MAX_NUMBER, Amount, Case, Count, Frozen
+from ntp.case import MAX_NUMBER, Amount, Case, Count, Frozen, Positive
 from ntp.errors import RecordError, WorkerFailed, not_written, refusal
 from ntp.files import replacing, try_to_write
 from ntp.lines import as_utf8
 from ntp.records.endings import Ending
-from ntp.records.environment import Environment
+from ntp.records.environment import Conditions, Environment
 from ntp.records.observations import Observations
 from ntp.records.peaks import MachinePeaks, Shape
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def _written(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -114,24 +114,60 @@ class Usage(Frozen):
 NOTHING_USED = Usage(**dict.fromkeys(Usage.model_fields, 0))
 
 
-class Measurement(Usage):
-    """The record of one case, with what its worker used while steps were timed."""
+class MeasuredProcess(Usage):
+    """One process of a case: its samples, what it used while they were taken, and what it ran beside."""
 
-    case: Case
+    started: str
+    """When its first sample was taken: ISO 8601, UTC."""
+    round: Positive = 1
+    """The round in which it was measured."""
     step_time_ns: tuple[Count, ...] = Field(min_length=1)
     """The samples: the duration of each timed step (or of its part, where the case names one), in order."""
     warm_up: WarmUp
     harness: Harness
+    conditions: Conditions = Conditions()
+    calibration_kernel: CalibrationKernel | None = None
+    """Null where torch refused the product."""
+    endings: tuple[Ending, ...] = ()
+    """How each block of timed steps left the process."""
+
+    @property
+    def median_ns(self) -> float:
+        """The median of its samples, as a divisor of rates: at least 1 ns, where a clock reads zero."""
+        return max(1.0, statistics.median(self.step_time_ns))
+
+
+class Measurement(Frozen):
+    """The record of one case: the processes that were measured, each with its samples.
+
+    The process is the unit of evidence: what two processes have in common, the steps of one cannot tell.
+    """
+
+    case: Case
+    processes: tuple[MeasuredProcess, ...] = Field(min_length=1)
+    """In the order in which they were measured."""
     parameters: Count
     """How many numbers the model learns."""
     parameter_dtypes: tuple[str, ...] = ()
     """torch's names of their types: torch.float32."""
     environment: Environment
+    """That of the first process."""
     observations: Observations = Observations()
-    calibration_kernel: CalibrationKernel | None = None
-    """Null in runs of an older ntp, and where torch refused the product."""
-    endings: tuple[Ending, ...] = ()
-    """How each block of timed steps left the process. Empty in runs of an older ntp."""
+
+    def with_processes_of(self, other: "Measurement") -> "Measurement":
+        """Add the processes of a later measurement of the same case, and its observations if there are any."""
+        observations = self.observations if other.observations == Observations() else other.observations
+        return self.model_copy(update={"processes": (*self.processes, *other.processes), "observations": observations})
+
+    @property
+    def medians_ns(self) -> tuple[float, ...]:
+        """The median step time of each process."""
+        return tuple(process.median_ns for process in self.processes)
+
+    @property
+    def step_time_ns(self) -> tuple[int, ...]:
+        """The samples of all processes, in order."""
+        return tuple(sample for process in self.processes for sample in process.step_time_ns)
 
     @property
     def samples_ns(self) -> tuple[int, ...]:
@@ -139,8 +175,18 @@ class Measurement(Usage):
         return tuple(max(1, sample) for sample in self.step_time_ns)
 
     @property
+    def usage(self) -> Usage:
+        """What all processes used while steps were timed."""
+        return sum(self.processes, NOTHING_USED)
+
+    @property
     def minor_page_faults_per_step(self) -> float:
-        return self.minor_page_faults / len(self.step_time_ns)
+        return self.usage.minor_page_faults / len(self.step_time_ns)
+
+    @property
+    def endings(self) -> tuple[Ending, ...]:
+        """How each block of each process left it."""
+        return tuple(ending for process in self.processes for ending in process.endings)
 
 
 class Failure(Frozen):
@@ -169,7 +215,13 @@ class Run(Frozen):
     command: Command
     planned: Count
     """The number of cases of the sweep. If there are fewer measurements and failures, it was interrupted."""
+    rounds: Count = 1
+    """How many rounds were asked for: each measures every case in a process of its own."""
+    order_seed: Count = 0
+    """The seed of the order of the cases within the rounds."""
     measurements: tuple[Measurement, ...] = ()
+    plain: Measurement | None = None
+    """The largest case in a plain process, whose environment sets nothing, measured in the same rounds."""
     failures: tuple[Failure, ...] = ()
     peaks: MachinePeaks | None = None
     """This machine's roofline, for the thread counts of the measurements."""

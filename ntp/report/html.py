@@ -90,13 +90,11 @@ def _case_figures(measurement: Measurement) -> Iterator[Figure]:
 
 
 def _case_facts(measurement: Measurement) -> Iterator[Fact]:
-    warm_up = measurement.warm_up
-    steady = "steady" if warm_up.steady else "still changing when the limit was reached"
+    usage, warm_up = measurement.usage, measurement.processes[0].warm_up
     yield "Parameters", " ".join((f"{measurement.parameters:,}", *measurement.parameter_dtypes))
-    yield "Warm-up", f"{len(warm_up.step_time_ns)} steps, {steady}"
     if warm_up.compiling_step_ns:
         yield "Compiling", duration(sum(warm_up.compiling_step_ns))
-    yield "Page faults", f"{measurement.minor_page_faults:,} minor, {measurement.major_page_faults:,} major, in total"
+    yield "Page faults", f"{usage.minor_page_faults:,} minor, {usage.major_page_faults:,} major, in total"
     yield from process_facts(measurement.environment.process)
 
 

@@ -206,8 +206,8 @@ def _flops(measurement: Measurement) -> str:
 def _memory(measurement: Measurement, memory: MemoryProfile | None) -> str:
     faults = measurement.minor_page_faults_per_step
     resident = (
-        f"The process's resident size peaks at {size(measurement.peak_rss_bytes)}, interpreter and libraries included; "
-        f"there are {significant(faults)} minor page faults a step, and {measurement.major_page_faults} major ones in "
+        f"The process's resident size peaks at {size(measurement.usage.peak_rss_bytes)}, interpreter and libraries included; "
+        f"there are {significant(faults)} minor page faults a step, and {measurement.usage.major_page_faults} major ones in "
         "all."
     )
     if memory is None:

@@ -11,8 +11,6 @@ from typing import Any
 from ntp.case import PHASES, Runtime, StepConfig, Workload
 from ntp.judge.growth import Growth
 from ntp.judge.statistics import Interval
-from ntp.records.environment import Conditions
-from ntp.records.run import Harness
 from ntp.report.columns import Column
 from ntp.report.tables import CaseRow
 from ntp.report.units import duration, durations, ratio, share, significant, size
@@ -51,7 +49,7 @@ RATE_BETWEEN = Column[CaseRow](
 SPEED_UP = Column[CaseRow]("speed-up", lambda row: row.speed_up, ratio)
 EFFICIENCY = Column[CaseRow]("efficiency", lambda row: row.efficiency, share, short="effic.")
 SHARE_OF_STEP = Column[CaseRow]("of the step", lambda row: row.share_of_step, share)
-PEAK_RSS = Column[CaseRow]("peak RSS", lambda row: row.measurement.peak_rss_bytes, size)
+PEAK_RSS = Column[CaseRow]("peak RSS", lambda row: row.measurement.usage.peak_rss_bytes, size)
 SAMPLES = Column[CaseRow]("steps", lambda row: len(row.measurement.step_time_ns), _count)
 FLOPS = Column[CaseRow]("GFLOP/s", lambda row: row.achieved_flops_per_s, lambda flops: significant(flops / 1e9))
 OF_PEAK = Column[CaseRow]("of peak", lambda row: row.roofline and row.roofline.share_of_peak, share)
@@ -132,7 +130,7 @@ VALUES: dict[str, Callable[[CaseRow], Any]] = {
     "share_of_step": SHARE_OF_STEP.value,
     "peak_rss_bytes": PEAK_RSS.value,
     "minor_page_faults_per_step": FAULTS.value,
-    "major_page_faults": lambda row: row.measurement.major_page_faults,
+    "major_page_faults": lambda row: row.measurement.usage.major_page_faults,
     "parameters": lambda row: row.measurement.parameters,
     "flops_per_step": lambda row: row.observations.flops and row.observations.flops.total_flops,
     "achieved_flops_per_s": FLOPS.value,
@@ -142,10 +140,7 @@ VALUES: dict[str, Callable[[CaseRow], Any]] = {
     **{f"{phase}_share": _phase(phase).value for phase in PHASES},
     "phase_cost": lambda row: row.observations.phases and row.observations.phases.cost,
     "peak_tensor_bytes": PEAK_TENSORS.value,
-    "warm_up_steps": lambda row: len(row.measurement.warm_up.step_time_ns),
-    "warm_up_steady": lambda row: row.measurement.warm_up.steady,
-    **_fields("measurement.harness", Harness),
-    **_fields("conditions", Conditions),
+    "processes": lambda row: len(row.measurement.processes),
     "machine_fingerprint": lambda row: row.measurement.environment.machine.fingerprint,
     "software_fingerprint": lambda row: row.measurement.environment.software.fingerprint,
     "git_commit": lambda row: row.measurement.environment.git.commit,

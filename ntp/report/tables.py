@@ -6,7 +6,8 @@ from typing import NamedTuple
 from ntp.case import Case, Workload
 from ntp.judge.bottleneck import step_point
 from ntp.judge.growth import Growth, growths
-from ntp.judge.statistics import Interval, median_interval, quantile
+from ntp.judge.processes import Level
+from ntp.judge.statistics import Interval, quantile
 from ntp.judge.warnings import MeasurementWarning, warnings_of
 from ntp.records.environment import Conditions, Git, Machine, Software
 from ntp.records.observations import Observations
@@ -42,7 +43,7 @@ class CaseRow(NamedTuple):
 
     @property
     def conditions(self) -> Conditions:
-        return self.measurement.environment.conditions or Conditions()
+        return self.measurement.processes[-1].conditions
 
     @property
     def tokens_per_s(self) -> Interval:
@@ -125,7 +126,7 @@ class Tables(NamedTuple):
 
 def tables_of(run: Run) -> Tables:
     """The tables of a run, in the order in which it was measured."""
-    timed = [(measurement, median_interval(measurement.samples_ns)) for measurement in run.measurements]
+    timed = [(measurement, Level.of(measurement).interval) for measurement in run.measurements]
     # A case measured twice, as a benchmark that is collected twice would be, is compared by its last measurement.
     medians_ns = {measurement.case: time_ns.value for measurement, time_ns in timed}
     rows = tuple(_row(measurement, time_ns, medians_ns, run.peaks) for measurement, time_ns in timed)
@@ -175,7 +176,8 @@ def _fastest(rows: Sequence[CaseRow]) -> tuple[Fastest, ...]:
 
 
 def _harness_time(run: Run) -> HarnessTime:
-    harness = [measurement.harness for measurement in run.measurements]
+    extra = (run.plain,) if run.plain else ()
+    harness = [process.harness for measurement in (*run.measurements, *extra) for process in measurement.processes]
     start_s = sum(part.start_s for part in harness)
     warm_up_s = sum(part.warm_up_s for part in harness)
     timed_s = sum(part.timed_s for part in harness)

@@ -24,6 +24,7 @@ from ntp.worker.sources import Source
 TRACE = "trace.json"
 FILES = (TRACE, *FLAME_FILES)
 """Files that are written beside the run."""
+SAMPLING = Sampling(time_s=4.0, min_samples=10)
 OBSERVING = Observing(phase_pairs=20, operator_steps=5)
 FLAME_S = 3.0
 """Seconds of each of the two flame recordings."""
@@ -71,7 +72,7 @@ def profile(
     try:
         with bench.start(case, Source.here()) as worker:
             bench.progress("starting a worker, warming it up and timing its steps")
-            measurement = measure(case, worker, sampling or Sampling())
+            measurement = measure(case, worker, sampling or SAMPLING)
             yield (run := run_with(measurements=(measurement,)))
             bench.progress("observing phases, memory, operations and operators")
             measurement = measurement.model_copy(update={"observations": _observed(worker, observing, out_dir)})

@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from pydantic import Field
@@ -14,9 +15,17 @@ from ntp.machine.cpus import available_cpus, choose_cpus, read_topology
 from ntp.machine.software import read_git
 from ntp.machine.system import read_counters, read_machine
 from ntp.observe.passes import PASSES
-from ntp.records.environment import Environment, conditions
+from ntp.records.environment import Environment, Git, conditions
 from ntp.records.observations import Observations
-from ntp.records.run import NOTHING_USED, CalibrationKernel, Harness, KernelBurst, Measurement, WarmUp
+from ntp.records.run import (
+    NOTHING_USED,
+    CalibrationKernel,
+    Harness,
+    KernelBurst,
+    MeasuredProcess,
+    Measurement,
+    WarmUp,
+)
 from ntp.worker.channel import Channel, Refused
 from ntp.worker.launch import Launch, new_process
 from ntp.worker.protocol import Imported, Loaded, Ran, Worker
@@ -74,14 +83,17 @@ class PipeWorker(Channel):
 
 
 class Sampling(Frozen):
-    """How many steps are timed: as many as fill ``time_s`` seconds at the warm-up's pace, within bounds."""
+    """How many steps of a process are timed: as many as fill ``time_s`` seconds at the warm-up's pace, within bounds.
 
-    time_s: float = Field(4.0, gt=0)
-    min_samples: int = Field(10, ge=1)
+    A process's own level differs from the next one's by more than the median of a second's steps is uncertain: time is
+    better spent on another process than on more steps.
+    """
+
+    time_s: float = Field(0.5, gt=0)
+    min_samples: int = Field(3, ge=1)
     max_samples: int = Field(2000, ge=1)
     blocks: int = Field(8, ge=1)
-    """The steps are run in this many blocks, with the calibration kernel before, between and after them: timed at both
-    ends alone, it adds as much noise as it takes away. The first step of a block is slower, by about 1%."""
+    """The steps are run in this many blocks. After each, the process says what it has come to: loss and memory."""
 
     def steps(self, warm_up: WarmUp) -> int:
         """The number of steps to time, from the median of the newest half of the warm-up.
@@ -99,11 +111,25 @@ class Sampling(Frozen):
 
 
 def measure(
-    case: Case, worker: Worker, sampling: Sampling, clock_s: Callable[[], float] = time.perf_counter
+    case: Case,
+    worker: Worker,
+    sampling: Sampling,
+    *,
+    round_: int = 1,
+    git: Git | None = None,
+    clock_s: Callable[[], float] = time.perf_counter,
 ) -> Measurement:
-    """Load, warm up and run a worker that was just started, and make the record. The worker is left running.
+    """Load, warm up and run a worker that was just started, and make the record of its process. It is left running.
 
-    The steps are run in blocks, and the calibration kernel before, between and after them.
+    The calibration kernel is timed before the first step and after the last.
+
+    Args:
+        case: what the worker holds.
+        worker: just started.
+        sampling: how many steps are timed.
+        round_: the number of the round, for the record.
+        git: the commit that is measured; read unless given, which takes a moment.
+        clock_s: a clock of seconds.
 
     Raises:
         WorkerFailed: the worker died, hung, refused the case or gave a malformed answer.
@@ -113,14 +139,19 @@ def measure(
     loaded_s = clock_s()
     warm_up = worker.warm_up()
     warm_s = clock_s()
+    started = datetime.now(UTC).isoformat(timespec="milliseconds")
     counters, parent_cpu_s = read_counters(), time.process_time()
-    blocks, bursts = _run_in_blocks(worker, sampling, sampling.steps(warm_up))
+    before = _burst(worker)
+    blocks = _run_in_blocks(worker, sampling, sampling.steps(warm_up))
+    after = _burst(worker) if before else None
     done_s = clock_s()
     parent_cpu_s = time.process_time() - parent_cpu_s
+    bursts = (before, after) if before and after else ()
     worker_cpu_s = sum(block.cpu_time_s for block in blocks) + sum(burst.cpu_time_s for burst in bursts)
-    return Measurement(
+    process = MeasuredProcess(
         **dict(sum(blocks, NOTHING_USED)),
-        case=case,
+        started=started,
+        round=round_,
         step_time_ns=tuple(time_ns for block in blocks for time_ns in block.step_time_ns),
         warm_up=warm_up,
         harness=Harness(
@@ -129,38 +160,33 @@ def measure(
             timed_s=done_s - warm_s,
             parent_cpu_s=parent_cpu_s,
         ),
+        conditions=conditions(counters, read_counters(), worker_cpu_s + parent_cpu_s),
+        calibration_kernel=_calibration_kernel(bursts),
+        endings=tuple(block.ending for block in blocks),
+    )
+    return Measurement(
+        case=case,
+        processes=(process,),
         parameters=loaded.parameters,
         parameter_dtypes=loaded.parameter_dtypes,
         environment=Environment(
             machine=read_machine(),
             software=loaded.software,
             process=loaded.process,
-            git=read_git(),
-            conditions=conditions(counters, read_counters(), worker_cpu_s + parent_cpu_s),
+            git=read_git() if git is None else git,
         ),
-        calibration_kernel=_calibration_kernel(bursts),
-        endings=tuple(block.ending for block in blocks),
     )
 
 
-def _run_in_blocks(worker: Worker, sampling: Sampling, steps: int) -> tuple[list[Ran], list[KernelBurst]]:
-    """Run the steps in blocks of sizes as equal as possible, with a burst of the calibration kernel around each.
-
-    A measurement without bursts is as good, but cannot be held against a baseline later. As they have to cover all of
-    the steps, there are none where one was refused.
-    """
+def _run_in_blocks(worker: Worker, sampling: Sampling, steps: int) -> list[Ran]:
+    """Run the steps in blocks of sizes as equal as possible."""
     count = min(sampling.blocks, steps)
-    burst, bursts, blocks = _burst(worker), [], []
-    for number in range(count):
-        size = steps * (number + 1) // count - steps * number // count
-        blocks.append(worker.run(size, expected_s=sampling.time_s * size / steps))
-        if burst is not None:
-            bursts.append(burst)
-            burst = _burst(worker)
-    return blocks, [] if burst is None else [*bursts, burst]
+    sizes = [steps * (number + 1) // count - steps * number // count for number in range(count)]
+    return [worker.run(size, expected_s=sampling.time_s * size / steps) for size in sizes]
 
 
 def _burst(worker: Worker) -> KernelBurst | None:
+    """Time the calibration kernel. A measurement without it is as good, but a baseline cannot use it."""
     try:
         return worker.calibration_kernel()
     except Refused:
@@ -176,7 +202,7 @@ def _calibration_kernel(bursts: Sequence[KernelBurst]) -> CalibrationKernel | No
 class Observing(Frozen):
     """Which observers look at a case after it was measured, and for how many steps."""
 
-    phase_pairs: int = Field(4, ge=1)
+    phase_pairs: int = Field(3, ge=1)
     """How many steps have their phases timed. As many bare ones run between them."""
     operator_steps: int = Field(0, ge=0)
     """How many steps run under torch.profiler."""

@@ -8,6 +8,7 @@ survive a fork.
 Requests come over the socket, one JSON object a message, and are answered in order:
 
     {"fork": SOURCE, "mark": MARK}, with three file descriptors for standard input, output and error -> {"pid": PID}
+    {"ready": true} -> {}, once the modules are imported
     {"poll": PID} -> {"status": EXIT STATUS, minus the number of the signal it died of, or null while it runs}
 """
 
@@ -105,6 +106,8 @@ def _answer(
         for descriptor in descriptors:
             os.close(descriptor)
         return {"pid": pid}
+    if "ready" in request:
+        return {}
     pid, status = os.waitpid(request["poll"], os.WNOHANG)
     return {"status": os.waitstatus_to_exitcode(status) if pid else None}
 

@@ -144,6 +144,14 @@ class ForkServer:
             os.close(their_stdout)
         return ForkedProcess(answer["pid"], stdin, stdout, self._poll, mark)
 
+    def wait_until_ready(self) -> None:
+        """Wait until torch is imported, which would disturb whatever is timed meanwhile.
+
+        Raises:
+            WorkerFailed: the server is gone.
+        """
+        self._ask({"ready": True})
+
     def _poll(self, pid: int) -> int | None:
         try:
             status: int | None = self._ask({"poll": pid})["status"]

@@ -5,7 +5,7 @@ import random
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
@@ -52,10 +52,15 @@ class WorkerStarter:
     On Linux they are forks of a process that has torch loaded, one for each runtime, since a pair of new interpreters
     spends more time on imports than on steps. Forks share where the libraries lie in memory, and with it what that does
     to speed; so that no such place becomes part of the answer, the process is renewed after :data:`FORKS` workers.
+
+    Args:
+        timeout_s: how long one request to a worker may take.
+        forks: how many workers a process forks before it is renewed. None: it never is.
     """
 
-    def __init__(self, timeout_s: float = 300.0) -> None:
+    def __init__(self, timeout_s: float = 300.0, forks: int | None = FORKS) -> None:
         self._timeout_s = timeout_s
+        self._limit = forks
         self._servers: dict[Runtime, ForkServer] = {}
         self._forks: Counter[Runtime] = Counter()
         self._retired: ForkServer | None = None
@@ -63,7 +68,7 @@ class WorkerStarter:
     def __call__(self, case: Case, source: Source) -> PipeWorker:
         if sys.platform != "linux":
             return PipeWorker(case, timeout_s=self._timeout_s, source=source)
-        if self._forks[case.runtime] == FORKS:
+        if self._forks[case.runtime] == self._limit:
             # Its last fork may be the other half of a pair, and still at work: it ends when the next is renewed.
             self._retire(self._servers.pop(case.runtime))
             del self._forks[case.runtime]
@@ -72,6 +77,20 @@ class WorkerStarter:
         self._forks[case.runtime] += 1
         launch = self._servers[case.runtime].launch
         return PipeWorker(case, timeout_s=self._timeout_s, source=source, launch=launch)
+
+    def prepare(self, runtimes: Iterable[Runtime]) -> None:
+        """Start what forks the workers of these runtimes, all at once, and wait until it can.
+
+        Raises:
+            WorkerFailed: torch cannot be imported.
+        """
+        if sys.platform != "linux":
+            return
+        for runtime in runtimes:
+            if runtime not in self._servers:
+                self._servers[runtime] = ForkServer(runtime)
+        for server in self._servers.values():
+            server.wait_until_ready()
 
     def __enter__(self) -> Self:
         return self

@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from time import perf_counter_ns, process_time  # themselves: a model may put others in their places
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +21,7 @@ from ntp.case import Case, Frozen
 from ntp.errors import ModelError, NtpError, OptionError
 from ntp.lines import MESSAGE_CHARACTERS, first_line, shorten
 from ntp.machine.memory import anonymous_bytes, reset_peak_rss, usage_so_far
+from ntp.machine.procfs import thread_cpu_ns
 from ntp.observe.passes import PASSES
 from ntp.observe.phases import PhaseClock
 from ntp.observe.py_spy import allow_tracing
@@ -81,6 +83,23 @@ def take_cpus(cpus: list[int] | None) -> None:
             os.sched_setaffinity(int(thread), cpus)
 
 
+def spread_threads(cpus: list[int], cpu_ns: dict[int, int]) -> None:
+    """Give each busy thread of this process a CPU of its own: the main thread the first, the others in order.
+
+    Left to the kernel, two threads of one process sometimes share a CPU for seconds, and the step takes twice as long.
+
+    Args:
+        cpus: one for each busy thread.
+        cpu_ns: what each thread has run lately, by its id. The busiest are those that compute.
+    """
+    main = os.getpid()
+    others = sorted((thread for thread in cpu_ns if thread != main), key=lambda thread: (-cpu_ns[thread], thread))
+    busy = [main, *sorted(others[: len(cpus) - 1])]
+    for thread, cpu in zip(busy, cpus, strict=False):
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(thread, [cpu])
+
+
 class CaseHolder:
     """The case of this process, and the answers to the requests about it."""
 
@@ -89,6 +108,8 @@ class CaseHolder:
         self._threads: int
         self._compiles = False
         self._stepper: Stepper
+        self._cpus: list[int] = []
+        """One for each thread; empty where the case leaves them to the kernel."""
         self._settings: dict[str, str]
         """As they were before the model was loaded."""
 
@@ -111,6 +132,7 @@ class CaseHolder:
             observer.load()
         # After the import, which two workers that share a CPU would otherwise share it for, too.
         take_cpus(cpus)
+        self._cpus = list(cpus or ())
         self._threads, self._compiles = wanted.runtime.threads, wanted.step.compile != "off"
         torch.set_num_threads(self._threads)
         torch.set_num_interop_threads(wanted.runtime.interop_threads)
@@ -136,8 +158,21 @@ class CaseHolder:
         """Run steps until their time is steady, after those that compile."""
         run_step = self._stepper.run_step
         compiling = tuple(run_step() for _ in range(COMPILING_STEPS if self._compiles else 0))
-        warm = warm_up(run_step, perf_counter_ns, min_window)
+        warm = warm_up(self._steps_with_threads_spread().__next__, perf_counter_ns, min_window)
         return warm.model_copy(update={"compiling_step_ns": compiling})
+
+    def _steps_with_threads_spread(self) -> Iterator[int]:
+        """Run a step for each time that is asked for. The first shows which threads compute: they get their CPUs."""
+        from ntp.core.settings import read_settings
+
+        before = thread_cpu_ns()
+        yield self._stepper.run_step()
+        if len(self._cpus) > 1:
+            ran = {thread: cpu_ns - before.get(thread, 0) for thread, cpu_ns in thread_cpu_ns().items()}
+            spread_threads(self._cpus, ran)
+            self._settings = read_settings()
+        while True:
+            yield self._stepper.run_step()
 
     def run(self, steps: int) -> Ran:
         """Run and time exactly ``steps`` steps."""
