@@ -18,7 +18,6 @@ from ntp.case import PHASES, Case, Runtime, Workload
 from ntp.machine.runtime import RELEVANT
 from ntp.records.environment import (
     Cache,
-    Conditions,
     Environment,
     Git,
     Library,
@@ -54,7 +53,7 @@ from ntp.records.peaks import (
     gemm_flops,
     gemm_shapes,
 )
-from ntp.records.run import Harness, Measurement, Run, WarmUp
+from ntp.records.run import Harness, MeasuredProcess, Measurement, Run, WarmUp
 
 if TYPE_CHECKING:
     from ntp.worker.driver import PipeWorker
@@ -188,19 +187,38 @@ OPERATORS = (
 )
 
 
-def _measurement(case: str | Case = "simple-b8-s64-t1", step_time_ns: Sequence[int] = (), **other: Any) -> Measurement:
-    harness = {"start_s": 1.5, "warm_up_s": 1.0, "timed_s": 3.0, "parent_cpu_s": 0.003}
-    environment = {"conditions": Conditions(), "git": Git(commit="0123456789abcdef" * 2, branch="main", dirty=False)}
-    environment |= {name: other.pop(name) for name in ("machine", "software", "git", "conditions") if name in other}
-    values: dict[str, Any] = {
-        "case": Case.parse(case) if isinstance(case, str) else case,
-        "step_time_ns": tuple(step_time_ns) or tuple(10_000_000 + 10_000 * i for i in range(-10, 11)),
+def _measurement(
+    case: str | Case = "simple-b8-s64-t1",
+    step_time_ns: Sequence[int] = (),
+    levels: Sequence[float] = (1.0,),
+    **other: Any,
+) -> Measurement:
+    """A measurement of a process for each level: its samples are multiplied by it. Other fields are of every process,
+    or of the measurement.
+    """
+    samples = tuple(step_time_ns) or tuple(10_000_000 + 10_000 * i for i in range(-10, 11))
+    environment = {"git": Git(commit="0123456789abcdef" * 2, branch="main", dirty=False)}
+    environment |= {name: other.pop(name) for name in ("machine", "software", "git") if name in other}
+    of_process: dict[str, Any] = {
         "warm_up": WarmUp(step_time_ns=(30_000_000, *[10_000_000] * 11), wall_time_ns=140_000_000, steady=True),
-        "harness": Harness(**harness),
-        "parameters": 1_543_144,
+        "harness": Harness(start_s=1.5, warm_up_s=1.0, timed_s=3.0, parent_cpu_s=0.003),
         "peak_rss_bytes": 300 << 20,
         "minor_page_faults": 42,
         "major_page_faults": 0,
+    }
+    of_process |= {name: other.pop(name) for name in MeasuredProcess.model_fields if name in other}
+    values: dict[str, Any] = {
+        "case": Case.parse(case) if isinstance(case, str) else case,
+        "processes": tuple(
+            MeasuredProcess(
+                started=f"2025-01-02T03:04:{number:02}+00:00",
+                round=number,
+                step_time_ns=tuple(round(sample * level) for sample in samples),
+                **of_process,
+            )
+            for number, level in enumerate(levels, 1)
+        ),
+        "parameters": 1_543_144,
         "environment": Environment(
             **{"machine": MACHINE, "software": SOFTWARE, "process": Process(affinity=(0,)), **environment}
         ),
