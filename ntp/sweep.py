@@ -237,8 +237,14 @@ class Sweep:
     @property
     def failures(self) -> list[Failure]:
         """The cases that gave no measurement."""
-        failed = (failure for rounds in self._rounds for failure in rounds.failures.items())
-        return [Failure.of(case.id, error) for case, error in failed]
+        failed = ((rounds, failure) for rounds in self._rounds for failure in rounds.failures.items())
+        return [Failure.of(case.id, error) for rounds, (case, error) in failed if case in rounds.cases]
+
+    @property
+    def plain_failure(self) -> Failure | None:
+        """Why there is no measurement of the plain process, if it failed."""
+        errors = [(rounds.plain_case, rounds.plain_failure) for rounds in self._rounds]
+        return next((Failure.of(case.id, error) for case, error in errors if case and error), None)
 
     def _record(self) -> Run:
         """Return the run as it stands between two rounds, when no benchmark has taken its result yet."""
@@ -285,7 +291,10 @@ class Sweep:
             planned=self.planned,
             rounds=self._plan.rounds,
             order_seed=self._plan.order_seed,
+            precision=self._plan.precision,
+            budget_s=None if self._plan.precision is None else self._plan.budget_s,
             plain=next((rounds.plain for rounds in self._rounds if rounds.plain), None),
+            plain_failure=self.plain_failure,
             failures=tuple(self.failures),
             peaks=self.peaks if self.measured else None,  # nobody should wait for them in vain
         )

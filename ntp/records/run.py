@@ -220,8 +220,15 @@ class Run(Frozen):
     order_seed: Count = 0
     """The seed of the order of the cases within the rounds."""
     measurements: tuple[Measurement, ...] = ()
+    precision: Annotated[float, Field(gt=0)] | None = None
+    """The half-width, as a fraction, that every interval within the run was to reach. Null if rounds alone were asked
+    for."""
+    budget_s: Amount | None = None
+    """How long the sweep was allowed to take to reach it."""
     plain: Measurement | None = None
     """The largest case in a plain process, whose environment sets nothing, measured in the same rounds."""
+    plain_failure: Failure | None = None
+    """Why the plain process has no measurement. It is none of the planned cases, and not among their failures."""
     failures: tuple[Failure, ...] = ()
     peaks: MachinePeaks | None = None
     """This machine's roofline, for the thread counts of the measurements."""

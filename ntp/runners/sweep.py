@@ -58,6 +58,7 @@ class RoundsSweep:
     Attributes:
         cases: what is measured, besides the plain process.
         measurements: of each case that has a process so far, and has not failed.
+        plain_case: the largest case as a plain process, if it is to be measured.
         failures: why a case failed. It has no part in further rounds, and its processes are dropped.
     """
 
@@ -71,13 +72,18 @@ class RoundsSweep:
         self._took_s: dict[Case, float] = {}
         self._git = read_git()
         largest = largest_step(self.cases) if plan.with_plain else None
-        self._plain = largest and as_plain(largest)
-        self._all = (*self.cases, *({self._plain} - {None, *self.cases}))
+        self.plain_case = largest and as_plain(largest)
+        self._all = (*self.cases, *({self.plain_case} - {None, *self.cases}))
 
     @property
     def plain(self) -> Measurement | None:
         """The measurement of the largest case as a plain process."""
-        return self.measurements.get(self._plain) if self._plain else None
+        return self.measurements.get(self.plain_case) if self.plain_case else None
+
+    @property
+    def plain_failure(self) -> WorkerFailed | None:
+        """Why the plain process failed. None where it is one of the cases: then it is that case's failure."""
+        return self.failures.get(self.plain_case) if self.plain_case and self.plain_case not in self.cases else None
 
     @property
     def runtimes(self) -> tuple[Runtime, ...]:
@@ -134,7 +140,7 @@ class RoundsSweep:
         plan = self._plan
         with self._bench.start(case, Source.here()) as worker:
             measured = measure(case, worker, plan.sampling.for_case(case), round_=number, git=self._git)
-            is_observed = case.workload.part == "step" and case != self._plain and number == plan.rounds
+            is_observed = case.workload.part == "step" and case != self.plain_case and number == plan.rounds
             if is_observed and plan.observing is not None:
                 measured = measured.model_copy(update={"observations": observe(worker, plan.observing)})
         earlier = self.measurements.get(case)
