@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ntp.case import GROUPS, Case, Workload
 from ntp.errors import OptionError
 from ntp.judge.differences import differences
-from ntp.judge.processes import Level
+from ntp.judge.processes import levels
 from ntp.judge.statistics import Interval
 from ntp.records.environment import Machine, Software
 from ntp.records.run import Measurement, Run
@@ -143,7 +143,8 @@ def _row(measurements: Sequence[Measurement]) -> ComparedRow:
 
 
 def _compared(measurement: Measurement, base: tuple[Measurement, Compared] | None) -> Compared:
-    time_ns = Level.of(measurement).interval
+    level = levels([measurement])[measurement.case]
+    time_ns = level.interval or Interval(*[level.value_ns] * 3)
     tokens = measurement.case.workload.tokens
     ratio = None
     if base is not None:

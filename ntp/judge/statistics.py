@@ -4,7 +4,10 @@ It does without scipy, for a report must start at once, and ``scipy.special`` al
 The tests hold the limits against scipy's.
 """
 
+import math
 from collections.abc import Sequence
+from functools import cache
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +60,30 @@ def quantile(samples: Sequence[float], q: float) -> float:
         ValueError: there are no samples, or q is not between 0 and 1.
     """
     return float(np.quantile(_checked(samples), q))
+
+
+@cache
+def t_quantile(degrees: float, probability: float) -> float:
+    """Return the quantile of Student's t, for a probability of at least 1/2 and at least one degree of freedom.
+
+    With t = sqrt(degrees) tan(angle), the density is proportional to cos(angle)^(degrees - 1): smooth up to the angle,
+    so that a Gauss-Legendre sum is exact to rounding. The distribution function is concave above 0 and lies below the
+    normal one: Newton's steps from the normal quantile rise to the solution, and never pass it.
+    """
+    log_scale = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - math.log(math.pi) / 2
+    degrees = min(degrees, 1e6)  # from there on it is the normal one, and lgamma loses digits
+    nodes, weights = np.polynomial.legendre.leggauss(64)
+    t = NormalDist().inv_cdf(probability)
+    for _ in range(60):
+        angle = math.atan(t / math.sqrt(degrees))
+        powers = (degrees - 1) * np.log(np.cos(angle * (nodes + 1) / 2))
+        above_half = float(weights @ np.exp(log_scale + powers)) * angle / 2
+        log_density = log_scale - math.log(degrees) / 2 - (degrees + 1) / 2 * math.log1p(t * t / degrees)
+        step = (probability - 0.5 - above_half) * math.exp(-log_density)
+        t += step
+        if step <= 1e-12 * t:
+            break
+    return t
 
 
 def _checked(samples: Sequence[float]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":

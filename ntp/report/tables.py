@@ -6,7 +6,7 @@ from typing import NamedTuple
 from ntp.case import Case, Workload
 from ntp.judge.bottleneck import step_point
 from ntp.judge.growth import Growth, growths
-from ntp.judge.processes import Level
+from ntp.judge.processes import levels
 from ntp.judge.statistics import Interval, quantile
 from ntp.judge.warnings import MeasurementWarning, warnings_of
 from ntp.records.environment import Conditions, Git, Machine, Software
@@ -126,7 +126,11 @@ class Tables(NamedTuple):
 
 def tables_of(run: Run) -> Tables:
     """The tables of a run, in the order in which it was measured."""
-    timed = [(measurement, Level.of(measurement).interval) for measurement in run.measurements]
+    by_case = levels(run.measurements)
+    timed = [
+        (measurement, by_case[measurement.case].interval or Interval(*[by_case[measurement.case].value_ns] * 3))
+        for measurement in run.measurements
+    ]
     # A case measured twice, as a benchmark that is collected twice would be, is compared by its last measurement.
     medians_ns = {measurement.case: time_ns.value for measurement, time_ns in timed}
     rows = tuple(_row(measurement, time_ns, medians_ns, run.peaks) for measurement, time_ns in timed)
