@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (everybody's name for it)
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from ntp.errors import ModelError, StepError
 
 ROWS = 32
 """Distinct tokens are padded to a multiple of this number of rows."""
+
+_LEAST_PROBABILITY = 1e-30
+"""The logarithm of a smaller probability is computed from the logits: below 1e-38, fp32 loses digits and ends at 0."""
 
 _CHECKED_SEED = 0
 SHAKE = 0.02
@@ -180,7 +184,8 @@ class DeduplicatedLoss:
     def predict(self, inputs: Tensor, targets: Tensor | None = None) -> Distinct:  # noqa: ARG002  (of all positions)
         ids, counts, rows = distinct(inputs.flatten())
         # As sequences of one token each: a model may not support sequences as long as N.
-        return Distinct(self._model.logits(ids[:, None])[:, 0], counts, rows)
+        # squeeze, not [:, 0], whose gradient would be copied into a tensor of zeros.
+        return Distinct(self._model.logits(ids[:, None]).squeeze(1), counts, rows)
 
     def loss(self, predicted: Distinct, targets: Tensor) -> Tensor:
         return weighted_cross_entropy(predicted, targets.flatten())
@@ -194,12 +199,16 @@ def distinct(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ids are padded with zeros of count 0 to the next multiple of :data:`ROWS`: their number differs a little from batch
     to batch, and every new size would need new memory and a new oneDNN kernel.
     """
-    counts = torch.bincount(ids)  # (largest id + 1,)
-    present = counts.nonzero().squeeze(1)
-    row_of = torch.empty_like(counts)
-    row_of[present] = torch.arange(present.numel())
-    padding = (0, -present.numel() % ROWS)
-    return F.pad(present, padding), F.pad(counts[present], padding), row_of[ids]  # (N,), (N,), (M,)
+    tokens = ids.numpy()  # an operator of torch's costs more than counting a few thousand numbers
+    counts = np.bincount(tokens)  # (largest id + 1,)
+    present = np.flatnonzero(counts)
+    row_of = np.empty_like(counts)
+    row_of[present] = np.arange(present.size)
+    padded = np.zeros((2, -(-present.size // ROWS) * ROWS), np.int64)
+    padded[0, : present.size] = present
+    padded[1, : present.size] = counts[present]
+    padded_ids, padded_counts = torch.from_numpy(padded)  # (N,), (N,)
+    return padded_ids, padded_counts, torch.from_numpy(row_of[tokens])  # (N,), (N,), (M,)
 
 
 def weighted_cross_entropy(predicted: Distinct, targets: Tensor) -> Tensor:
@@ -217,19 +226,23 @@ def weighted_cross_entropy(predicted: Distinct, targets: Tensor) -> Tensor:
 class _WeightedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, counts: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
-        log_probabilities = logits.float().log_softmax(dim=1)  # (N, V)
-        cells = rows * logits.shape[1] + targets  # (M,): places in the (N, V) logits, row by row
-        ctx.save_for_backward(log_probabilities, counts, cells)
+        full = logits.float()  # (N, V)
+        probabilities = full.softmax(dim=1)  # (N, V): the gradient needs them, so that no exponential is computed twice
+        ctx.save_for_backward(probabilities, counts, rows, targets)
         ctx.dtype = logits.dtype
-        return -log_probabilities.view(-1)[cells].mean()
+        of_targets = probabilities[rows, targets]  # (M,)
+        # torch.compile cannot look at values; what it makes of both softmaxes shares their sums.
+        if torch.compiler.is_compiling() or not of_targets.amin() > _LEAST_PROBABILITY:
+            return -full.log_softmax(dim=1)[rows, targets].mean()
+        return -of_targets.log().mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        log_probabilities, counts, cells = ctx.saved_tensors
-        share = gradient / cells.numel()
-        # exp and both factors in place: the saved tensor is this function's own.
-        wanted = log_probabilities.exp_().mul_((counts * share)[:, None])  # (N, V)
+        probabilities, counts, rows, targets = ctx.saved_tensors
+        share = gradient / targets.numel()
+        wanted = probabilities.mul_((counts * share)[:, None])  # (N, V), in place: the tensor is this function's own
+        cells = rows * wanted.shape[1] + targets  # (M,): places in the (N, V) logits, row by row
         wanted.view(-1).index_add_(0, cells, (-share).expand(cells.numel()))
         return wanted.to(ctx.dtype), None, None, None
 

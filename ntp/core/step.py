@@ -122,6 +122,7 @@ def train_step(method: Method, optimizer: torch.optim.Optimizer, tokens: Tensor,
                 predicted = method.path.predict(inputs, targets)  # the (B, T, V) logits, or what this path has instead
             with phase("loss"):
                 loss = method.path.loss(predicted, targets)  # ()
+        del predicted  # what the backward pass needs of it, autograd keeps
         with phase("backward"):
             loss.backward()  # type: ignore[no-untyped-call]
     with phase("optimizer"):

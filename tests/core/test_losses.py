@@ -94,6 +94,39 @@ def test_the_weighted_loss_has_the_gradient_that_differences_have():
             assert logits.grad[i, j].item() == pytest.approx((up - down).item() / 2e-2, abs=1e-4)
 
 
+@given(
+    st.integers(1, 5), st.integers(1, 7), st.integers(1, 20), st.sampled_from([0.0, 1.0, 30.0, 300.0, 3000.0]),
+    st.booleans(), st.integers(0, 99),
+)  # fmt: skip
+def test_the_weighted_loss_is_the_cross_entropy_of_all_positions(tokens, vocab, positions, scale, sliced, seed):
+    """Probabilities may be too small for fp32, and a model may return a part of its logits."""
+    generator = torch.Generator().manual_seed(seed)
+    wide = scale * torch.randn(tokens, vocab + 3, generator=generator)
+    logits = wide[:, :vocab] if sliced else wide[:, :vocab].clone()
+    rows, targets = (torch.randint(0, most, (positions,), generator=generator) for most in (tokens, vocab))
+    expected, actual = (logits.detach().requires_grad_() for _ in range(2))
+    expected_loss = nn.functional.cross_entropy(expected[rows], targets)
+    expected_loss.backward()
+    loss = weighted_cross_entropy(Predicted(actual, torch.bincount(rows, minlength=tokens), rows), targets)
+    loss.backward()
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("logits", [[0.0, 200.0], [math.nan, 0.0], [math.inf, 0.0], [-math.inf, 0.0]])
+def test_the_weighted_loss_of_what_is_hardly_probable_is_not_cut_off(logits):
+    """The first is 200 nats, at a probability that fp32 does not have."""
+    one = Predicted(torch.tensor([logits]), torch.tensor([1]), torch.tensor([0]))
+    expected = nn.functional.cross_entropy(torch.tensor([logits]), torch.tensor([0]))
+    torch.testing.assert_close(weighted_cross_entropy(one, torch.tensor([0])), expected, equal_nan=True)
+
+
+def test_the_gradient_of_one_token_a_row_is_not_copied():
+    """The logits of (N, 1) tokens become (N, V) by a view: taking the only position would fill a tensor with zeros."""
+    path = DeduplicatedLoss(LanguageModel(simple()), WORKLOAD)
+    assert "Select" not in type(path.predict(torch.tensor([[1, 2, 1]])).logits.grad_fn).__name__
+
+
 def test_the_weighted_loss_of_half_precision_is_computed_in_full():
     logits = torch.zeros(1, 1000, dtype=torch.bfloat16, requires_grad=True)
     loss = weighted_cross_entropy(Predicted(logits, torch.tensor([2]), torch.tensor([0, 0])), torch.tensor([5, 6]))

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 
@@ -101,6 +102,17 @@ def test_the_loss_is_detached_and_of_before_the_update():
     assert loss.shape == ()
     assert not loss.requires_grad
     assert torch.equal(loss, before)
+
+
+def test_the_prediction_is_let_go_before_the_backward_pass():
+    """The gradient of the cross entropy needs no logits, only probabilities."""
+    training = Training.start(SMALL, StepConfig())
+    logits = []
+    training.model.register_forward_hook(lambda _module, _inputs, output: logits.append(weakref.ref(output)))
+    alive = []
+    training.model.embedding.weight.register_hook(lambda _: alive.append(logits[0]() is not None))
+    training.step()
+    assert alive == [False]
 
 
 def test_it_learns_a_batch_by_heart():
