@@ -72,7 +72,7 @@ def work_of(operator: Operator) -> Work:
         return "between operators"  # autograd's own nodes, the optimizer's Python, torch on its way
     if operator.phase == "optimizer":
         return "optimizer"
-    if _LOSS.search(operator.name):
+    if _LOSS.search(operator.name) or (operator.phase == "loss" and operator.name == "aten::_softmax"):
         return "softmax and loss"
     if _PRODUCT.search(operator.name):
         return "matrix products"

@@ -70,6 +70,7 @@ class TestKindsOfWork:
             ("aten::_log_softmax", "loss", "softmax and loss"),
             ("aten::_log_softmax_backward_data", "backward", "softmax and loss"),
             ("aten::_softmax", "forward", "elementwise and copies"),  # attention's own
+            ("aten::_softmax", "loss", "softmax and loss"),
             ("aten::nll_loss_backward", "backward", "softmax and loss"),
             ("aten::cross_entropy_loss", "loss", "softmax and loss"),
             ("aten::_fused_adamw_", "optimizer", "optimizer"),
