@@ -10,6 +10,7 @@ from ntp.judge.warnings import MAX_FAULTS_PER_STEP, TUNED_YET_CHURNING
 from ntp.records.observations import BETWEEN_OPERATORS, Operator, OperatorProfile
 from ntp.records.peaks import (
     NOTEWORTHY_RATIO,
+    Dtype,
     MachinePeaks,
     RooflinePoint,
     ThreadPeaks,
@@ -98,7 +99,12 @@ def step_point(measurement: Measurement, peaks: ThreadPeaks | None) -> RooflineP
     # Every step moves something: no bytes at all means that nobody counted them.
     # Not sum: Python 3.12 made that more precise, and the same record gives the same report everywhere.
     moved = (math.fsum(operator.moved_bytes_per_step for operator in operators.operators) if operators else 0) or None
-    return peaks.point(flops.total_flops, moved, _median_s(measurement))
+    return peaks.point(flops.total_flops, moved, _median_s(measurement), _dtype(measurement))
+
+
+def _dtype(measurement: Measurement) -> Dtype:
+    """Return the type of the products that bound this step: fp32 ones do not bound a step that computes in bf16."""
+    return "fp32" if measurement.case.step.precision == "fp32" else "bf16"
 
 
 def operator_points(
@@ -113,7 +119,10 @@ def operator_points(
         # What takes less than a nanosecond was not measured.
         if operator.self_time_ns_per_step >= 1 and (operator.flops_per_step or operator.moved_bytes_per_step):
             point = peaks.point(
-                operator.flops_per_step, operator.moved_bytes_per_step, operator.self_time_ns_per_step / 1e9
+                operator.flops_per_step,
+                operator.moved_bytes_per_step,
+                operator.self_time_ns_per_step / 1e9,
+                _dtype(measurement),
             )
             if point:
                 points.append((operator, point))

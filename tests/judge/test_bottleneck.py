@@ -126,6 +126,16 @@ class TestAnswer:
         )
         assert outcome.point == step_point(measurement, make_peaks(fp32=300, gb_per_s=20).at(2))
 
+    @pytest.mark.parametrize(("precision", "share"), [("", 0.30), ("-bf16", 0.15), ("-bf16-matmul", 0.15)])
+    def test_a_step_in_bf16_is_under_the_roof_of_bf16(self, judged, make_peaks, precision, share):
+        times_ms = {("aten::mm", "forward"): 60, ("aten::add", "forward"): 40}
+        outcome = judged(times_ms, make_peaks(fp32=300, bf16=600), flops=9, case=CASE + precision)
+        assert outcome.point.share_of_peak == pytest.approx(share)
+
+    def test_a_step_in_bf16_has_no_place_where_no_bf16_was_measured(self, judged, make_peaks):
+        outcome = judged({("aten::mm", "forward"): 60}, make_peaks(fp32=300), flops=9, case=f"{CASE}-bf16")
+        assert outcome.point is None
+
     def test_a_step_far_below_the_roof_is_not_bound_by_it(self, make_measurement, make_observations, make_peaks):
         measurement = make_measurement(CASE, [100 * MS], observations=make_observations())
         assert bottleneck(measurement, make_peaks(fp32=960, gb_per_s=20)).answer.endswith(
