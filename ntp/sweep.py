@@ -27,6 +27,7 @@ from ntp.records.run import Failure, Measurement, Run, write_whole
 from ntp.records.run_file import save_run
 from ntp.records.sole_writer import sole_writer
 from ntp.runners.bench import Bench
+from ntp.runners.calibrate import try_to_remember
 from ntp.runners.roofline import measure_peaks
 from ntp.runners.sweep import Plan, RoundsSweep, forecast_s
 from ntp.sweep_options import SweepOptions
@@ -337,10 +338,18 @@ class Sweep:
             write_whole(self.report_dir / "report.csv", text.csv(run))
             with suppress(KeyboardInterrupt):  # of somebody who does not want to wait for the charts, either
                 self._draw(run)
+            if failure := try_to_remember(run):
+                self._warn(failure)
         except (RecordError, MachineError) as error:
             pytest.exit(f"ntp: {error.explained()}", returncode=TOOL_FAILED)
         except OSError as error:  # pytest-benchmark's, which looks at the machine
             pytest.exit(f"ntp: {MachineError.of(error).explained()}", returncode=TOOL_FAILED)
+
+    def _warn(self, message: str) -> None:
+        """Write a line to stderr."""
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            sys.stderr.write(f"ntp: {message}\n")
 
     def _draw(self, run: Run) -> None:
         from ntp.report import html, sweep_charts, text

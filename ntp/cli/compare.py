@@ -60,11 +60,13 @@ def compare(
     """Show runs side by side: machines, configurations, days. Judges only with --gate.
 
     Cases that differ only in what was varied from run to run, such as the
-    allocator, share a row. The gate is for those who cannot run the base again
-    (ntp guard detects much smaller slowdowns). It compares operations,
+    allocator, share a row. Intervals are made of the processes of each case.
+    Those between runs include the noise between runs of identical code, learned
+    from the last complete sweeps on this machine (ntp doctor --calibrate
+    measures several at once). The gate is for those who cannot run the base
+    again (ntp guard detects much smaller slowdowns). It compares operations,
     operators and bytes of a step exactly, and times where both runs are of
-    this machine and software and ntp doctor --calibrate has measured the noise
-    between runs.
+    the same machine and software.
 
     Exit status 0, or 4 if the runs have no case in common. With --gate: 0 pass
     or improvement, 1 regression, 2 wrong usage, 3 inconclusive, 4 not
@@ -98,13 +100,14 @@ def compare(
 
 
 def _show(paths: Sequence[Path], runs: Sequence["Run"], by: str, format_: ComparisonFormat) -> int:
+    from ntp.cli.gate import noise_between
     from ntp.judge.compare import Column, columns_by
     from ntp.judge.compare import compare as compared
 
     columns = columns_by(runs[0], by) if by else [
-        Column(name, run.measurements) for name, run in zip(column_names(paths), runs, strict=True)
+        Column.of(name, run.measurements) for name, run in zip(column_names(paths), runs, strict=True)
     ]  # fmt: skip
-    comparison = compared(columns, by)
+    comparison = compared(columns, by, noise_between(*runs))
     if format_ is ComparisonFormat.HTML:
         from ntp.report.html import comparison_page
 

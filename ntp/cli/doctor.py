@@ -21,7 +21,7 @@ def doctor(
         bool, typer.Option("--calibrate", help="Measure the noise between runs of identical code, and nothing else.")
     ] = False,
     runs: Annotated[
-        int | None, typer.Option(min=2, metavar="N", help="With --calibrate: processes per case.", show_default="5")
+        int | None, typer.Option(min=2, metavar="N", help="With --calibrate: how many sweeps.", show_default="5")
     ] = None,
     cases: Annotated[
         Sequence[str] | None,
@@ -46,9 +46,10 @@ def doctor(
     Times a small step in ntp's quiet runtime and in that of a plain process,
     for a quarter of a minute. The machine's peaks, of matrix products and
     memory, are measured the first time (as long again) and kept in the user's
-    cache. With --calibrate, each case is measured in several fresh processes
-    instead (about 8 s per process), and their spread is kept there: it decides
-    what differs when a run is judged by a baseline.
+    cache. With --calibrate, whole sweeps are measured instead (about a minute
+    and a half each), and remembered there, as every complete sweep is: how far
+    they lie from each other decides what differs when runs are compared, or
+    judged by a baseline.
 
     For example:
 
@@ -95,11 +96,10 @@ def _examine(refresh: bool) -> None:
 
 
 def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> None:
-    from ntp.judge.baseline import noise_of
+    from ntp.judge.baseline import noises_of
     from ntp.machine.cpus import available_cpus, check_runtime
     from ntp.report.calibration import report
     from ntp.report.document import terminal
-    from ntp.runners.bench import Bench
     from ntp.runners.calibrate import RUNS, default_cases
     from ntp.runners.calibrate import calibrate as run_calibration
 
@@ -115,7 +115,7 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
     try:
         with (
             status_line() as progress,
-            closing(run_calibration(cases, runs or RUNS, bench=Bench(progress=progress))) as calibrations,
+            closing(run_calibration(cases, runs or RUNS, progress=progress)) as calibrations,
         ):
             for so_far in calibrations:
                 calibration = so_far
@@ -125,7 +125,7 @@ def _calibrate(wanted: Sequence[str], runs: int | None, model: str | None) -> No
         raise
     finally:
         if calibration is not None:
-            show(terminal(report([noise_of(case) for case in calibration.cases])))
+            show(terminal(report(noises_of(calibration))))
 
 
 def _cases_named(text: str, model: str | None) -> list[Case]:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from ntp.cli.exit_status import OF_VERDICT, TOOL_FAILED
 from ntp.judge.baseline import THRESHOLD, BaselineVerdict, judge_run, nearest
+from ntp.judge.processes import DEFAULT_NOISE, RunNoise, run_noise
 from ntp.judge.verdict import Verdict
-from ntp.machine.cache import is_kept, load_kept
+from ntp.machine.cache import load_kept
 from ntp.machine.system import read_machine
 from ntp.records.baselines import load_baselines
 from ntp.records.calibration import Calibration, fingerprints
@@ -14,10 +15,20 @@ from ntp.records.run import Run
 
 
 def judged(base: Run, head: Run, threshold: float = THRESHOLD, allowed: Sequence[str] = ()) -> BaselineVerdict:
-    """Judge a run, with the noise that was calibrated for the machine and the software that it ran on."""
-    measured = head.measurements
-    calibration = load_kept(Calibration, *fingerprints(measured[0])) if measured else None
-    return judge_run(base, head, calibration, threshold, allowed)
+    """Judge a run, by the noise between runs of the machine and the software that it ran on."""
+    return judge_run(base, head, noise_between(head, base, normalised=True), threshold, allowed)
+
+
+def noise_between(*runs: Run, normalised: bool = False) -> RunNoise:
+    """Return the noise between runs on the machine and with the software of the first of them, as far as it is known.
+
+    The runs themselves do not count: they may differ by more than noise.
+    """
+    measured = runs[0].measurements
+    if not measured:
+        return DEFAULT_NOISE
+    remembered = load_kept(Calibration, *fingerprints(measured[0]))
+    return run_noise(remembered, without=[run.started for run in runs], normalised=normalised)
 
 
 class Gate:
@@ -47,10 +58,14 @@ class Gate:
     def forecast(self) -> Iterator[str]:
         """Say before anything is measured if times will not be comparable."""
         here = read_machine().fingerprint
-        measurements = (measurement for run in self._baselines.values() for measurement in run.measurements)
-        if here not in {measurement.environment.machine.fingerprint for measurement in measurements}:
+        ours = [
+            run
+            for run in self._baselines.values()
+            if any(measurement.environment.machine.fingerprint == here for measurement in run.measurements)
+        ]
+        if not ours:
             yield f"no baseline in {self._folder} was measured on this machine: counts will be compared, times will not"
-        elif not is_kept(Calibration, here):
+        elif not any(noise_between(run, normalised=True).remembered for run in ours):
             yield "the noise of this machine is not known, so times will not be compared: run ntp doctor --calibrate"
 
     def judge(self, run: Run) -> tuple[Verdict, str]:

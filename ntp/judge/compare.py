@@ -1,18 +1,25 @@
-"""Runs side by side, case by case: ratios of medians, and no verdict."""
+"""Runs side by side, case by case: ratios of levels, which of them tell a difference, and no verdict."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 from ntp.case import GROUPS, Case, Workload
 from ntp.errors import OptionError
 from ntp.judge.differences import differences
-from ntp.judge.processes import levels
-from ntp.judge.statistics import Interval
+from ntp.judge.processes import (
+    DEFAULT_NOISE,
+    Level,
+    Ratio,
+    RunNoise,
+    another_run,
+    levels,
+    ratio,
+    ratio_of_runs,
+)
 from ntp.records.environment import Machine, Software
 from ntp.records.run import Measurement, Run
-
-FEW_SAMPLES = 10
-"""Medians of fewer samples are pointed out."""
 
 
 class Column(NamedTuple):
@@ -20,6 +27,12 @@ class Column(NamedTuple):
 
     name: str
     measurements: tuple[Measurement, ...]
+    levels: Mapping[Case, Level]
+
+    @classmethod
+    def of(cls, name: str, measurements: Sequence[Measurement]) -> Self:
+        """Make a column of a whole run."""
+        return cls(name, tuple(measurements), levels(measurements))
 
 
 class Setting(NamedTuple):
@@ -33,14 +46,18 @@ class Setting(NamedTuple):
 class Compared(NamedTuple):
     """One case in one column."""
 
-    time_ns: Interval
-    """The median in its 95% interval."""
+    level: Level
+    """The step time."""
     tokens_per_s: float
-    ratio: Interval | None
-    """The time a token takes, over the first column's: above 1, it is slower. The limits are those of the two
-    intervals, divided the unfavourable way: wider than need be for the steps of these two processes, and they say
-    nothing about others. None in the first column."""
-    samples: int
+    ratio: Ratio | None
+    """The time a token takes, over the first column's: above 1, it is slower. None in the first column."""
+    processes: int
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval of the ratio leaves out 1."""
+        interval = self.ratio and self.ratio.interval
+        return interval is not None and not interval.low <= 1 <= interval.high
 
 
 class ComparedRow(NamedTuple):
@@ -49,11 +66,8 @@ class ComparedRow(NamedTuple):
     case: Case
     """The case as it is in the first column."""
     cells: tuple[Compared, ...]
-
-    @property
-    def best(self) -> int:
-        """The column with the most tokens a second."""
-        return max(range(len(self.cells)), key=lambda column: self.cells[column].tokens_per_s)
+    best: int | None
+    """The column with the most tokens a second. None where another one may be as fast."""
 
 
 class Comparison(NamedTuple):
@@ -67,8 +81,26 @@ class Comparison(NamedTuple):
     """For each column that has any, ids of its cases that another one lacks."""
     differences: tuple[str, ...]
     """In what machines and software differ, in words: times from different ones compare those, and not the code."""
-    few: tuple[str, ...]
-    """Ids of cases with fewer samples than :data:`FEW_SAMPLES` somewhere."""
+    single: tuple[str, ...]
+    """Ids of cases that have a single process somewhere: their ratios have no interval."""
+    one_run: bool
+    """Whether all columns are of one run."""
+    noise: RunNoise
+    """The noise between runs. It is part of no ratio within one run."""
+
+    @property
+    def within(self) -> float:
+        """By how much a level may be off within its run, as a fraction: the median over all."""
+        return _median([cell.level.half_width for cell in self._cells])
+
+    @property
+    def another_run(self) -> float:
+        """By how much another run of the same code may differ, as a fraction: the median over all levels."""
+        return _median([another_run(cell.level, self.noise).half_width for cell in self._cells])
+
+    @property
+    def _cells(self) -> Iterator[Compared]:
+        return (cell for row in self.rows for cell in row.cells)
 
 
 def columns_by(run: Run, field: str) -> tuple[Column, ...]:
@@ -89,11 +121,15 @@ def columns_by(run: Run, field: str) -> tuple[Column, ...]:
             f"by {field!r}: the run has only {name} {next(iter(by_value), 'nothing')}: nothing to compare"
         )
     values = sorted(by_value) if all(isinstance(value, int) for value in by_value) else list(by_value)
-    return tuple(Column(f"{name} {value}", tuple(by_value[value])) for value in values)
+    of_run = levels(run.measurements)  # of all together: they share what is known of their spread
+    return tuple(Column(f"{name} {value}", tuple(by_value[value]), of_run) for value in values)
 
 
-def compare(columns: Sequence[Column], by: str = "") -> Comparison:
+def compare(columns: Sequence[Column], by: str = "", noise: RunNoise = DEFAULT_NOISE) -> Comparison:
     """Compare the cases that all columns hold, in the first one's order. A case measured twice counts by its last time.
+
+    Columns that are compared ``by`` a field are of one run. Others are of a run each, and their ratios hold for other
+    runs of the same code: their intervals include the noise between runs.
 
     Cases are alike if they differ in nothing but the settings. No field of the workload is a setting, for another
     workload is another thing to compute, unless the columns are compared ``by`` just that field.
@@ -102,7 +138,7 @@ def compare(columns: Sequence[Column], by: str = "") -> Comparison:
     varied = {setting.field for setting in settings}
     by_key = [{_key(measured.case, varied): measured for measured in column.measurements} for column in columns]
     common = [key for key in by_key[0] if all(key in measurements for measurements in by_key)]
-    rows = tuple(_row([measurements[key] for measurements in by_key]) for key in common)
+    rows = tuple(_row(columns, [cases[key] for cases in by_key], None if by else noise) for key in common)
     alone = (
         (column.name, tuple(measured.case.id for key, measured in measurements.items() if key not in common))
         for column, measurements in zip(columns, by_key, strict=True)
@@ -113,7 +149,9 @@ def compare(columns: Sequence[Column], by: str = "") -> Comparison:
         rows=rows,
         alone=tuple((name, ids) for name, ids in alone if ids),
         differences=tuple(_differences(columns)),
-        few=tuple(row.case.id for row in rows if min(cell.samples for cell in row.cells) < FEW_SAMPLES),
+        single=tuple(row.case.id for row in rows if min(cell.processes for cell in row.cells) < 2),
+        one_run=bool(by),
+        noise=noise,
     )
 
 
@@ -136,25 +174,37 @@ def _settings(columns: Sequence[Column], by: str) -> Iterator[Setting]:
             yield Setting(name, tuple(of_column[0] for of_column in values))
 
 
-def _row(measurements: Sequence[Measurement]) -> ComparedRow:
-    first = _compared(measurements[0], None)
-    others = (_compared(other, (measurements[0], first)) for other in measurements[1:])
-    return ComparedRow(measurements[0].case, (first, *others))
+def _row(columns: Sequence[Column], measurements: Sequence[Measurement], noise: RunNoise | None) -> ComparedRow:
+    """Compare a case in every column. Without a noise between runs, the columns are of one run."""
+    cases = [measurement.case for measurement in measurements]
+    of_cases = [column.levels[case] for column, case in zip(columns, cases, strict=True)]
+    per_token = [
+        level._replace(log_mean=level.log_mean - math.log(case.workload.tokens))
+        for level, case in zip(of_cases, cases, strict=True)
+    ]
 
+    def over(denominator: Level, numerator: Level) -> Ratio:
+        return ratio(numerator, denominator) if noise is None else ratio_of_runs(numerator, denominator, noise)
 
-def _compared(measurement: Measurement, base: tuple[Measurement, Compared] | None) -> Compared:
-    level = levels([measurement])[measurement.case]
-    time_ns = level.interval or Interval(*[level.value_ns] * 3)
-    tokens = measurement.case.workload.tokens
-    ratio = None
-    if base is not None:
-        base_ns, scale = base[1].time_ns, base[0].case.workload.tokens / tokens
-        ratio = Interval(
-            time_ns.value / base_ns.value * scale,
-            time_ns.low / base_ns.high * scale,
-            time_ns.high / base_ns.low * scale,
+    cells = tuple(
+        Compared(
+            level,
+            case.workload.tokens / level.value_ns * 1e9,
+            over(per_token[0], of_token) if number else None,
+            len(measurement.processes),
         )
-    return Compared(time_ns, tokens / time_ns.value * 1e9, ratio, len(measurement.step_time_ns))
+        for number, (level, case, of_token, measurement) in enumerate(
+            zip(of_cases, cases, per_token, measurements, strict=True)
+        )
+    )
+    fastest = min(range(len(cells)), key=lambda number: per_token[number].log_mean)
+    others = [over(per_token[fastest], level).interval for level in per_token if level is not per_token[fastest]]
+    is_told = all(interval is not None and interval.low > 1 for interval in others)
+    return ComparedRow(cases[0], cells, fastest if is_told else None)
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else math.inf
 
 
 def _differences(columns: Sequence[Column]) -> Iterator[str]:

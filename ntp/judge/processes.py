@@ -17,11 +17,12 @@ Sources:
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import NamedTuple, Self
 
 from ntp.case import Case
 from ntp.judge.statistics import Interval, t_quantile
+from ntp.records.calibration import Calibration, kernel_times_ns
 from ntp.records.run import Measurement
 
 CONFIDENCE = 0.95
@@ -38,12 +39,20 @@ class CaseProcesses(NamedTuple):
 
     @classmethod
     def of(cls, measurement: Measurement) -> Self:
-        kernels = (process.calibration_kernel for process in measurement.processes)
-        return cls(measurement.case, measurement.medians_ns, tuple(kernel and kernel.time_ns for kernel in kernels))
+        return cls(measurement.case, measurement.medians_ns, kernel_times_ns(measurement))
+
+    def normalised(self) -> Self | None:
+        """Divide each median by that of the calibration kernel in the same process.
+
+        What slows the whole machine down for a while slows both. None where a process has no kernel.
+        """
+        pairs = zip(self.medians_ns, self.kernel_ns, strict=True)
+        ratios = tuple(median_ns / kernel_ns for median_ns, kernel_ns in pairs if kernel_ns)
+        return self._replace(medians_ns=ratios) if len(ratios) == len(self.medians_ns) else None
 
     @property
     def log_medians(self) -> list[float]:
-        return [math.log(max(1.0, median_ns)) for median_ns in self.medians_ns]
+        return [math.log(median_ns) for median_ns in self.medians_ns]
 
 
 class LogEstimate(NamedTuple):
@@ -64,9 +73,14 @@ class LogEstimate(NamedTuple):
     @property
     def interval(self) -> Interval | None:
         """The value in its interval. None for a single process: it does not show by how much another differs."""
+        return self.log_interval and Interval(*map(_exp, self.log_interval))
+
+    @property
+    def log_interval(self) -> Interval | None:
+        """The interval on the scale of logarithms."""
         if not self.degrees:
             return None
-        return Interval(*(_exp(self.log_mean + reach) for reach in (0.0, -self._reach, self._reach)))
+        return Interval(self.log_mean, self.log_mean - self._reach, self.log_mean + self._reach)
 
     @property
     def half_width(self) -> float:
@@ -141,17 +155,67 @@ class RunNoise(NamedTuple):
     spread: float
     """The standard deviation of the logarithm of a run's times."""
     degrees: float
-    """How many runs, less one, would say as much about the spread."""
+    """Degrees of freedom of the spread."""
     remembered: int = 0
     """How many runs of this machine it was learned from. 0: it is the default."""
 
 
 DEFAULT_NOISE = RunNoise(spread=0.016, degrees=10)
-"""What holds of a machine that remembers no runs.
+"""The noise of a machine that remembers no runs of identical code.
 
 Default sweeps of identical code, minutes to hours apart on virtual machines of two CPUs, differed by a standard
-deviation of 1.6%.
+deviation of 1.6%. It counts as much as ten runs' deviations, so that few remembered runs do not make it jump.
 """
+
+
+def run_noise(calibration: Calibration, without: Collection[str] = (), *, normalised: bool = False) -> RunNoise:
+    """Learn the noise between runs from what a machine remembers.
+
+    Runs of the same code with the same cases are compared: the deviations of their mean log levels, less what the
+    processes within each run let expect. The default is the prior, scaled-inverse-chi-squared, of these deviations.
+
+    Args:
+        calibration: the remembered runs.
+        without: the start of each run that is to be judged by this noise: it must not excuse itself.
+        normalised: whether the noise is that of :meth:`CaseProcesses.normalised` times.
+
+    Source: A. Gelman et al., Bayesian Data Analysis, 3rd ed. (2013), section 2.6: a normal variance with a conjugate
+    prior.
+    """
+    alike: dict[Hashable, list[LogEstimate]] = {}
+    for (code, started), cases in remembered_runs(calibration, normalised=normalised).items():
+        if started not in without:
+            alike.setdefault((code, frozenset(processes.case for processes in cases)), []).append(_mean_of(cases))
+    repeated = [runs for runs in alike.values() if len(runs) > 1]
+    squares, degrees = 0.0, 0
+    for runs in repeated:
+        within = math.fsum(run.std_error**2 for run in runs) / len(runs)
+        squares += _squares([run.log_mean for run in runs]) - (len(runs) - 1) * within
+        degrees += len(runs) - 1
+    prior = DEFAULT_NOISE
+    spread = math.sqrt((prior.degrees * prior.spread**2 + max(0.0, squares)) / (prior.degrees + degrees))
+    return RunNoise(spread, prior.degrees + degrees, sum(map(len, repeated)))
+
+
+def remembered_runs(
+    calibration: Calibration, *, normalised: bool = False
+) -> dict[tuple[str, str], list[CaseProcesses]]:
+    """Return the cases of each remembered run, by its code and its start, without those that cannot be normalised."""
+    runs: dict[tuple[str, str], list[CaseProcesses]] = {}
+    for remembered in calibration.cases:
+        for run in remembered.runs:
+            processes = CaseProcesses(remembered.case, run.medians_ns, run.kernel_ns)
+            if wanted := processes.normalised() if normalised else processes:
+                runs.setdefault((run.code, run.started), []).append(wanted)
+    return runs
+
+
+def _mean_of(cases: Sequence[CaseProcesses]) -> LogEstimate:
+    """Return the mean log level of a run, all cases alike."""
+    estimates = levels_of_processes(cases).values()
+    number = len(estimates)
+    std_error = math.sqrt(math.fsum(level.std_error**2 for level in estimates)) / number
+    return LogEstimate(math.fsum(level.log_mean for level in estimates) / number, std_error, number)
 
 
 def ratio(numerator: Level, denominator: Level) -> Ratio:
@@ -166,6 +230,14 @@ def ratio_of_runs(numerator: Level, denominator: Level, noise: RunNoise = DEFAUL
     """Compare a case of one run with that of another: either run has a deviation of its own besides."""
     parts = [*_parts(numerator, denominator), (2 * noise.spread**2, noise.degrees)]
     return _ratio(numerator, denominator, parts)
+
+
+def another_run(level: Level, noise: RunNoise = DEFAULT_NOISE) -> Ratio:
+    """How far another run of the same code, with as many processes, may lie from this one: the ratio is 1.
+
+    Of the other run's spread nothing is known but what this run shows.
+    """
+    return _ratio(level, level, [(2 * level.std_error**2, level.degrees), (2 * noise.spread**2, noise.degrees)])
 
 
 def _parts(*levels: Level) -> list[tuple[float, float]]:

@@ -1,6 +1,6 @@
 """Records about this machine that are kept between commands: one file for each kind, machine and software.
 
-The files are in the user's cache folder, and contain raw data.
+The files are in the user's cache folder.
 """
 
 import os
@@ -50,14 +50,6 @@ def load_kept(kind: type[Kept], machine: str, software: str, folder: Path | None
     except (OSError, ValidationError, MachineError):
         return empty
     return stored if (stored.machine, stored.software) == (machine, software) else empty
-
-
-def is_kept(kind: type[Kept], machine: str, folder: Path | None = None) -> bool:
-    """Return whether there is a file for a machine, with any software."""
-    try:
-        return any((folder or cache_dir()).glob(f"{_NAMES[kind]}-{machine}-*.json"))
-    except MachineError:
-        return False
 
 
 def save_kept(record: Calibration | MachinePeaks, folder: Path | None = None) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from ntp.judge.baseline import CONFIDENCE, BaselineVerdict, CaseJudgement
+from ntp.judge.baseline import BaselineVerdict, CaseJudgement
+from ntp.judge.processes import CONFIDENCE
 from ntp.report.columns import Column, Table
 from ntp.report.document import Report
 from ntp.report.sentences import NAMED
@@ -66,10 +67,11 @@ def _notes_on(case: CaseJudgement) -> Iterator[str]:
 
 
 def _legend(verdict: BaselineVerdict) -> str:
-    calibrated = f" (calibrated {', '.join(verdict.calibrated)})" if verdict.calibrated else ""
+    noise = verdict.noise
+    known = f" ({noise.spread:.1%}, learned from {noise.remembered} runs of this machine)" if noise.remembered else ""
     return (
-        "Base and head: median step time. Slowdown: head over base, of the step time over that of a calibration kernel "
-        f"in the same process; its interval holds the truth in {CONFIDENCE:.0%} of runs, as far as the noise between "
-        f"runs was known{calibrated}. A stored baseline detects only larger slowdowns than ntp guard, which runs both "
+        "Base and head: the step time, a mean over processes. Slowdown: head over base, of the step time over that of "
+        f"a calibration kernel in the same process; its {CONFIDENCE:.0%} interval covers the processes of both and the "
+        f"noise between runs{known}. A stored baseline detects only larger slowdowns than ntp guard, which runs both "
         "sides in pairs: where the base can be run, use ntp guard."
     )

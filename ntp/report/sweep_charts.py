@@ -11,7 +11,7 @@ from altair.typing import ChartType
 from ntp.case import Case
 from ntp.judge.bottleneck import step_point
 from ntp.judge.compare import Comparison
-from ntp.judge.statistics import quantile
+from ntp.judge.statistics import Interval, quantile
 from ntp.lines import shorten
 from ntp.records.peaks import MachinePeaks, RooflinePoint
 from ntp.records.run import Measurement, Run
@@ -181,24 +181,28 @@ def page_faults(rows: Sequence[CaseRow]) -> ChartType:
 @in_one_check
 def ratios(comparison: Comparison) -> ChartType:
     """The ratio of every case to the first column, with its interval: a dot for each of the other columns."""
-    rows = [
-        {
-            "case": row.case.id,
-            "column": name,
-            "ratio": cell.ratio.value,
-            "low": cell.ratio.low,
-            "high": cell.ratio.high,
-            "text": f"{cell.ratio.value:.3f} ({cell.ratio.low:.3f} to {cell.ratio.high:.3f})",
-        }
+    first, *others = comparison.columns
+    # A ratio without an interval is a dot without a bar.
+    cells = [
+        (row.case.id, name, *(cell.ratio.interval or Interval(*[cell.ratio.value] * 3)))
         for row in comparison.rows
         for name, cell in zip(comparison.columns, row.cells, strict=True)
         if cell.ratio
     ]
-    first, *others = comparison.columns
-    intervals = [cell.ratio for row in comparison.rows for cell in row.cells if cell.ratio]
+    rows = [
+        {
+            "case": case_id,
+            "column": name,
+            "ratio": value,
+            "low": low,
+            "high": high,
+            "text": f"{value:.3f} ({low:.3f} to {high:.3f})" if low < high else f"{value:.3f}",
+        }
+        for case_id, name, value, low, high in cells
+    ]
     ends = [
-        min([1.0, *(interval.low for interval in intervals)]) * 0.97,
-        max([1.0, *(interval.high for interval in intervals)]) * 1.03,
+        min([1.0, *(low for *_, low, _ in cells)]) * 0.97,
+        max([1.0, *(high for *_, high in cells)]) * 1.03,
     ]
     base = chart_of(*rows).encode(
         names("case"),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ntp.case import Case
 from ntp.machine.system import read_machine
 from ntp.worker.driver import PipeWorker
-from ntp.worker.pairs import StartWorker, WorkerStarter
+from ntp.worker.pairs import FORKS, StartWorker, WorkerStarter
 from ntp.worker.sources import Source
 
 Progress = Callable[[str], None]
@@ -19,7 +19,7 @@ def _new_process(case: Case, source: Source) -> PipeWorker:
     return PipeWorker(case, source=source)
 
 
-def _silent(_message: str) -> None:
+def silent(_message: str) -> None:
     pass
 
 
@@ -28,7 +28,7 @@ class Bench(NamedTuple):
 
     start: StartWorker = _new_process
     clock_s: Callable[[], float] = time.perf_counter
-    progress: Progress = _silent
+    progress: Progress = silent
     command: tuple[str, ...] = ()
 
     def provenance(self) -> dict[str, Any]:
@@ -37,9 +37,9 @@ class Bench(NamedTuple):
 
 
 @contextmanager
-def forking(progress: Progress = _silent, command: tuple[str, ...] = ()) -> Iterator[Bench]:
+def forking(progress: Progress = silent, command: tuple[str, ...] = (), forks: int | None = FORKS) -> Iterator[Bench]:
     """Provide a bench whose workers are forks, as pairs need them (:class:`ntp.worker.pairs.WorkerStarter`)."""
-    with WorkerStarter() as start:
+    with WorkerStarter(forks=forks) as start:
         yield Bench(start, progress=progress, command=command)
 
 

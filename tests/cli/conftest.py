@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from ntp.cli.app import main
-from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
+from ntp.records.calibration import Calibration, RememberedCase, RememberedRun, fingerprints
 from ntp.records.run import CalibrationKernel
 from ntp.records.run_file import save_run
 
@@ -43,24 +43,31 @@ def store(tmp_path):
 
 @pytest.fixture
 def measured(make_measurement, make_run):
-    """``measured(step_ns, **fields)``: a run of one case, with the calibration kernel."""
+    """``measured(step_ns, **fields)``: a run of one case in two processes, with the calibration kernel."""
 
     def run(step_ns, **fields):
-        return make_run(make_measurement(step_time_ns=[step_ns] * 20, calibration_kernel=KERNEL, **fields))
+        fields = {"calibration_kernel": KERNEL, "levels": (1, 1)} | fields
+        return make_run(make_measurement(step_time_ns=[step_ns] * 20, **fields))
 
     return run
 
 
 @pytest.fixture
 def calibration_of():
-    """``calibration_of(measurement, spread_ns)``: three runs of its case on its machine, that far apart."""
+    """``calibration_of(measurement, spread_ns)``: twenty runs of its case on its machine, that far apart by turns."""
 
     def make(measurement, spread_ns=1):
         machine, software = fingerprints(measurement)
         runs = tuple(
-            CalibratedRun(step_time_ns=(10_000_000 + i * spread_ns,) * 20, calibration_kernel=KERNEL) for i in range(3)
+            RememberedRun(
+                started=f"2025-01-{day:02}",
+                code="abc",
+                medians_ns=(10_000_000 + day % 2 * spread_ns,) * 2,
+                kernel_ns=(KERNEL.time_ns,) * 2,
+            )
+            for day in range(1, 21)
         )
-        case = CalibratedCase(case=measurement.case, started="2025-01-02", runs=runs)
+        case = RememberedCase(case=measurement.case, runs=runs)
         return Calibration(machine=machine, software=software, cases=(case,))
 
     return make

@@ -3,13 +3,14 @@
 import pytest
 
 from ntp.cli.exit_status import OF_VERDICT
-from ntp.cli.gate import Gate, judged, status_of
+from ntp.cli.gate import Gate, judged, noise_between, status_of
 from ntp.errors import RecordError
 from ntp.judge.verdict import Verdict
 from ntp.machine.cache import save_kept
 from ntp.machine.system import read_machine
 from ntp.records.baselines import save_baseline
 from ntp.records.calibration import Calibration, fingerprints
+from ntp.runners.calibrate import remember
 
 
 @pytest.fixture
@@ -32,6 +33,19 @@ def test_the_noise_is_that_of_this_users_cache(measured, make_run, monkeypatch, 
 
 
 @pytest.mark.usefixtures("calibrated")
+def test_the_runs_that_are_compared_do_not_excuse_themselves(measured, tmp_path):
+    base, head = (
+        measured(ns).model_copy(update={"started": f"2025-02-0{day}", "rounds": 2})
+        for day, ns in enumerate((10_000_000, 20_000_000), 1)
+    )
+    for run in (base, head):
+        remember(run, "abc")
+    assert judged(base, head).noise.spread < 0.01
+    assert noise_between(base, normalised=True).remembered == 19, "the last twenty, less one"
+    assert noise_between(base, normalised=True).spread > 0.03
+
+
+@pytest.mark.usefixtures("calibrated")
 def test_the_baseline_of_this_machine_is_chosen_and_named(measured, tmp_path):
     here = measured(10_000_000)
     machine = here.measurements[0].environment.machine.model_copy(update={"logical_cpus": 96})
@@ -47,7 +61,7 @@ def test_the_baseline_of_this_machine_is_chosen_and_named(measured, tmp_path):
     assert "another machine: logical_cpus 96 -> 2" in text
 
 
-def test_what_is_known_before_anything_is_measured(measured, tmp_path, monkeypatch):
+def test_what_is_known_before_anything_is_measured(measured, calibration_of, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "baselines"
     save_baseline(measured(10_000_000), folder)
@@ -61,6 +75,8 @@ def test_what_is_known_before_anything_is_measured(measured, tmp_path, monkeypat
     assert line.startswith("the noise of this machine is not known")
     machine, software = fingerprints(here.measurements[0])
     save_kept(Calibration(machine=machine, software=software), tmp_path / "cache/ntp")
+    assert list(Gate(folder).forecast()) == [line], "nothing is remembered"
+    save_kept(calibration_of(here.measurements[0]), tmp_path / "cache/ntp")
     assert list(Gate(folder).forecast()) == []
 
 

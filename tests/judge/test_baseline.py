@@ -2,18 +2,23 @@
 
 import math
 import re
-import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ntp.case import Case
-from ntp.judge.baseline import Noise, judge_run, nearest, noise_of
+from ntp.judge.baseline import judge_run, nearest, noises_of
 from ntp.judge.differences import differences
-from ntp.judge.sequential import t_quantile
-from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
+from ntp.judge.processes import (
+    DEFAULT_NOISE,
+    CaseProcesses,
+    Level,
+    RunNoise,
+    another_run,
+    levels_of_processes,
+    ratio_of_runs,
+)
+from ntp.records.calibration import Calibration, fingerprints
 from ntp.records.environment import CoreKind, Machine, Software, TorchBuild
 from ntp.records.observations import TensorBytes
 from ntp.records.run import CalibrationKernel, Failure
@@ -27,43 +32,28 @@ def kernel(time_ns=KERNEL_NS, side=512):
     return CalibrationKernel(shape=(side, side, side), bursts_ns=((time_ns,), (time_ns,)))
 
 
-def calibrated(step_ns, kernel_ns=None, case_id=CASE_ID, samples=20, side=512):
-    """Runs whose median step times are these, and whose calibration kernels took these."""
-    runs = zip(step_ns, kernel_ns or [KERNEL_NS] * len(step_ns), strict=True)
-    return CalibratedCase(
-        case=Case.parse(case_id),
-        started="2025-01-02T03:04:05+00:00",
-        runs=tuple(
-            CalibratedRun(step_time_ns=(step,) * samples, calibration_kernel=kernel(time_ns, side))
-            for step, time_ns in runs
-        ),
-    )
-
-
-QUIET = calibrated([10_000_000, 10_050_000, 9_950_000, 10_020_000, 9_980_000])
-NOISY = calibrated([10_000_000, 12_000_000, 9_000_000, 11_000_000, 8_500_000])
+QUIET = RunNoise(spread=0.005, degrees=20, remembered=11)
+NOISY = RunNoise(spread=0.12, degrees=5, remembered=6)
 
 
 @pytest.fixture
 def judge(make_measurement, make_run):
-    """``judge(slowdown, calibrated_case, base={}, head={}, **options)``: one case, the head this many times as slow."""
+    """``judge(slowdown, noise, base={}, head={}, **options)``: one case, the head this many times as slow."""
 
-    def judged(slowdown=1.0, calibrated_case=QUIET, base=None, head=None, **options):
+    def judged(slowdown=1.0, noise=QUIET, base=None, head=None, **options):
         runs = []
         for step_ns, changes in ((STEP_NS, base), (round(STEP_NS * slowdown), head)):
-            fields = {"calibration_kernel": kernel(), "step_time_ns": [step_ns] * 20} | (changes or {})
+            fields = {"calibration_kernel": kernel(), "step_time_ns": [step_ns] * 20, "levels": (1, 1)}
+            fields |= changes or {}
             runs.append(make_run(make_measurement(fields.pop("case", CASE_ID), **fields)))
-        machine, software = fingerprints(runs[1].measurements[0])
-        cases = () if calibrated_case is None else (calibrated_case,)
-        calibration = Calibration(machine=machine, software=software, cases=cases) if cases else None
-        return judge_run(*runs, calibration, **options)
+        return judge_run(*runs, noise, **options)
 
     return judged
 
 
 class TestVerdicts:
     @pytest.mark.parametrize(
-        ("slowdown", "runs", "threshold", "verdict"),
+        ("slowdown", "noise", "threshold", "verdict"),
         [
             (1.00, QUIET, 0.05, "pass"),
             (1.03, QUIET, 0.05, "pass"),
@@ -78,21 +68,21 @@ class TestVerdicts:
             (3.00, NOISY, 0.05, "regression"),
         ],
     )
-    def test_where_the_interval_lies_decides(self, judge, slowdown, runs, threshold, verdict):
-        judgement = judge(slowdown, runs, threshold=threshold)
+    def test_where_the_interval_lies_decides(self, judge, slowdown, noise, threshold, verdict):
+        judgement = judge(slowdown, noise, threshold=threshold)
         (case,) = judgement.cases
         assert (judgement.verdict, case.verdict, case.times.reasons) == (verdict, verdict, ())
         assert case.times.slowdown.value == pytest.approx(slowdown, rel=1e-6)
         assert case.times.slowdown.low < case.times.slowdown.value < case.times.slowdown.high
-        assert (case.base_ns, case.head_ns) == (STEP_NS, round(STEP_NS * slowdown))
-        assert judgement.calibrated == ("2025-01-02",)
+        assert (case.base_ns, case.head_ns) == pytest.approx((STEP_NS, round(STEP_NS * slowdown)))
+        assert judgement.noise == noise
 
     def test_a_machine_that_is_slower_as_a_whole_has_not_regressed(self, judge):
         slower = {"step_time_ns": [2 * STEP_NS] * 20, "calibration_kernel": kernel(2 * KERNEL_NS)}
         judgement = judge(head=slower)
         assert judgement.verdict == "pass"
         assert judgement.cases[0].times.slowdown.value == pytest.approx(1)
-        assert judgement.cases[0].head_ns == 2 * STEP_NS
+        assert judgement.cases[0].head_ns == pytest.approx(2 * STEP_NS)
 
     def test_a_slower_step_on_a_machine_that_got_faster_has(self, judge):
         judgement = judge(head={"calibration_kernel": kernel(KERNEL_NS // 2)})
@@ -105,79 +95,92 @@ class TestVerdicts:
         def run(times_ns):
             return make_run(
                 *(
-                    make_measurement(case_id, [time_ns] * 20, calibration_kernel=kernel())
+                    make_measurement(case_id, [time_ns] * 20, calibration_kernel=kernel(), levels=(1, 1))
                     for case_id, time_ns in zip(ids, times_ns, strict=True)
                 )
             )
 
         base = run([STEP_NS] * 3)
-        cases = tuple(QUIET.model_copy(update={"case": Case.parse(case_id)}) for case_id in ids)
-        machine, software = fingerprints(base.measurements[0])
-        calibration = Calibration(machine=machine, software=software, cases=cases)
-        judgement = judge_run(base, run([STEP_NS, 2 * STEP_NS, STEP_NS // 2]), calibration)
+        judgement = judge_run(base, run([STEP_NS, 2 * STEP_NS, STEP_NS // 2]), QUIET)
         assert [case.verdict for case in judgement.cases] == ["pass", "regression", "improvement"]
         assert judgement.verdict == "regression"
-        assert judge_run(base, run([STEP_NS, STEP_NS, STEP_NS // 2]), calibration).verdict == "improvement"
+        assert judge_run(base, run([STEP_NS, STEP_NS, STEP_NS // 2]), QUIET).verdict == "improvement"
 
 
 class TestInterval:
-    def test_it_is_the_prediction_interval_of_one_run_against_one(self, judge):
-        (case,) = judge(1.0).cases
-        logs = [math.log(run.step_time_ns[0]) for run in QUIET.runs]
-        half_width = 2.776445 * statistics.stdev(logs) * math.sqrt(2)  # t of 4 degrees of freedom at 97.5%
-        low, high = map(math.log, case.times.slowdown[1:])
-        assert (low, high) == pytest.approx((-half_width, half_width), rel=1e-5)
+    def test_it_is_that_of_a_ratio_of_runs_of_normalised_times(self, judge):
+        (case,) = judge(base={"levels": (1.0, 1.1)}, head={"levels": (1.0, 1.02, 1.04)}).cases
+        base, head = (
+            levels_of_processes([CaseProcesses(Case.parse(CASE_ID), times, times)])[Case.parse(CASE_ID)]
+            for times in ((1.0, 1.1), (1.0, 1.02, 1.04))
+        )
+        assert case.times.slowdown == pytest.approx(ratio_of_runs(head, base, QUIET).interval, rel=1e-6)
 
     def test_it_covers_the_truth_as_often_as_it_says(self, make_measurement, make_run):
-        """Normal noise of 3% between runs, five of them calibrated; the truth is a slowdown of 4%."""
-        noise = np.random.default_rng(7)
-        base, truth, trials = make_measurement(CASE_ID, calibration_kernel=kernel()), 1.04, 1000
-        machine, software = fingerprints(base)
+        """Normal noise of 3% between runs, five of them remembered, and of 2% within; the truth is a slowdown of 4%."""
+        rng, truth, trials, spread = np.random.default_rng(7), 1.04, 500, 0.03
         covered = 0
         for _ in range(trials):
-            *runs, base_ns, head_ns = (1e9 * np.exp(noise.normal(0, 0.03, 7))).astype(int).tolist()
-            calibration = Calibration(machine=machine, software=software, cases=(calibrated(runs, samples=1),))
+            logs = rng.normal(0, 0.02, (2, 3)) + rng.normal(0, spread, (2, 1)) + [[0], [math.log(truth)]]
             sides = (
-                make_run(base.model_copy(update={"step_time_ns": (time_ns,)}))
-                for time_ns in (base_ns, round(head_ns * truth))
+                make_run(make_measurement(CASE_ID, [10**9], levels=np.exp(side), calibration_kernel=kernel()))
+                for side in logs
             )
-            interval = judge_run(*sides, calibration).cases[0].times.slowdown
+            noise = RunNoise(float(np.std(rng.normal(0, spread, 5), ddof=1)), 4, 5)
+            interval = judge_run(*sides, noise).cases[0].times.slowdown
             covered += interval.low <= truth <= interval.high
-        # Three standard errors of 0.7% around 95%.
-        assert 0.929 < covered / trials < 0.971
+        # Three standard errors of 1% around 95%, and what Satterthwaite's approximation adds.
+        assert 0.92 < covered / trials < 0.985
 
 
 class TestNoise:
-    def test_spreads_are_standard_deviations_of_log_times(self):
-        noise = noise_of(calibrated([100_000, 110_000, 90_000], [1000, 1100, 900]))
-        assert (noise.runs, noise.step_ns) == (3, 100_000)
-        assert noise.raw == pytest.approx(statistics.stdev(map(math.log, (100, 110, 90))))
-        assert noise.normalised == pytest.approx(0, abs=1e-12)
-        assert noise.smallest_slowdown == pytest.approx(0, abs=1e-9)
+    @pytest.fixture
+    def remembering(self, make_measurement, make_run):
+        """``remembering(*runs)``: what a machine remembers of runs, each the levels of its processes."""
 
-    def test_a_single_run_tells_no_noise(self):
-        noise = noise_of(calibrated([100_000]))
-        assert (noise.raw, noise.normalised, noise.half_width, noise.smallest_slowdown) == (None,) * 4
+        def remembered(*runs, kernels=None, **fields):
+            machine, software = fingerprints(make_measurement())
+            calibration = Calibration(machine=machine, software=software)
+            for number, of_run in enumerate(runs):
+                ns = kernels[number] if kernels else KERNEL_NS
+                measured = make_measurement(
+                    CASE_ID, [STEP_NS] * 20, levels=of_run, **{"calibration_kernel": kernel(ns)} | fields
+                )
+                calibration = calibration.with_run(make_run(measured, started=f"{number:03}"), "abc")
+            return calibration
 
-    def test_two_wild_runs_can_tell_nothing_and_break_nothing(self, judge):
-        wild = calibrated([1, 10**12], samples=20)
-        assert noise_of(wild).smallest_slowdown > 1e100
-        assert judge(1.0, wild, threshold=0.5).verdict == "not comparable", "timed for far less than those"
-        assert judge(1.0, calibrated([10**5, 10**9])).verdict == "not comparable"
-        assert judge(1.0, calibrated([10**6, 10**7])).verdict == "inconclusive"
+        return remembered
+
+    def test_it_says_how_wide_a_run_is_and_what_a_gate_can_tell(self, remembering):
+        noises = noises_of(remembering((1.0, 1.02), (1.01, 1.03), (1.0, 1.01)))
+        (case,) = noises.cases
+        assert (case.case.id, case.runs) == (CASE_ID, 3)
+        assert case.level.std_error == pytest.approx(math.log(1.03 / 1.01) / 2, rel=1e-3), "the second widest of three"
+        assert noises.normalised.remembered == noises.between.remembered == 3
+        assert case.smallest_slowdown == another_run(case.level, noises.normalised).half_width
+
+    def test_a_machine_whose_speed_drifts_has_noise_but_no_normalised_noise(self, remembering):
+        drift = (1.0, 1.1, 1.2, 1.3)
+        kernels = [round(KERNEL_NS * level) for level in drift]
+        noises = noises_of(remembering(*((level, level) for level in drift), kernels=kernels))
+        assert noises.between.spread > 0.05
+        assert noises.normalised.spread < 0.016
+
+    def test_without_the_calibration_kernel_a_gate_tells_nothing(self, remembering):
+        noises = noises_of(remembering((1.0, 1.02), (1.01, 1.03), calibration_kernel=None))
+        (case,) = noises.cases
+        assert case.smallest_slowdown is None
+        assert (noises.between.remembered, noises.normalised.remembered) == (2, 0)
+
+    def test_wild_runs_can_tell_nothing_and_break_nothing(self, remembering, judge):
+        calibration = remembering((1e-7, 1e5), (1e5, 1e-7), (1, 1))
+        assert noises_of(calibration).cases[0].smallest_slowdown > 1e6
+        assert judge(1.0, RunNoise(10.0, 10, 2)).verdict == "inconclusive"
 
     def test_the_least_slowdown_is_what_just_leaves_no_slowdown_out(self, judge):
-        smallest = noise_of(QUIET).smallest_slowdown
+        smallest = ratio_of_runs(Level(0, 0, 1), Level(0, 0, 1), QUIET).half_width
         assert judge(1 + smallest * 1.01).cases[0].times.slowdown.low > 1
         assert judge(1 + smallest * 0.99).cases[0].times.slowdown.low < 1
-
-    @given(st.lists(st.integers(1, 10**12), min_size=2, max_size=8), st.integers(1, 1000))
-    def test_the_unit_of_time_is_nothing_to_it(self, times_ns, factor):
-        one = noise_of(calibrated(times_ns))
-        other = noise_of(calibrated([time_ns * factor for time_ns in times_ns]))
-        assert (one.raw, one.normalised) == pytest.approx((other.raw, other.normalised), abs=1e-9)
-        assert isinstance(one, Noise)
-        assert one.half_width == pytest.approx(t_quantile(len(times_ns), 0.975) * one.normalised * math.sqrt(2))
 
 
 OTHER_MACHINE = Machine(cpu_model="Another CPU", logical_cpus=64)
@@ -198,20 +201,12 @@ class TestNotComparable:
                 {"base": {"calibration_kernel": kernel(side=1024)}},
                 "the two were measured beside calibration kernels of different sizes",
             ),
-            ({"calibrated_case": None}, "the noise of this case on this machine is not known: ntp doctor --calibrate"),
             (
-                {"calibrated_case": calibrated([1, 2], case_id="simple-b8-s64-t2")},
-                "the noise of this case on this machine",
+                {"head": {"levels": (1,)}},
+                "the head has a single process, which has no interval: measure it in at least",
             ),
-            (
-                {"calibrated_case": calibrated([10**7] * 5, side=1024)},
-                "the noise of this case on this machine is not known",
-            ),
-            ({"calibrated_case": calibrated([10**7])}, "a single calibrated run does not show the noise"),
-            (
-                {"calibrated_case": calibrated([10**7] * 5, samples=41)},
-                r"the base's steps were timed for 0.2 s .* for 0.41 s",
-            ),
+            ({"base": {"levels": (1,)}}, "the base has a single process"),
+            ({"noise": DEFAULT_NOISE}, "the noise between runs on this machine is not known: ntp doctor --calibrate"),
         ],
     )
     def test_the_reason_is_named(self, judge, options, reason):
@@ -219,28 +214,15 @@ class TestNotComparable:
         (case,) = judgement.cases
         assert (judgement.verdict, case.verdict, case.times.slowdown) == ("not comparable", "not comparable", None)
         assert re.match(reason, case.times.reasons[0]), case.times.reasons
-        assert judgement.calibrated == ()
-
-    def test_a_head_that_was_timed_as_long_with_slower_steps_is_comparable(self, judge):
-        judgement = judge(head={"step_time_ns": [4 * STEP_NS] * 5})
-        assert judgement.verdict == "regression"
 
     def test_both_machine_and_software_are_named(self, judge):
         (case,) = judge(head={"machine": OTHER_MACHINE, "software": Software()}).cases
         assert [reason.split(":")[0] for reason in case.times.reasons] == ["another machine", "other software"]
 
-    def test_the_noise_of_another_machine_is_not_believed(self, make_measurement, make_run):
-        run = make_run(make_measurement(CASE_ID, [STEP_NS] * 20, calibration_kernel=kernel()))
-        machine, software = fingerprints(run.measurements[0])
-        assert judge_run(run, run, Calibration(machine=machine, software=software, cases=(QUIET,))).verdict == "pass"
-        for names in (("other", software), (machine, "other")):
-            calibration = Calibration(machine=names[0], software=names[1], cases=(QUIET,))
-            assert judge_run(run, run, calibration).verdict == "not comparable"
-
     def test_a_case_that_the_head_lacks_is_never_a_pass(self, judge, make_measurement, make_run):
         base = make_run(make_measurement(CASE_ID), make_measurement("simple-b8-s64-t2"))
         failure = Failure(case_id="simple-b8-s64-t2", message="simple-b8-s64-t2: was killed")
-        judgement = judge_run(base, make_run(failures=(failure,)), None)
+        judgement = judge_run(base, make_run(failures=(failure,)))
         assert [case.times.reasons for case in judgement.cases] == [
             ("the head has no such case",),
             ("the head has no such case: it failed (was killed)",),
@@ -249,18 +231,18 @@ class TestNotComparable:
         assert judgement.verdict == "not comparable"
 
     def test_a_case_that_the_base_lacks_is_named_and_not_judged(self, make_measurement, make_run):
-        judgement = judge_run(make_run(), make_run(make_measurement(CASE_ID)), None)
+        judgement = judge_run(make_run(), make_run(make_measurement(CASE_ID)))
         assert (judgement.verdict, judgement.cases, judgement.only_head) == ("not comparable", (), (CASE_ID,))
 
     def test_a_case_measured_twice_counts_by_its_last_time(self, make_measurement, make_run):
         first, last = (make_measurement(CASE_ID, [time_ns] * 20) for time_ns in (1000, 2000))
-        (case,) = judge_run(make_run(first, last), make_run(last, first), None).cases
-        assert (case.base_ns, case.head_ns) == (2000, 1000)
+        (case,) = judge_run(make_run(first, last), make_run(last, first)).cases
+        assert (case.base_ns, case.head_ns) == pytest.approx((2000, 1000))
 
 
 class TestCounts:
     def test_a_count_that_rose_is_a_regression_whatever_the_times(self, judge):
-        for options in ({}, {"calibrated_case": None}, {"head": {"parameters": 8, "machine": OTHER_MACHINE}}):
+        for options in ({}, {"noise": DEFAULT_NOISE}, {"head": {"parameters": 8, "machine": OTHER_MACHINE}}):
             judgement = judge(base={"parameters": 7}, **{"head": {"parameters": 8}, **options})
             (case,) = judgement.cases
             assert judgement.verdict == "regression"

@@ -6,24 +6,31 @@ from hypothesis import strategies as st
 
 from ntp.errors import OptionError
 from ntp.judge.compare import Column, columns_by, compare
+from ntp.judge.processes import RunNoise
 
-times = st.lists(st.integers(1, 10**12), min_size=1, max_size=30)
+medians = st.lists(st.integers(1, 10**12), min_size=1, max_size=5)
 
 
 def columns(*runs):
-    return [Column(f"run {number}", tuple(run)) for number, run in enumerate(runs, 1)]
+    return [Column.of(f"run {number}", tuple(run)) for number, run in enumerate(runs, 1)]
 
 
-@given(times, times)
-def test_the_ratio_is_that_of_the_medians_and_turns_over_with_the_runs(make_measurement, base_ns, head_ns):
-    base, head = ([make_measurement(step_time_ns=times_ns)] for times_ns in (base_ns, head_ns))
+@given(medians, medians)
+def test_the_ratio_is_that_of_the_levels_and_turns_over_with_the_runs(make_measurement, base_ns, head_ns):
+    base, head = ([make_measurement(step_time_ns=[1], levels=times_ns)] for times_ns in (base_ns, head_ns))
     (row,) = compare(columns(base, head)).rows
     (turned,) = compare(columns(head, base)).rows
     ratio = row.cells[1].ratio
     assert row.cells[0].ratio is None
-    assert ratio.value == pytest.approx(row.cells[1].time_ns.value / row.cells[0].time_ns.value)
-    assert ratio.low <= ratio.value <= ratio.high
-    assert turned.cells[1].ratio == pytest.approx((1 / ratio.value, 1 / ratio.high, 1 / ratio.low))
+    assert ratio.value == pytest.approx(row.cells[1].level.value_ns / row.cells[0].level.value_ns)
+    assert turned.cells[1].ratio.value == pytest.approx(1 / ratio.value)
+    assert turned.cells[1].differs == row.cells[1].differs
+    if min(len(base_ns), len(head_ns)) == 1:
+        assert ratio.interval is turned.cells[1].ratio.interval is row.best is None
+    else:
+        value, low, high = ratio.interval
+        assert low <= value <= high
+        assert turned.cells[1].ratio.interval == pytest.approx((1 / value, 1 / high, 1 / low), rel=1e-6)
 
 
 def test_cases_of_one_run_alone_are_named(make_measurement):
@@ -46,21 +53,24 @@ def test_what_each_run_has_of_its_own_is_what_is_compared(make_measurement):
 
 def test_three_runs_and_the_best_of_each_case(make_measurement):
     runs = [
-        [make_measurement("simple-b8-s64-t1", [first] * 20), make_measurement("simple-b8-s64-t2", [second] * 20)]
-        for first, second in ((10, 20), (8, 30), (12, 15))
+        [make_measurement(f"simple-b8-s64-t{threads}", [ns] * 20, levels=(1, 1)) for threads, ns in enumerate(run, 1)]
+        for run in ((10, 20, 100), (8, 30, 100), (12, 15, 300))
     ]
     comparison = compare(columns(*runs))
-    assert [row.best for row in comparison.rows] == [1, 2]
-    assert [cell.ratio.value for cell in comparison.rows[0].cells[1:]] == [0.8, 1.2]
+    assert [row.best for row in comparison.rows] == [1, 2, None], "the first two runs of the last case may be as fast"
+    assert [cell.ratio.value for cell in comparison.rows[0].cells[1:]] == pytest.approx([0.8, 1.2])
+    assert [cell.differs for cell in comparison.rows[2].cells] == [False, False, True]
 
 
 def test_larger_workloads_are_compared_by_the_token(make_measurement, make_run):
-    run = make_run(make_measurement("simple-b8-s64-t1", [100] * 20), make_measurement("simple-b32-s64-t1", [200] * 20))
+    run = make_run(
+        *(make_measurement(f"simple-b{b}-s64-t1", [ns] * 20, levels=(1, 1)) for b, ns in ((8, 100), (32, 200)))
+    )
     by_size = columns_by(run, "batch-size")
     assert [column.name for column in by_size] == ["batch_size 8", "batch_size 32"]
     assert compare(by_size).rows == ()  # another workload is another thing to compute
     (row,) = compare(by_size, "batch-size").rows
-    assert row.cells[1].ratio.value == 0.5  # twice the time for four times the tokens
+    assert row.cells[1].ratio.value == pytest.approx(0.5)  # twice the time for four times the tokens
     assert row.best == 1
 
 
@@ -84,10 +94,27 @@ def test_another_machine_is_told_and_in_what(make_measurement):
     assert difference == f"machine of run 2: logical_cpus {here.environment.machine.logical_cpus} -> 96"
 
 
-def test_few_samples_are_pointed_out(make_measurement):
-    enough, few = (make_measurement(step_time_ns=[10] * count) for count in (10, 9))
-    assert compare(columns([enough], [enough])).few == ()
-    assert compare(columns([enough], [few])).few == ("simple-b8-s64-t1",)
+def test_a_single_process_is_pointed_out(make_measurement):
+    enough, single = (make_measurement(levels=(1,) * count) for count in (2, 1))
+    assert compare(columns([enough], [enough])).single == ()
+    assert compare(columns([enough], [single])).single == ("simple-b8-s64-t1",)
+
+
+def test_runs_differ_by_their_noise_and_the_cases_of_one_run_do_not(make_measurement, make_run):
+    run = make_run(*(make_measurement(f"simple-b8-s64-t{t}", levels=(0.999, 1.001)) for t in (1, 2)))
+    within = compare(columns_by(run, "threads"), "threads")
+    quiet, noisy = (compare(columns([*run.measurements], [*run.measurements]), noise=RunNoise(s, 10)) for s in (0, 0.1))
+    widths = [comparison.rows[0].cells[1].ratio.half_width for comparison in (within, quiet, noisy)]
+    assert (within.one_run, quiet.one_run) == (True, False)
+    assert widths[0] == pytest.approx(widths[1])
+    assert widths[2] > 0.3
+    assert noisy.within == within.within < noisy.another_run
+
+
+def test_the_cases_of_one_run_share_what_is_known_of_their_spread(make_measurement, make_run):
+    run = make_run(*(make_measurement(f"simple-b{b}-s64-t1", levels=(1, 1 + b / 1000)) for b in (8, 16, 32)))
+    by_size = compare(columns_by(run, "batch_size"), "batch_size")
+    assert {cell.ratio.degrees for cell in by_size.rows[0].cells[1:]} == {3}
 
 
 def test_a_run_of_nothing_has_nothing_in_common(make_measurement):

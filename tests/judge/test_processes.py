@@ -13,14 +13,17 @@ from ntp.judge.processes import (
     CaseProcesses,
     Level,
     RunNoise,
+    another_run,
     half_widths,
     levels,
     levels_of_processes,
     ratio,
     ratio_of_runs,
+    run_noise,
     spreads,
 )
 from ntp.judge.statistics import t_quantile
+from ntp.records.calibration import Calibration, RememberedCase, RememberedRun
 from tests.conftest import MakeMeasurement
 
 A, B, OTHER = "simple-b8-s64-t1", "simple-b32-s64-t1", "simple-b8-s64-t2"
@@ -123,6 +126,14 @@ def test_samples_of_one_nanosecond_and_equal_samples_have_an_interval_of_no_widt
     assert between.low < 1 < between.high
 
 
+@given(medians=times_ns, spread=st.floats(0, 1))
+def test_another_run_differs_by_no_less_than_a_run_may_be_off(medians: list[int], spread: float) -> None:
+    level = level_of(*medians)
+    other = another_run(level, RunNoise(spread, 10))
+    assert other.value == 1
+    assert other.std_error == pytest.approx(math.hypot(level.std_error, spread) * math.sqrt(2))
+
+
 def test_degrees_of_freedom_are_welchs_between_separate_estimates_and_those_of_a_shared_one() -> None:
     a, b = Level(0, 0.01, 4), Level(0, 0.03, 2)
     assert ratio(a, b).degrees == pytest.approx(0.001**2 / (0.0001**2 / 4 + 0.0009**2 / 2))
@@ -179,6 +190,73 @@ def test_spreads_that_a_run_cannot_tell_are_missing(make_measurement: MakeMeasur
     assert one_case.processes == pytest.approx(math.log(1.1) / math.sqrt(2), rel=1e-3)
     assert one_case.rounds is None
     assert spreads([make_measurement(A, levels=(1, 1)), make_measurement(B, levels=(1, 1))])[1:] == (0, 0)
+
+
+def remembering(*logs: tuple[float, ...], code: str = "abc", kernel: float | None = None) -> Calibration:
+    """Runs of two cases, each the deviations of its processes, which all cases share."""
+    cases = tuple(
+        RememberedCase(
+            case=case,
+            runs=tuple(
+                RememberedRun(
+                    started=f"{number:03}",
+                    code=code if code else str(number),
+                    medians_ns=tuple(level_ns * math.exp(value) for value in of_run),
+                    kernel_ns=(kernel,) * len(of_run),
+                )
+                for number, of_run in enumerate(logs)
+            ),
+        )
+        for case, level_ns in ((CASE_A, 1e7), (CASE_B, 3e7))
+    )
+    return Calibration(machine="m", software="s", cases=cases)
+
+
+def test_a_machine_that_remembers_nothing_repeated_has_the_default_noise() -> None:
+    once, other_code = remembering((0.0, 0.0)), remembering((0.0, 0.0), (0.5, 0.5), code="")
+    for calibration in (Calibration(machine="m", software="s"), once, other_code):
+        assert run_noise(calibration) == DEFAULT_NOISE
+    twice = remembering((0.0, 0.0), (0.1, 0.1))
+    assert run_noise(twice, without=["001"]) == DEFAULT_NOISE
+    assert run_noise(twice, normalised=True) == DEFAULT_NOISE, "there was no calibration kernel"
+
+
+def test_remembered_runs_move_the_noise_from_the_default_to_what_they_show() -> None:
+    prior, rng = DEFAULT_NOISE, np.random.default_rng(15)
+    twice = run_noise(remembering((0.0, 0.0), (0.04, 0.04)))
+    assert (twice.degrees, twice.remembered) == (prior.degrees + 1, 2)
+    assert twice.spread == pytest.approx(math.sqrt((prior.degrees * prior.spread**2 + 0.0008) / twice.degrees))
+    assert twice.spread < 1.2 * prior.spread, "two runs never make it jump"
+    many = run_noise(remembering(*((value, value) for value in rng.normal(0, 0.05, 300))))
+    assert many.spread == pytest.approx(0.05, rel=0.1)
+    same = run_noise(remembering(*[(0.0, 0.0)] * 20))
+    assert same.spread == pytest.approx(prior.spread * math.sqrt(10 / 29))
+
+
+def test_what_processes_within_a_run_let_expect_is_taken_away() -> None:
+    """Processes spread by 10%, and runs by nothing: the means of runs differ, and no run does."""
+    rng = np.random.default_rng(15)
+    logs = rng.normal(0, 0.1, (2, 300, 5))
+    cases = tuple(
+        RememberedCase(
+            case=case,
+            runs=tuple(
+                RememberedRun(started=f"{n:03}", code="", medians_ns=tuple(np.exp(run)), kernel_ns=(None,) * 5)
+                for n, run in enumerate(of_case)
+            ),
+        )
+        for case, of_case in zip((CASE_A, CASE_B), logs, strict=True)
+    )
+    assert run_noise(Calibration(machine="m", software="s", cases=cases)).spread < 0.01
+
+
+@given(medians=times_ns, kernel=st.integers(1, 10**9))
+def test_normalised_times_are_free_of_what_slows_the_machine(medians: list[int], kernel: int) -> None:
+    slowed = CaseProcesses(CASE_A, tuple(map(float, medians)), tuple(kernel * median for median in medians))
+    normalised = slowed.normalised()
+    assert normalised is not None
+    assert normalised.medians_ns == pytest.approx([1 / kernel] * len(medians))
+    assert slowed._replace(kernel_ns=(None, *slowed.kernel_ns[1:])).normalised() is None
 
 
 @given(widths=st.lists(st.floats(1, 1e6), min_size=2, max_size=5, unique=True))

@@ -113,6 +113,12 @@ def conftest(fails=None, interrupts=None, by="SIGINT", charts=False):
     return CONFTEST.format(fails=fails, interrupts=interrupts, signal=by, charts=charts)
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    """A user's cache remembers no sweep of a test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def sweep(pytester):
     """``sweep(*options, mode, benchmark, more, apart, **conftest)``: a sweep of three cases in a folder of its own.

@@ -9,28 +9,25 @@ import ntp.cli.gate
 import ntp.report.html  # noqa: F401
 from ntp.machine.cache import save_kept
 from ntp.records.baselines import save_baseline
-from ntp.records.calibration import CalibratedCase, CalibratedRun, Calibration, fingerprints
+from ntp.records.calibration import Calibration, RememberedCase, RememberedRun, fingerprints
 
 pytest_plugins = ["pytester"]
 
 GATED = ("-k", "simple", "--ntp-baseline=baselines")
 
 
-def thrice(measurement):
-    """Three runs of a case that are a nanosecond apart."""
-    kernel = measurement.calibration_kernel
-    runs = tuple(
-        CalibratedRun(
-            step_time_ns=tuple(time_ns + i for time_ns in measurement.step_time_ns), calibration_kernel=kernel
-        )
-        for i in range(3)
-    )
-    return CalibratedCase(case=measurement.case, started="2025-01-02", runs=runs)
+def often(measurement):
+    """Twenty runs of a case that do not differ."""
+    runs = (RememberedRun.of(measurement, f"2025-01-{day:02}", "abc") for day in range(1, 21))
+    return RememberedCase(case=measurement.case, runs=tuple(runs))
 
 
 def faster(measurement, factor):
-    times_ns = tuple(round(time_ns / factor) for time_ns in measurement.step_time_ns)
-    return measurement.model_copy(update={"step_time_ns": times_ns})
+    processes = (
+        process.model_copy(update={"step_time_ns": tuple(round(ns / factor) for ns in process.step_time_ns)})
+        for process in measurement.processes
+    )
+    return measurement.model_copy(update={"processes": tuple(processes)})
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +45,7 @@ def gated(sweep, pytester, monkeypatch, load, measured):
         measured.append(load())
     (run,) = measured
     machine, software = fingerprints(run.measurements[0])
-    cases = tuple(map(thrice, run.measurements))
+    cases = tuple(map(often, run.measurements))
     calibration = Calibration(machine=machine, software=software, cases=cases)
 
     def held(*options, slowdown=1.0, calibrated=True, **how):

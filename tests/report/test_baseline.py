@@ -5,6 +5,7 @@ import pytest
 from ntp.case import Case
 from ntp.judge.baseline import BaselineVerdict, CaseJudgement, TimeFinding
 from ntp.judge.counts import Change
+from ntp.judge.processes import DEFAULT_NOISE, RunNoise
 from ntp.judge.statistics import Interval
 from ntp.judge.verdict import gravest
 from ntp.report import document
@@ -17,13 +18,15 @@ UNSURE = TimeFinding("inconclusive", Interval(1.04, 0.9, 1.2))
 UNKNOWN_NOISE = TimeFinding("not comparable", reasons=("the noise is not known: calibrate",))
 MORE = (Change("aten::copy_", 0, 2), Change("peak_tensor_bytes", 90 * 2**20, 106 * 2**20), Change("parameters", 1, 2))
 
+LEARNED = RunNoise(0.012, 16, 7)
+
 
 def case(times=SAME, number=1, **other):
     return CaseJudgement(Case.parse(f"simple-b8-s64-t{number}"), 10_000_000, 10_040_000, times, **other)
 
 
-def verdict(*cases, only_head=(), calibrated=("2025-01-02",)):
-    return BaselineVerdict(gravest([each.verdict for each in cases]), cases, only_head, 0.05, calibrated)
+def verdict(*cases, only_head=(), noise=LEARNED):
+    return BaselineVerdict(gravest([each.verdict for each in cases]), cases, only_head, 0.05, noise)
 
 
 def terminal(found):
@@ -98,8 +101,8 @@ def test_every_change_of_a_count_is_named():
     assert "not counted on both sides, so not compared: operators" in text
 
 
-def test_cases_that_are_new_and_the_day_of_the_calibration():
+def test_cases_that_are_new_and_where_the_noise_is_from():
     text = sentences(terminal(verdict(case(), only_head=("simple-b9-s64-t1",))))
     assert "not in the baseline, and not judged: simple-b9-s64-t1" in text
-    assert "(calibrated 2025-01-02)" in text
-    assert "calibrated" not in terminal(verdict(case(), calibrated=()))
+    assert "the noise between runs (1.2%, learned from 7 runs of this machine)." in text
+    assert "learned" not in terminal(verdict(case(), noise=DEFAULT_NOISE))

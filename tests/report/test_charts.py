@@ -248,7 +248,7 @@ class TestReadable:
         assert {"throughput", "scaling", "samples", "faults", "phases", "roofline", "memory"} == drawn.keys()
         for chart in drawn.values():
             assert_readable(chart)
-        columns = [Column(name, crowded.measurements) for name in ("one", "other", LONG.id)]
+        columns = [Column.of(name, crowded.measurements) for name in ("one", "other", LONG.id)]
         assert_readable(sweep_charts.ratios(compare(columns)))
 
     def test_one_case(self, observed, make_measurement, make_operators, make_peaks):

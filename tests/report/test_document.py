@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from ntp.case import Case, Workload
-from ntp.judge.baseline import BaselineVerdict, Noise, TimeFinding
+from ntp.judge.baseline import BaselineVerdict, CaseNoise, Noises, TimeFinding
 from ntp.judge.baseline import CaseJudgement as BaselineCase
 from ntp.judge.compare import Column as Side
 from ntp.judge.compare import compare
 from ntp.judge.guard import verdict_on
+from ntp.judge.processes import DEFAULT_NOISE, Level, RunNoise
 from ntp.judge.statistics import Interval
 from ntp.judge.tuning import Contribution, Ranking, Winner
 from ntp.records.guard import GuardedCase
@@ -178,7 +179,11 @@ def reports(make_guarded, make_guard_record, make_measurement):
     def of_gate(cases, text, interval):
         slower, unknown = TimeFinding("regression", interval), TimeFinding("not comparable", reasons=(text,))
         judged = (BaselineCase(cases[0], 1e7, 1e8, slower), BaselineCase(cases[1], 1e3, None, unknown))
-        return baseline.report(BaselineVerdict("regression", judged, (cases[2].id,), 0.05, ("2025-01-02",)))
+        return baseline.report(BaselineVerdict("regression", judged, (cases[2].id,), 0.05, DEFAULT_NOISE))
+
+    def of_runs(case, spread):
+        noise = RunNoise(spread or 0.0, 10, 2)
+        return Noises(noise, noise, (CaseNoise(case, 2, Level(0.0, spread or 0.0, 1), spread),))
 
     def of_search(cases, text, interval):
         contribution = Contribution("loss", "deduplicated", "full", interval)
@@ -193,12 +198,12 @@ def reports(make_guarded, make_guard_record, make_measurement):
     def of_all(model, text, log_ratio, ratio, pairs, spread):
         cases = [Case(workload=Workload(model=model, batch_size=size)) for size in (2, 3, 4)]
         interval = Interval(ratio, ratio / 2, ratio * 2)
-        runs = [Side(name, (make_measurement(cases[0], [ns] * 20),)) for name, ns in (("base", 10), ("head", 10**9))]
+        runs = [Side.of(name, (make_measurement(cases[0], [ns] * 20),)) for name, ns in (("base", 10), ("head", 10**9))]
         return {
             "guard": (of_guard(cases, text, log_ratio, pairs), 2),
             "gate": (of_gate(cases, text, interval), 2),
             "search": (of_search(cases, text, interval), 4),
-            "calibration": (calibration.report([Noise(cases[0], 2, 1.0, spread, spread)]), 1),
+            "calibration": (calibration.report(of_runs(cases[0], spread)), 1),
             "comparison": (comparison.report(compare(runs)), 1),
         }
 
