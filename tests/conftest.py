@@ -198,7 +198,7 @@ def _measurement(
     """
     samples = tuple(step_time_ns) or tuple(10_000_000 + 10_000 * i for i in range(-10, 11))
     environment = {"git": Git(commit="0123456789abcdef" * 2, branch="main", dirty=False)}
-    environment |= {name: other.pop(name) for name in ("machine", "software", "git") if name in other}
+    environment |= {name: other.pop(name) for name in ("machine", "software", "git", "process") if name in other}
     of_process: dict[str, Any] = {
         "warm_up": WarmUp(step_time_ns=(30_000_000, *[10_000_000] * 11), wall_time_ns=140_000_000, steady=True),
         "harness": Harness(start_s=1.5, warm_up_s=1.0, timed_s=3.0, parent_cpu_s=0.003),
@@ -454,7 +454,7 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
 
 @pytest.fixture(scope="session")
 def make_measurement() -> MakeMeasurement:
-    """``make_measurement(case_id_or_case, step_time_ns, **fields)``; machine, software, git, conditions go within."""
+    """``make_measurement(case_id_or_case, step_time_ns, **fields)``; what is of the environment goes within."""
     return _measurement
 
 

@@ -16,12 +16,15 @@ import draws
 import error_tables
 import measuring
 import page
+import pausing
 import pictures
 import pools
 from neighbour import neighbour
 from pools import CONDITIONS, FOLDER
 from recordings import FOLDER_HELP, Again, Only, chosen, new_file, run, tell, write
 from slower import SLOWDOWNS
+
+from ntp.case import Case
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -79,6 +82,18 @@ def ablation(
     """Record pairs of identical code with one thing measured differently in each arm, alternating between the arms."""
     path = new_file(folder / "ablation.json.gz", again)
     measuring.record_ablation(path, pairs)
+
+
+@app.command("pausing")
+def record_pausing(
+    pairs: Annotated[int, typer.Argument(min=2, help="Take this many pairs in each arm.")] = 12,
+    case: Annotated[str, typer.Option(help="Pause workers of this case.")] = pools.SPINNING,
+    again: Again = False,
+    folder: Folder = FOLDER,
+) -> None:
+    """Record what it costs to pause the idle side of a pair, and pairs in which it is left running."""
+    path = new_file(pools.path_of("pausing", case.replace("/", "-"), folder), again)
+    pausing.record(path, Case.parse(case), pairs)
 
 
 @app.command()

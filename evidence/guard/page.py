@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import error_tables as errors
 import noise_tables as noise
+import pausing
 from error_tables import Drawn
 from pools import CASES, CONDITIONS, Recorded
 from recordings import machine_words, origin
@@ -40,6 +41,7 @@ def markdown(recorded: Recorded, drawn: Drawn, pictures: Iterable[str] = ()) -> 
         noise.ON_NOISE,
         noise.ablation(recorded),
         noise.ON_ABLATION,
+        *_pausing(recorded),
         "## What a pair is summed up by",
         *(f"{CONDITIONS[name].capitalize()}:\n\n{noise.summaries(recorded, drawn, name)}" for name in CONDITIONS),
         noise.ON_SUMMARIES,
@@ -58,6 +60,14 @@ def _where(recorded: Recorded) -> str:
     if not machines:
         return ""
     return f"Recorded on: {'; '.join(machines)}. Another machine has other noise, and its guards end differently."
+
+
+def _pausing(recorded: Recorded) -> Iterable[str]:
+    for document in recorded.pausing.values():
+        yield f"## Pausing the idle side: {code(document['case'])}"
+        yield pausing.costs(document)
+        yield pausing.worth(document)
+        yield pausing.ON_PAUSING
 
 
 def _picture(name: str, what: str, shown: set[str]) -> str:
@@ -88,9 +98,13 @@ def files(recorded: Recorded) -> str:
         pairs = sum(len(pairs) for arm in recorded.ablation.values() for pairs in arm.values())
         where = origin(facts["started"], facts.get("wall_time_s"), [facts["commit"]], facts["machine"])
         rows.append((code("ablation.json.gz"), str(pairs), *where))
+    for name, document in recorded.pausing.items():
+        pairs = sum(map(len, document["pairs"].values()))
+        where = origin(document["started"], document["wall_time_s"], [document["commit"]], document["machine"])
+        rows.append((code(name), str(pairs), *where))
     return table(("file", "pairs", "UTC", "took", "commit", "machine"), rows) if rows else ""
 
 
 _AGAIN = """\
-`python evidence/guard tables` makes all tables from these files; `record`, `slowdowns`, `runs` and `ablation` make the
-files. `drawn.json.gz` holds what was drawn at random: a test draws a part of that again."""
+`python evidence/guard tables` makes all tables from these files; `record`, `slowdowns`, `runs`, `ablation`
+and `pausing` make the files. `drawn.json.gz` holds what was drawn at random: a test draws a part of that again."""

@@ -7,6 +7,7 @@ A folder holds compressed JSON files, whose names say what they are:
     slower-NAME.json.gz          many pairs of a commit and a slower one
     runs-quiet.json.gz           whole guards of identical code, as a user runs them; or runs-neighbour.json.gz
     ablation.json.gz             pairs of identical code, measured in other ways
+    pausing-CASE.json.gz         what it costs to pause a worker, and pairs whose idle side is left running
     drawn.json.gz                what ``tables`` drew at random from all these
 """
 
@@ -35,6 +36,9 @@ ARMS = ("as it is", "allocator=glibc", "wait_policy=active", "affinity=free", "o
 """Arms of the ablation: pairs as a guard measures them, and pairs with one thing changed."""
 
 ABLATED = (CASES[0], CASES[3])
+
+SPINNING = "simple-b8-s64-t2-active"
+"""A case whose threads spin while they wait."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,8 @@ class Recorded(NamedTuple):
     ablation: dict[str, dict[str, tuple[Pair, ...]]]
     ablation_facts: dict[str, Any]
     """Everything else in the ablation's file, as :attr:`Pool.facts`."""
+    pausing: dict[str, dict[str, Any]]
+    """What was recorded of pausing, by file."""
 
     @property
     def slower(self) -> dict[str, Pool]:
@@ -86,7 +92,8 @@ def load(folder: Path = FOLDER) -> Recorded:
     runs = {name: json.loads(read(path)) for name in CONDITIONS if (path := path_of("runs", name, folder)).exists()}
     path = folder / "ablation.json.gz"
     ablation = json.loads(read(path)) if path.exists() else {}
-    return Recorded(pools, runs, _arms(ablation.pop("pairs")) if ablation else {}, ablation)
+    pausing = {path.name: json.loads(read(path)) for path in sorted(folder.glob("pausing-*.json.gz"))}
+    return Recorded(pools, runs, _arms(ablation.pop("pairs")) if ablation else {}, ablation, pausing)
 
 
 def _arms(entries: Iterable[dict[str, Any]]) -> dict[str, dict[str, tuple[Pair, ...]]]:

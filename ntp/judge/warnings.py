@@ -87,6 +87,7 @@ def warnings_of(measurement: Measurement) -> tuple[MeasurementWarning, ...]:
         *_of_the_conditions(measurement.processes[-1].conditions),
         *_of_the_samples(measurement),
         *_of_the_runtime(measurement),
+        *_of_the_waiting(measurement),
         *_of_the_observers(measurement),
         *_of_the_numbers(measurement),
         *_of_the_memory(measurement),
@@ -284,12 +285,6 @@ def _of_the_settings(endings: Sequence[Ending], config: StepConfig) -> Iterator[
 
 def _of_the_runtime(measurement: Measurement) -> Iterator[MeasurementWarning]:
     runtime = measurement.case.runtime
-    if runtime.wait_policy == "active" and runtime.threads > 1:
-        yield MeasurementWarning(
-            kind="spinning-threads",
-            message=f"idle threads spin: {runtime.threads} threads with the active wait policy",
-            advice="unless nothing else uses these CPUs, let idle threads sleep (--ntp-wait-policy passive)",
-        )
     faults_per_step = measurement.minor_page_faults_per_step
     if faults_per_step > MAX_FAULTS_PER_STEP:
         tuned = runtime.allocator == "glibc-tuned"
@@ -298,3 +293,25 @@ def _of_the_runtime(measurement: Measurement) -> Iterator[MeasurementWarning]:
             message=f"{faults_per_step:,.0f} minor page faults a step: memory is mapped again at every step",
             advice=TUNED_YET_CHURNING if tuned else "keep large blocks in the heap (--ntp-allocator glibc-tuned)",
         )
+
+
+def _of_the_waiting(measurement: Measurement) -> Iterator[MeasurementWarning]:
+    """Warn of threads that spin on CPUs that somebody else needs: each other, or other processes."""
+    runtime = measurement.case.runtime
+    if runtime.wait_policy != "active" or runtime.threads == 1:
+        return
+    process = measurement.environment.process
+    cpus = min(process.quota_cpus or math.inf, len(process.affinity or ()) or math.inf)
+    other_cpu_share = measurement.processes[-1].conditions.other_cpu_share or 0.0
+    if runtime.threads > cpus:
+        reason = f"the process has {cpus:g} CPU{'s' if cpus != 1 else ''}"
+    elif other_cpu_share > MAX_OTHER_CPU_SHARE:
+        reason = f"other processes used {other_cpu_share:.0%} of the CPU time"
+    else:
+        return
+    yield MeasurementWarning(
+        kind="spinning-threads",
+        message=f"{runtime.threads} threads spin while they wait (the active wait policy), and {reason}",
+        advice="a thread that spins keeps others from working: use fewer threads, or let them sleep "
+        "(--ntp-wait-policy passive)",
+    )

@@ -6,12 +6,8 @@ from typing import Literal, NamedTuple
 
 from ntp.case import ONEDNN_ISA, Options
 
-ORDER = ("loss", "matmul", "precision", "threads", "optimizer", "allocator", "affinity", "huge_pages")
-"""The levers in the order in which they are tried: those that change what the others are worth come first.
-
-Not OpenMP's wait policy: in a pair, threads of one side that spin while they wait take the CPUs from the other, and so
-make it look slow. It can be compared in a sweep, where each case is alone (``--ntp-wait-policy``).
-"""
+ORDER = ("loss", "matmul", "precision", "threads", "wait_policy", "optimizer", "allocator", "affinity", "huge_pages")
+"""The levers in the order in which they are tried: those that change what the others are worth come first."""
 
 COMPILE = "compile"
 """The lever that is tried last: a candidate costs a minute."""

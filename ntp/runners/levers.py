@@ -25,6 +25,8 @@ def levers(
     values = {"threads": [threads] if threads else counts, "allocator": allocators}
     if exact:
         values["precision"] = ["fp32"]
+    if values["threads"] == [1]:
+        values["wait_policy"] = []  # one thread waits for no other
     several = []
     for field in (*ORDER, COMPILE):
         info = next(group.model_fields[field] for group in GROUPS.values() if field in group.model_fields)

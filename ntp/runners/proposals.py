@@ -25,7 +25,8 @@ _SLOWEST = 100.0
 
 def one_by_one(best: Case, default: Case, levers: Sequence[Lever]) -> Iterator[Case]:
     """Yield the cases that are one lever away from the best. Where that cannot be combined with another of its levers,
-    the other one gives way: otherwise what has won first would keep out all that it does not go with.
+    or would have no effect beside it, the other one gives way: otherwise what has won first would keep out all that it
+    does not go with.
     """
     for lever in levers:
         for value in lever.values:
@@ -38,10 +39,17 @@ def _with_value(best: Case, default: Case, field: str, value: str) -> Case | Non
     others = ({other: usual} for other, (_, usual) in levers_of(best, default).items() if other != field)
     for giving_way in ({}, *others):
         try:
-            return with_values(best, {**giving_way, field: value})
+            case = with_values(best, {**giving_way, field: value})
         except OptionError:
             continue
+        if _makes_sense(case, default):
+            return case
     return None
+
+
+def _makes_sense(case: Case, default: Case) -> bool:
+    """Whether each lever can have an effect: a single thread waits for no other, whatever the wait policy."""
+    return case.runtime.threads > 1 or case.runtime.wait_policy == default.runtime.wait_policy
 
 
 class Proposals:
@@ -88,7 +96,7 @@ class Proposals:
                 case = with_values(self._default, values)
             except OptionError:
                 continue
-            if case not in tried:
+            if case not in tried and _makes_sense(case, self._default):
                 return case
         return None
 

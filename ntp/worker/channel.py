@@ -65,6 +65,7 @@ class Channel:
         self._timeout_s = timeout_s
         self._unread = bytearray()
         self._asking = threading.Lock()
+        self._paused = False
         # A file, not a pipe: nobody has to read it while the worker runs, and a talkative model can't fill it up.
         try:
             self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in stop)
@@ -106,6 +107,9 @@ class Channel:
         """
         with self._asking:
             assert self._process.stdin is not None
+            if self._paused:
+                self._signal(signal.SIGCONT)
+                self._paused = False
             try:
                 self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             except BrokenPipeError:
@@ -121,11 +125,23 @@ class Channel:
                 reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(line[:80])
                 raise self.malformed(activity, reason) from error
 
+    def pause(self) -> None:
+        """Take the worker off the CPUs, with whatever else is in its process group, until the next request.
+
+        Threads that spin while they wait would otherwise go on spinning between requests.
+        """
+        with self._asking:
+            self._paused = True
+            self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
     def stop(self) -> None:
         """End the worker and all that it started, at once. It holds nothing that is worth a farewell."""
         below = descendants(self._process.pid)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)  # which a paused process does not wait with
         kill_all(below)
         with self._asking:  # another thread's request, which fails now
             self._process.wait()

@@ -69,7 +69,7 @@ def _become_worker(request: dict[str, Any], descriptors: list[int], server_pid: 
     """Run the worker's module in its folder, as a child. This does not return."""
     status = 1
     try:
-        os.setpgid(0, 0)
+        os.setpgid(0, 0)  # in the server's session: see ntp.worker.launch.new_process
         _take_mark(request["mark"])
         for standard, descriptor in enumerate(descriptors):
             os.dup2(descriptor, standard)

@@ -74,7 +74,9 @@ def new_process(
         bufsize=0,
         cwd=source.folder,
         env=_environment(runtime, mark),
-        start_new_session=True,
+        # In this session: only then does the kernel continue what is stopped in its group, and hang up on it, when the
+        # worker dies. In a session of its own, the processes of a paused worker would stay stopped for ever.
+        process_group=0,
     )
     process.mark = mark
     return process

@@ -163,7 +163,8 @@ def measure_pair(
     ``seed``.
 
     Both run the same number of steps in each round, unless ``block_s`` says how many seconds of its own steps each side
-    runs. Which of the two goes first is drawn again for each round.
+    runs. Which of the two goes first is drawn again for each round. A worker is paused whenever it has answered, so
+    that threads that spin while they wait take no CPU from the other side.
 
     Raises:
         SideFailed: one of them died, hung or refused.
@@ -174,9 +175,9 @@ def measure_pair(
     pace_s: dict[SideName, float] = {}
     # Importing torch takes seconds, and needs no quiet.
     with ThreadPoolExecutor(len(sides)) as pool, stopped_on_error(*workers.values()):
-        list(pool.map(lambda side: _of(side, workers[side].load), order.sample(sides, 2)))
+        list(pool.map(lambda side: _ask(side, workers[side], workers[side].load), order.sample(sides, 2)))
     for side in order.sample(sides, 2):
-        warm_up = _of(side, partial(workers[side].warm_up, WARM_UP_WINDOW))
+        warm_up = _ask(side, workers[side], partial(workers[side].warm_up, WARM_UP_WINDOW))
         pace_s[side] = statistics.median(warm_up.step_time_ns[len(warm_up.step_time_ns) // 2 :]) / 1e9
     if pace_s["head"] > drop_above * pace_s["base"]:
         raise Pruned(pace_s["head"] / pace_s["base"])
@@ -192,7 +193,7 @@ def measure_pair(
     for _ in range(rounds):
         for side in order.sample(sides, 2):
             expected_s = steps[side] * pace_s[side]
-            ran = _of(side, partial(workers[side].run, steps[side], expected_s=expected_s))
+            ran = _ask(side, workers[side], partial(workers[side].run, steps[side], expected_s=expected_s))
             blocks.append(Block(side=side, step_time_ns=ran.step_time_ns))
             endings[side] = ran.ending
     return Pair(case_id=case_id, seed=seed, blocks=tuple(blocks), endings=tuple(endings.items()))
@@ -206,12 +207,14 @@ class SideFailed(WorkerFailed):
         self.side = side
 
 
-def _of(side: SideName, ask: Callable[[], Answer]) -> Answer:
-    """Ask a worker, and name its side if it fails."""
+def _ask(side: SideName, worker: Worker, request: Callable[[], Answer]) -> Answer:
+    """Ask a worker, pause it once it has answered, and name its side if it fails."""
     try:
-        return ask()
+        answer = request()
     except WorkerFailed as error:
         raise SideFailed(side, error) from error
+    worker.pause()
+    return answer
 
 
 def rounds_of(step_s: float, steps_s: float = STEPS_S) -> tuple[int, int]:

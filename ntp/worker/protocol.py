@@ -62,6 +62,9 @@ class Worker(Protocol):
     def ask(self, name: str, **arguments: Any) -> Any:
         """Run one of :data:`ntp.observe.passes.PASSES`, and return its record."""
 
+    def pause(self) -> None:
+        """Use no CPU until the next request."""
+
     def stop(self) -> None:
         """End the process, whatever it does. May be called at any time, also twice."""
 

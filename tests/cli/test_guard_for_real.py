@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from ntp.records.guard import GuardRecord
@@ -252,3 +253,24 @@ def test_an_interrupt_leaves_no_worktree_and_no_process(repository, number, stat
     assert errors.count("\n") == 1
     assert repository.is_clean()
     assert GuardRecord.load(kept).cases[0].base is not None
+
+
+LOADER = """
+import os, subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import os, time\nwhile os.getppid() == %d: time.sleep(0.01)" % os.getpid()])
+"""
+"""Starts what a data loader starts: a process in its own's group, that ends when it finds its parent gone."""
+
+
+def test_a_guard_that_is_killed_leaves_no_process_though_one_side_is_paused(repository):
+    repository.commit(model=LOADER + MODEL.format(change=""))
+    command = [*NTP_GUARD, *OPTIONS, "--cases", "model.py:make-b2-s4-t2-v50-active", "--budget", "100s"]
+    with subprocess.Popen(command, cwd=repository.path, stderr=subprocess.DEVNULL) as process:
+        started = psutil.Process(process.pid)
+        while sum(child.status() == psutil.STATUS_STOPPED for child in started.children(recursive=True)) < 2:
+            assert process.poll() is None
+        left = started.children(recursive=True)
+        process.kill()
+    _, alive = psutil.wait_procs(left, timeout=10)
+    assert not alive
+    assert len(left) >= 5, "the server, and a worker and its loader on each side"

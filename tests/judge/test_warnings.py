@@ -74,6 +74,13 @@ AT_THE_LIMIT: list[dict[str, Any]] = [
     {"conditions": Conditions(load_1min=64.0)},
     {"step_time_ns": (1000,) * MIN_SAMPLES},
     {"case": SPINNING.model_copy(update={"runtime": Runtime(threads=1, wait_policy="active")})},
+    {
+        "case": SPINNING,
+        "process": Process(affinity=(0, 1), quota_cpus=2),
+        "conditions": Conditions(other_cpu_share=0.1),
+    },
+    {"case": SPINNING, "process": Process()},
+    {"case": SPINNING.model_copy(update={"runtime": Runtime(threads=2, wait_policy="unset")})},
     {"minor_page_faults": MAX_FAULTS_PER_STEP * len(QUIET_STEPS)},
     {"step_time_ns": (*[1000] * 18, 1250, 1250)},
     {"step_time_ns": (0,) * 20},
@@ -156,6 +163,23 @@ def test_the_tuned_allocator_is_not_advised_to_who_has_it(make_measurement: Make
     (tuned,) = warnings_of(make_measurement(Case(), **churn))
     assert "--ntp-allocator glibc-tuned" in plain.advice
     assert "--ntp-allocator" not in tuned.advice
+
+
+@pytest.mark.parametrize(
+    ("process", "other_cpu_share", "reason"),
+    [
+        (Process(affinity=(3,)), 0.0, "the process has 1 CPU"),
+        (Process(affinity=(0, 1, 2, 3), quota_cpus=1.5), None, "the process has 1.5 CPUs"),
+        (Process(affinity=(0, 1)), 0.11, "other processes used 11% of the CPU time"),
+    ],
+)
+def test_threads_that_spin_are_warned_of_where_somebody_needs_their_cpus(
+    make_measurement: Make, process: Process, other_cpu_share: float | None, reason: str
+) -> None:
+    conditions = Conditions(other_cpu_share=other_cpu_share)
+    warnings = warnings_of(make_measurement(SPINNING, QUIET_STEPS, process=process, conditions=conditions))
+    (warning,) = (warning for warning in warnings if warning.kind == "spinning-threads")
+    assert warning.message == f"2 threads spin while they wait (the active wait policy), and {reason}"
 
 
 def test_warnings_add_up(make_measurement: Make) -> None:

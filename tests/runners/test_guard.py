@@ -182,13 +182,13 @@ def test_all_is_counted_then_paired_as_asked_and_each_step_hands_out_a_record(be
     def requests(case, *names):
         return {(name, case.id, side) for name in ("start", "load", "run", *names) for side in ("base", "head")}
 
-    counting = ("memory", "flops", "operators", "imported")
+    counting, pairing = ("memory", "flops", "operators", "imported"), ("warm_up", "pause")
     assert steps == [
         requests(SMALL, *counting),
         requests(LARGE, *counting),
-        requests(LARGE, "warm_up"),
-        requests(SMALL, "warm_up"),
-        requests(LARGE, "warm_up"),
+        requests(LARGE, *pairing),
+        requests(SMALL, *pairing),
+        requests(LARGE, *pairing),
     ]
     assert bench.clean()
 

@@ -245,12 +245,17 @@ class TestLevers:
         assert values["allocator"] == ("glibc-tuned", "glibc")
         assert values["precision"] == ("fp32", "bf16", "bf16-matmul")
         assert next(iter(values)) == "loss"
-        assert "wait_policy" not in values  # who spins takes the other side's CPUs
+        assert values["wait_policy"] == ("passive", "active", "unset")
+        assert list(values).index("threads") < list(values).index("wait_policy"), "its worth depends on the threads"
         assert list(values)[-1] == "compile"
 
     def test_what_has_one_value_is_no_lever(self):
         fields = {lever.field for lever in levers(6, ("glibc",), exact=True, threads=4)}
         assert not fields & {"precision", "threads", "allocator"}
+
+    @pytest.mark.parametrize(("max_threads", "threads"), [(1, None), (6, 1)])
+    def test_a_single_thread_waits_for_no_other(self, max_threads, threads):
+        assert "wait_policy" not in {lever.field for lever in levers(max_threads, (), exact=False, threads=threads)}
 
 
 class TestProposals:
@@ -266,6 +271,26 @@ class TestProposals:
             {"precision", "loss"},
             {"precision", "matmul"},
         ]
+
+    def test_a_wait_policy_is_tried_on_several_threads_alone(self):
+        policies = [value for value in ("passive", "active", "unset") if value != DEFAULT.runtime.wait_policy]
+        two = with_values(DEFAULT, {"threads": "2"})
+        lever = Lever(field="wait_policy", values=("passive", "active", "unset"))
+        tried = list(one_by_one(two, two, [lever]))
+        assert tried == [with_values(two, {"wait_policy": policy}) for policy in policies]
+        one = with_values(two, {"threads": "1"})
+        assert list(one_by_one(one, one, [lever])) == []
+        assert list(one_by_one(one, two, [lever])) == tried, "the number of threads gives way"
+        assert list(one_by_one(tried[0], two, [Lever(field="threads", values=("1",))])) == [one], "the policy gives way"
+
+    def test_nor_is_it_sampled_for_one(self):
+        sampled = [Lever(field="wait_policy", values=("passive", "active", "unset")), LEVERS[0]]
+        one, tried = with_values(DEFAULT, {"threads": "1"}), set()
+        proposals = Proposals(one, sampled, seed=0)
+        while case := proposals.next(tried):
+            tried.add(case)
+        assert len(tried) == len(LEVERS[0].values)
+        assert {case.runtime.wait_policy for case in tried} == {one.runtime.wait_policy}
 
     def test_none_is_proposed_twice_and_at_last_none_at_all(self):
         proposals, tried = Proposals(DEFAULT, LEVERS[:2], seed=0), {DEFAULT}

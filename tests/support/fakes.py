@@ -20,7 +20,7 @@ class FakeWorker:
     """The observations, whose parts answer the observers' passes."""
 
     def said(self, what):
-        """Take note of a request: ``load``, ``run 5``, ``phases 2``, ``stop``."""
+        """Take note of a request: ``load``, ``run 5``, ``phases 2``, ``pause``, ``stop``."""
 
     def times_ns(self, steps):
         return (self.step_ns,) * steps
@@ -33,6 +33,9 @@ class FakeWorker:
 
     def stop(self):
         self.said("stop")
+
+    def pause(self):
+        self.said("pause")
 
     def load(self):
         self.said("load")

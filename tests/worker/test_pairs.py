@@ -141,9 +141,10 @@ def test_sides_alternate_many_times_while_a_machine_is_in_one_mood():
 @pytest.mark.parametrize("seed", range(5))
 def test_a_pair_asks_for_exactly_this(seed):
     pair, log = pair_of(seed)
-    assert sorted(log[:2]) == [("base", "load"), ("head", "load")]
-    assert sorted(log[2:4]) == [("base", WARM_UP), ("head", WARM_UP)]
-    assert log[4:] == [(side, "run 2") for side in order_of(pair)]
+    assert sorted(log[:4]) == [(side, what) for side in ("base", "head") for what in ("load", "pause")]
+    assert sorted(log[4:8:2]) == [("base", WARM_UP), ("head", WARM_UP)]
+    assert log[8::2] == [(side, "run 2") for side in order_of(pair)]
+    assert log[5::2] == [(side, "pause") for side, _ in log[4::2]], "nobody runs while it is the other side's turn"
     assert (pair.case_id, pair.seed, len(pair.blocks)) == ("simple-b2-s4-t1", seed, 2 * rounds_of(0.025)[0])
 
 
@@ -164,7 +165,7 @@ def test_both_sides_run_the_same_steps_once_in_every_round(seed, base_ns, head_n
 def test_the_same_seed_gives_the_same_order(seed):
     def answered():
         pair, log = pair_of(seed)
-        return pair, log[2:]  # the two are loaded at once
+        return pair, log[4:]  # the two are loaded at once
 
     assert answered() == answered()
 
@@ -195,8 +196,8 @@ class InTurn:
 
 def test_either_side_is_loaded_and_warmed_up_first_as_the_seed_says(monkeypatch):
     monkeypatch.setattr(pairs, "ThreadPoolExecutor", InTurn)
-    logs = [pair_of(seed)[1][:4] for seed in range(20)]
-    assert logs == [pair_of(seed)[1][:4] for seed in range(20)]
+    logs = [pair_of(seed)[1][:8:2] for seed in range(20)]
+    assert logs == [pair_of(seed)[1][:8:2] for seed in range(20)]
     assert all([what for _, what in log] == ["load", "load", WARM_UP, WARM_UP] for log in logs)
     firsts = {(log[0][0], log[2][0]) for log in logs}
     assert firsts == {(loaded, warmed) for loaded in ("base", "head") for warmed in ("base", "head")}
