@@ -4,6 +4,7 @@ Run ``python evidence/guard COMMAND`` in the repository, on a machine where noth
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -92,7 +93,7 @@ def record_pausing(
     folder: Folder = FOLDER,
 ) -> None:
     """Record what it costs to pause the idle side of a pair, and pairs in which it is left running."""
-    path = new_file(pools.path_of("pausing", case.replace("/", "-"), folder), again)
+    path = new_file(pools.path_of("pausing", re.sub("[/:]", "-", case), folder), again)
     pausing.record(path, Case.parse(case), pairs)
 
 

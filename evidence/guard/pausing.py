@@ -5,7 +5,6 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Sequence  # noqa: TC003
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def _costs(worker: PipeWorker, order: random.Random) -> dict[str, Any]:
     """Time requests and blocks of steps, each of which follows a pause or does not, in random order."""
     pause_ns: list[int] = []
     answer_ns: dict[str, list[int]] = {arm: [] for arm in ARMS}
-    steps_ns: dict[str, list[Sequence[int]]] = {arm: [] for arm in ARMS}
+    steps_ns: dict[str, list[tuple[int, ...]]] = {arm: [] for arm in ARMS}
 
     def idle(arm: str) -> None:
         started_ns = time.perf_counter_ns()
