@@ -18,7 +18,7 @@ from ntp.records.guard import Pair, SideName
 from ntp.report.markup import code, table
 from ntp.worker.driver import PipeWorker
 from ntp.worker.launch import ForkServer
-from ntp.worker.pairs import WARM_UP_WINDOW, measure_pair
+from ntp.worker.pairs import measure_pair
 from ntp.worker.sources import Source
 
 PAIR_S = 1.0
@@ -54,10 +54,13 @@ def record(path: Path, case: Case, pairs: int) -> None:
         def start(arm: str) -> PipeWorker:
             return kinds[arm](case, source=Source.of(ROOT), launch=server.launch)
 
-        with start("paused") as worker:
-            worker.load()
-            worker.warm_up(WARM_UP_WINDOW)
-            document["costs"] = _costs(worker, order)
+        drawing = case.model_copy(update={"workload": case.workload.model_copy(update={"part": "data"})})
+        with start("paused") as worker, PipeWorker(drawing, source=Source.of(ROOT), launch=server.launch) as light:
+            for prepared in (light, worker):
+                prepared.load()
+                prepared.warm_up()
+                prepared.pause()
+            document["costs"] = _costs(worker, light, order)
         for number in range(pairs):
             for arm in order.sample((*ARMS, "alone"), 3):
                 if arm == "alone":
@@ -76,33 +79,36 @@ def record(path: Path, case: Case, pairs: int) -> None:
 def _alone_ns(worker: PipeWorker) -> float:
     """Return the median step of a worker beside which there is no other, in as many steps as a side of a pair has."""
     worker.load()
-    warm = worker.warm_up(WARM_UP_WINDOW).step_time_ns
+    warm = worker.warm_up().step_time_ns
     step_s = statistics.median(warm[len(warm) // 2 :]) / 1e9
     return statistics.median(worker.run(math.ceil(PAIR_S / 2 / step_s)).step_time_ns)
 
 
-def _costs(worker: PipeWorker, order: random.Random) -> dict[str, Any]:
-    """Time requests and blocks of steps, each of which follows a pause or does not, in random order."""
+def _costs(worker: PipeWorker, light: PipeWorker, order: random.Random) -> dict[str, Any]:
+    """Time requests and blocks of steps, each of which follows a pause or does not, in random order.
+
+    The requests go to a worker whose step is next to nothing: it draws a batch of tokens.
+    """
     pause_ns: list[int] = []
     answer_ns: dict[str, list[int]] = {arm: [] for arm in ARMS}
     steps_ns: dict[str, list[tuple[int, ...]]] = {arm: [] for arm in ARMS}
 
-    def idle(arm: str) -> None:
+    def idle(idler: PipeWorker, arm: str) -> None:
         started_ns = time.perf_counter_ns()
         if arm == "paused":
-            worker.pause()
+            idler.pause()
             pause_ns.append(time.perf_counter_ns() - started_ns)
         time.sleep(IDLE_S)
 
     for _ in range(REQUESTS):
         for arm in order.sample(ARMS, 2):
-            idle(arm)
+            idle(light, arm)
             started_ns = time.perf_counter_ns()
-            worker.imported((), ())
+            light.run(1)
             answer_ns[arm].append(time.perf_counter_ns() - started_ns)
     for _ in range(BLOCKS):
         for arm in order.sample(ARMS, 2):
-            idle(arm)
+            idle(worker, arm)
             steps_ns[arm].append(worker.run(BLOCK_STEPS).step_time_ns)
     return {"pause_ns": pause_ns, "answer_ns": answer_ns, "steps_ns": steps_ns}
 
@@ -115,7 +121,7 @@ def costs(document: dict[str, Any]) -> str:
     laters = {arm: statistics.median(ns for steps in taken["steps_ns"][arm] for ns in steps[1:]) for arm in ARMS}
     rows = [("pausing, as the parent sees it", seconds(statistics.median(taken["pause_ns"]) / 1e9), "-")]
     for what, values in (
-        ("a request without steps, and its answer", answers),
+        ("a request that draws a batch of tokens, and its answer", answers),
         ("the first step of a block", firsts),
         ("the later steps of a block", laters),
     ):

@@ -245,7 +245,7 @@ class TestLevers:
         assert values["allocator"] == ("glibc-tuned", "glibc")
         assert values["precision"] == ("fp32", "bf16", "bf16-matmul")
         assert next(iter(values)) == "loss"
-        assert values["wait_policy"] == ("passive", "active", "unset")
+        assert values["wait_policy"] == ("unset", "passive", "active")
         assert list(values).index("threads") < list(values).index("wait_policy"), "its worth depends on the threads"
         assert list(values)[-1] == "compile"
 
