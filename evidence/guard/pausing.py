@@ -106,6 +106,7 @@ def _costs(worker: PipeWorker, light: PipeWorker, order: random.Random) -> dict[
             started_ns = time.perf_counter_ns()
             light.run(1)
             answer_ns[arm].append(time.perf_counter_ns() - started_ns)
+    light.pause()
     for _ in range(BLOCKS):
         for arm in order.sample(ARMS, 2):
             idle(worker, arm)
