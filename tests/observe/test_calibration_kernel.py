@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ntp.observe import calibration_kernel as kernel
-from ntp.observe.calibration_kernel import _matrices, CALLS, kernel_burst, plain_settings
+from ntp.observe.calibration_kernel import CALLS, _matrices, kernel_burst, plain_settings
 from ntp.worker.worker import CaseHolder
 
 SIDE = 8
