@@ -65,7 +65,7 @@ return F.linear_cross_entropy(hidden.flatten(0, 1), head.weight, targets.flatten
         {
             "loss": """\
 ids, rows = inputs.unique(return_inverse=True)
-log_probabilities = model(ids[:, None])[:, 0].float().log_softmax(-1)
+log_probabilities = model(ids[:, None]).squeeze(1).float().log_softmax(-1)
 return -log_probabilities[rows.flatten(), targets.flatten()].mean()"""
         }
     ),
