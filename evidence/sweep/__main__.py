@@ -12,8 +12,9 @@ import typer
 sys.path.append(str(Path(__file__).parents[1]))
 
 import recording
+import runtimes
 from neighbour import neighbour
-from recordings import FOLDER_HELP, REPORTS, run
+from recordings import FOLDER_HELP, REPORTS, Only, chosen, run
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -31,6 +32,17 @@ def record(
     condition = list(recording.CONDITIONS)[beside]
     with neighbour(beside):
         recording.record_sweeps(folder / "sweeps.json.gz", number, condition, pause)
+
+
+@app.command("runtimes")
+def record_runtimes(
+    rounds: Annotated[int, typer.Argument(min=2, help="Measure every runtime in this many processes.")] = 5,
+    only: Only = "",
+    folder: Folder = REPORTS / "sweeps",
+) -> None:
+    """Record each model under every combination of wait policy, allocator and affinity, in rounds."""
+    for name in chosen(only, runtimes.MODELS):
+        runtimes.record(folder / "runtimes.json.gz", name, rounds)
 
 
 if __name__ == "__main__":
