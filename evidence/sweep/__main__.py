@@ -13,8 +13,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 import recording
 import runtimes
+import sweep_page
 from neighbour import neighbour
-from recordings import FOLDER_HELP, REPORTS, Only, chosen, run
+from recordings import FOLDER_HELP, REPORTS, Only, chosen, run, tell
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -43,6 +44,14 @@ def record_runtimes(
     """Record each model under every combination of wait policy, allocator and affinity, in rounds."""
     for name in chosen(only, runtimes.MODELS):
         runtimes.record(folder / "runtimes.json.gz", name, rounds)
+
+
+@app.command()
+def tables(folder: Folder = REPORTS / "sweeps") -> None:
+    """Make README.md and its charts from the recordings. The same files give the same page."""
+    for name, text in sweep_page.files(folder).items():
+        (folder / name).write_text(text, encoding="utf-8")
+        tell(str(folder / name))
 
 
 if __name__ == "__main__":

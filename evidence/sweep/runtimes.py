@@ -51,7 +51,7 @@ def cases_of(name: str) -> list[Case]:
 
 
 def record(path: Path, name: str, rounds: int) -> None:
-    """Measure one model, and add it to the file in place of an earlier recording of it."""
+    """Measure one model, and add the recording to those that the file holds."""
     facts, started_s = provenance(), time.perf_counter()
     with forking() as bench:
         sweep = RoundsSweep(cases_of(name), Plan(rounds=rounds, order_seed=SEED, with_plain=False), bench)
@@ -61,6 +61,5 @@ def record(path: Path, name: str, rounds: int) -> None:
         tell(f"{case.id} failed: {error}")
     facts["wall_time_s"] = time.perf_counter() - started_s
     recorded = RecordedModel(**facts, name=name, measurements=tuple(sweep.measurements.values()))
-    others = [model for model in load(path) if model.name != name]
-    models = sorted([*others, recorded], key=lambda model: list(MODELS).index(model.name))
+    models = sorted([*load(path), recorded], key=lambda model: list(MODELS).index(model.name))
     write(path, _MODELS.dump_json(tuple(models)).decode())

@@ -1,0 +1,216 @@
+"""The report as Markdown: a pure function of the recordings."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+import components
+import coverage
+import recording
+import runtime_effects
+import runtimes
+from caterpillar import caterpillar
+from coverage import Coverage
+from peers import PEERS
+from recording import CONDITIONS, RecordedSweep
+from recordings import NOT_RECORDED, origin, seconds
+from runtimes import RecordedModel
+from sweeps import Sweep, arrays, complete
+
+from ntp.judge import processes
+from ntp.judge.processes import DEFAULT_NOISE
+from ntp.judge.statistics import Interval, median_interval
+from ntp.report.drawing import svg
+from ntp.report.markup import code, table
+
+SWEEPS, RUNTIMES = "sweeps.json.gz", "runtimes.json.gz"
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Make the page and its charts from the recordings in a folder."""
+    recorded = recording.load(folder / SWEEPS)
+    whole, models = complete(recorded), runtimes.load(folder / RUNTIMES)
+    texts = {f"{name}.svg": text for name, text in _charts(whole).items()}
+    return {"README.md": markdown(recorded, whole, models, list(texts)), **texts}
+
+
+def markdown(
+    recorded: Sequence[RecordedSweep],
+    whole: Sequence[RecordedSweep],
+    models: Sequence[RecordedModel],
+    pictures: Sequence[str],
+) -> str:
+    sections = ["# How far the intervals of a sweep can be trusted"]
+    if enough(whole):
+        sweeps = [arrays(sweep) for sweep in whole]
+        quiet = [sweep for sweep in sweeps if sweep.condition == "quiet"]
+        sections += [
+            headline(coverage.of_ntp(whole, sweeps)),
+            _counts(recorded, whole),
+            ON_SWEEPS,
+            "## Two sweeps of identical code",
+            table(coverage.HEADERS, coverage.rows(whole, sweeps)),
+            ON_COVERAGE,
+            *(f"![{name.removesuffix('.svg')}]({name})" for name in pictures),
+            "\n".join(f"- {peer.name}, {peer.rule}: {peer.source}" for peer in PEERS if peer.source),
+            "## Where the noise is",
+            table(components.HEADERS, list(components.rows(quiet))),
+            ON_COMPONENTS,
+            "## What would buy more",
+            table(coverage.HEADERS, list(components.variants(whole, coverage.CHOSEN))),
+            ON_VARIANTS,
+            table(("computed", "half-width in a run", "between runs"), list(components.computed(quiet))),
+            ON_COMPUTED,
+        ]
+    else:
+        sections.append(f"Sweeps: {NOT_RECORDED}.")
+    sections += ["## Which runtime serves the answer", runtime_tables(models), "## The recordings"]
+    return "\n\n".join([*sections, _files(recorded, models), _AGAIN]) + "\n"
+
+
+def enough(whole: Sequence[RecordedSweep]) -> bool:
+    """Whether there are two quiet sweeps to compare, and a third to learn from."""
+    return sum(sweep.condition == "quiet" for sweep in whole) > 2
+
+
+TARGET_DIFFERENT = {"quiet": 0.07, "neighbour": 0.10}
+TARGET_LEVEL, TARGET_RATIO, TARGET_SPEEDUPS = 0.02, 0.05, 0.07
+
+
+def headline(ntp: Coverage) -> str:
+    """Say what was to be reached, and what was."""
+
+    def against(value: float, target: float, what: str) -> str:
+        return f"| {what} | {value:.1%} | at most {target:.1%} | {'yes' if value <= target else '**no**'} |"
+
+    lines = ["| `ntp compare` on this machine | measured | wanted | reached |", "| :--- | ---: | ---: | ---: |"]
+    for condition, flags in ntp.different.items():
+        if flags:
+            what = f"intervals of two sweeps of identical code that exclude 1, {CONDITIONS[condition]}"
+            lines.append(against(sum(flags) / len(flags), TARGET_DIFFERENT[condition], what))
+    lines.append(against(median(ntp.level), TARGET_LEVEL, "half-width of a level within a run, median"))
+    lines.append(against(median(ntp.ratio), TARGET_RATIO, "half-width of a ratio between runs, median"))
+    if flags := ntp.speedups["quiet"]:
+        what = "speed-ups that differ between two quiet sweeps by more than their intervals"
+        lines.append(against(sum(flags) / len(flags), TARGET_SPEEDUPS, what))
+    return "\n".join(lines)
+
+
+def _counts(recorded: Sequence[RecordedSweep], whole: Sequence[RecordedSweep]) -> str:
+    parts = []
+    for name, words in CONDITIONS.items():
+        number = sum(sweep.condition == name for sweep in whole)
+        parts.append(f"{number} with {words}, which make {number * (number - 1) // 2} comparisons of each case")
+    left_out = len(recorded) - len(whole)
+    return f"Sweeps: {'; '.join(parts)}. {f'{left_out} incomplete ones are left out.' if left_out else ''}".strip()
+
+
+ON_SWEEPS = """\
+Each sweep is what `pytest --benchmark-only bench/bench_train_step.py` does without options, on the same commit, minutes
+after the one before. Every two sweeps of one condition are compared, case by case: an interval of their ratio that
+excludes 1 is wrong. The comparisons share sweeps, so that they are far from independent: between one set of sweeps and
+another, these shares vary by much more than a binomial distribution would let them."""
+
+ON_COVERAGE = f"""\
+*Half-width* is the median over the quiet sweeps, *speed-ups* are of two threads over one: how many of them differ
+between two sweeps by more than the two intervals allow. The rows of other tools are readings of what they show, and
+most of them show a spread, not an interval. *Noise of the other sweeps* is a variance between runs that was learned
+from the quiet sweeps other than the two compared; the default is a standard deviation of {DEFAULT_NOISE.spread:.1%}. No
+other number of these rows was fitted to more than the two sweeps that it compares, but the method of `ntp compare` was
+chosen among these rows: its own share is therefore a little too good.
+
+*Relative to the kernel*: every process also times a matrix product of its own, between the blocks of its steps. What
+slows the machine down for a while slows both, so that their ratio varies less than either. A level within a run is that
+ratio's mean, times the kernel's mean in all processes of the run with as many threads; two runs are compared by the
+ratios alone, as if the machine had been equally fast in both."""
+
+ON_COMPONENTS = """\
+Standard deviations of the logarithm of a process's median step time, and their shares of its variance, of the quiet
+sweeps. More rounds make what lies between processes and rounds smaller; what lies between runs they leave as it is. The
+kernel takes out what it sees: as measured, the processes of one case differ by many times what an interval of 2% would
+need."""
+
+ON_VARIANTS = """\
+All rows use the method of `ntp compare`, without noise added between runs, on the same recordings: with fewer of their
+rounds or steps, or with the steps of a process summed up in another way."""
+
+ON_COMPUTED = """\
+Computed from the components relative to the kernel: what half-widths would be typical with other numbers of rounds."""
+
+
+def _charts(whole: Sequence[RecordedSweep]) -> dict[str, str]:
+    if not enough(whole):
+        return {}
+    quiet = [sweep for sweep in whole if sweep.condition == "quiet"]
+    sweeps, levels = [arrays(sweep) for sweep in quiet], [processes.levels(sweep.run.measurements) for sweep in quiet]
+    pairs = list(itertools.combinations(range(len(quiet)), 2))
+    note = f"Every two of {len(quiet)} quiet sweeps of identical code, each case"
+    now = [
+        ratio.interval
+        for i, j in pairs
+        for a, b in zip(levels[i].values(), levels[j].values(), strict=True)
+        if (ratio := processes.ratio_of_runs(a, b)).interval
+    ]
+    before = [ratio for i, j in pairs for ratio in _of_one_process(sweeps[i], sweeps[j])]
+    return {
+        "one-process": svg(caterpillar(before, "Made of one process's steps", note)),
+        "processes": svg(caterpillar(filter(None, now), "As ntp compare makes them", note)),
+    }
+
+
+def _of_one_process(first: Sweep, second: Sweep) -> Iterator[Interval]:
+    for a, b in zip(first.steps, second.steps, strict=True):
+        (a_value, a_low, a_high), (b_value, b_low, b_high) = (median_interval(steps[0].tolist()) for steps in (a, b))
+        yield Interval(a_value / b_value, a_low / b_high, a_high / b_low)
+
+
+def runtime_tables(models: Sequence[RecordedModel]) -> str:
+    if not models:
+        return f"Runtimes: {NOT_RECORDED}."
+    recorded = runtime_effects.recorded(models)
+    names = [f"{code(of.name)}, {of.rounds} rounds, {seconds(of.default_s)}" for of in recorded]
+    return "\n\n".join(
+        [
+            ON_RUNTIMES,
+            table(("setting", *names), list(runtime_effects.setting_rows(recorded))),
+            ON_SETTINGS,
+            table((", ".join(map(code, runtimes.FACTORS)), *names), list(runtime_effects.combination_rows(recorded))),
+        ]
+    )
+
+
+ON_RUNTIMES = f"""\
+Each model runs on {runtimes.THREADS} threads under every combination of three settings, in rounds of one process each.
+The models: `simple-small` and `simple-large` are the built-in one with 8 x 64 and 32 x 128 tokens, `transformer` is
+`examples/transformer.py:small` and `gpt2` is `examples/gpt2.py:tiny`, both with 8 x 64. Their headings give the rounds,
+and the step time under the defaults."""
+
+ON_SETTINGS = """\
+Times relative to those with the default value, in the 95% interval over the rounds, averaged over the other settings;
+then the ratio of the spreads between processes, likewise. Below, each combination relative to the default one, with its
+spread."""
+
+
+def _files(recorded: Sequence[RecordedSweep], models: Sequence[RecordedModel]) -> str:
+    rows = []
+    for condition in CONDITIONS:
+        if runs := [sweep.run for sweep in recorded if sweep.condition == condition]:
+            environments = [run.measurements[0].environment for run in runs if run.measurements]
+            commits = dict.fromkeys(environment.git.commit or "" for environment in environments)
+            took_s = sum(run.wall_time_s for run in runs)
+            machine = environments[0].machine.model_dump()
+            rows.append((code(SWEEPS), f"{len(runs)} {condition}", *origin(runs[0].started, took_s, commits, machine)))
+    rows += [
+        (
+            code(RUNTIMES),
+            code(model.name),
+            *origin(model.started, model.wall_time_s, [model.commit], model.machine.model_dump()),
+        )
+        for model in models
+    ]
+    return table(("file", "what", "UTC", "took", "commit", "machine"), rows) if rows else ""
+
+
+_AGAIN = """\
+`python evidence/sweep tables` makes this page from these files; `record` and `runtimes` make the files."""
