@@ -45,8 +45,9 @@ def components(sweeps: Sequence[Sweep], threads: int, relative: bool) -> Compone
 
 
 def _of_threads(sweep: Sweep, threads: int, relative: bool) -> Values:
-    logs: Values = sweep.logs - sweep.kernels if relative else sweep.logs
-    return logs[sweep.threads == threads]
+    logs = sweep.logs - sweep.kernels if relative else sweep.logs
+    of_threads: Values = logs[sweep.threads == threads]
+    return of_threads
 
 
 def rows(sweeps: Sequence[Sweep]) -> Iterator[tuple[str, ...]]:

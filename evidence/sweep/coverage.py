@@ -13,6 +13,7 @@ from recording import CONDITIONS, RecordedSweep
 from sweeps import Sweep
 
 from ntp.judge import processes
+from ntp.judge.compare import Column, are_normalised, compare
 from ntp.judge.processes import DEFAULT_NOISE
 from ntp.report.units import UNKNOWN
 
@@ -122,19 +123,24 @@ def _coverage(
     )
 
 
+def compared(a: RecordedSweep, b: RecordedSweep) -> list[processes.Ratio]:
+    """Return the ratios of two sweeps as ``ntp compare`` shows them on a machine that remembers no runs."""
+    columns = [Column.of("", sweep.run.measurements) for sweep in (a, b)]
+    noise = processes.default_noise(are_normalised(columns))
+    return [row.cells[1].ratio or processes.Ratio(0.0, 0.0, 1.0) for row in compare(columns, noise=noise).rows]
+
+
 def of_ntp(recorded: Sequence[RecordedSweep], sweeps: Sequence[Sweep]) -> Coverage:
     """Judge what ``ntp compare`` does, by its own code."""
-    runs = [processes.levels(sweep.run.measurements) for sweep in recorded]
+    runs = [list(processes.levels(sweep.run.measurements).values()) for sweep in recorded]
 
     def ratios(pair: tuple[int, int]) -> Iterator[LogRatio]:
-        a, b = (list(runs[i].values()) for i in pair)
-        return (_log_ratio(processes.ratio_of_runs(x, y)) for x, y in zip(a, b, strict=True))
+        return map(_log_ratio, compared(*(recorded[i] for i in pair)))
 
     def speedups(i: int) -> Iterator[LogRatio]:
-        levels = list(runs[i].values())
-        return (_log_ratio(processes.ratio(levels[a], levels[b])) for a, b in sweeps[i].speedups())
+        return (_log_ratio(processes.ratio(runs[i][a], runs[i][b])) for a, b in sweeps[i].speedups())
 
-    return _coverage(sweeps, ratios, lambda i: map(_log_ratio, runs[i].values()), speedups)
+    return _coverage(sweeps, ratios, lambda i: map(_log_ratio, runs[i]), speedups)
 
 
 def _log_ratio(estimate: processes.LogEstimate) -> LogRatio:

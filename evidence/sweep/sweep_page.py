@@ -18,7 +18,6 @@ from recordings import NOT_RECORDED, origin, seconds
 from runtimes import RecordedModel
 from sweeps import Sweep, arrays, complete
 
-from ntp.judge import processes
 from ntp.judge.processes import DEFAULT_NOISE
 from ntp.judge.statistics import Interval, median_interval
 from ntp.report.drawing import svg
@@ -143,19 +142,13 @@ def _charts(whole: Sequence[RecordedSweep]) -> dict[str, str]:
     if not enough(whole):
         return {}
     quiet = [sweep for sweep in whole if sweep.condition == "quiet"]
-    sweeps, levels = [arrays(sweep) for sweep in quiet], [processes.levels(sweep.run.measurements) for sweep in quiet]
-    pairs = list(itertools.combinations(range(len(quiet)), 2))
     note = f"Every two of {len(quiet)} quiet sweeps of identical code, each case"
-    now = [
-        ratio.interval
-        for i, j in pairs
-        for a, b in zip(levels[i].values(), levels[j].values(), strict=True)
-        if (ratio := processes.ratio_of_runs(a, b)).interval
-    ]
-    before = [ratio for i, j in pairs for ratio in _of_one_process(sweeps[i], sweeps[j])]
+    pairs = list(itertools.combinations(quiet, 2))
+    before = [ratio for a, b in pairs for ratio in _of_one_process(arrays(a), arrays(b))]
+    now = [ratio.interval for a, b in pairs for ratio in coverage.compared(a, b) if ratio.interval]
     return {
         "one-process": svg(caterpillar(before, "Made of one process's steps", note)),
-        "processes": svg(caterpillar(filter(None, now), "As ntp compare makes them", note)),
+        "processes": svg(caterpillar(now, "As ntp compare makes them", note)),
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ntp.cli.exit_status import OF_VERDICT, TOOL_FAILED
 from ntp.judge.baseline import THRESHOLD, BaselineVerdict, judge_run, nearest
-from ntp.judge.processes import DEFAULT_NOISE, RunNoise, run_noise
+from ntp.judge.processes import RunNoise, default_noise, run_noise
 from ntp.judge.verdict import Verdict
 from ntp.machine.cache import load_kept
 from ntp.machine.system import read_machine
@@ -26,7 +26,7 @@ def noise_between(*runs: Run, normalised: bool = False) -> RunNoise:
     """
     measured = runs[0].measurements
     if not measured:
-        return DEFAULT_NOISE
+        return default_noise(normalised)
     remembered = load_kept(Calibration, *fingerprints(measured[0]))
     return run_noise(remembered, without=[run.started for run in runs], normalised=normalised)
 

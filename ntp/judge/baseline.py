@@ -21,12 +21,12 @@ from ntp.judge.counts import Change, changes, counts_of, not_counted, regression
 from ntp.judge.differences import differences
 from ntp.judge.processes import (
     DEFAULT_NOISE,
-    CaseProcesses,
     Level,
     RunNoise,
     another_run,
     levels,
     levels_of_processes,
+    normalised_levels,
     ratio_of_runs,
     remembered_runs,
     run_noise,
@@ -130,12 +130,6 @@ def _typical_levels(calibration: Calibration, *, normalised: bool) -> dict[Case,
     }
 
 
-def _normalised_levels(run: Run) -> dict[Case, Level]:
-    """Return the levels of the normalised times, of the cases that have them."""
-    last = {measurement.case: CaseProcesses.of(measurement).normalised() for measurement in run.measurements}
-    return levels_of_processes(filter(None, last.values()))
-
-
 def judge_run(
     base: Run,
     head: Run,
@@ -156,7 +150,7 @@ def judge_run(
     """
     bases, heads = ({measurement.case: measurement for measurement in run.measurements} for run in (base, head))
     base_levels, head_levels = (levels(run.measurements) for run in (base, head))
-    base_normalised, head_normalised = map(_normalised_levels, (base, head))
+    base_normalised, head_normalised = (normalised_levels(run.measurements) for run in (base, head))
     metric = Metric(name="median", threshold=threshold)
     failures = {failure.case_id: failure.message.removeprefix(f"{failure.case_id}: ") for failure in head.failures}
 

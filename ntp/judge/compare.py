@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from ntp.case import GROUPS, Case, Workload
+from ntp.case import GROUPS, Case, Runtime, Workload
 from ntp.errors import OptionError
 from ntp.judge.differences import differences
 from ntp.judge.processes import (
@@ -15,9 +15,11 @@ from ntp.judge.processes import (
     RunNoise,
     another_run,
     levels,
+    normalised_levels,
     ratio,
     ratio_of_runs,
 )
+from ntp.records.calibration import fingerprints
 from ntp.records.environment import Machine, Software
 from ntp.records.run import Measurement, Run
 
@@ -28,11 +30,13 @@ class Column(NamedTuple):
     name: str
     measurements: tuple[Measurement, ...]
     levels: Mapping[Case, Level]
+    normalised: Mapping[Case, Level] = {}
+    """The levels of the normalised times, where a whole run has them."""
 
     @classmethod
     def of(cls, name: str, measurements: Sequence[Measurement]) -> Self:
         """Make a column of a whole run."""
-        return cls(name, tuple(measurements), levels(measurements))
+        return cls(name, tuple(measurements), levels(measurements), normalised_levels(measurements))
 
 
 class Setting(NamedTuple):
@@ -52,6 +56,8 @@ class Compared(NamedTuple):
     ratio: Ratio | None
     """The time a token takes, over the first column's: above 1, it is slower. None in the first column."""
     processes: int
+    compared: Level
+    """What is compared: the normalised time, where all columns have it, or else the step time."""
 
     @property
     def differs(self) -> bool:
@@ -87,6 +93,8 @@ class Comparison(NamedTuple):
     """Whether all columns are of one run."""
     noise: RunNoise
     """The noise between runs. It is part of no ratio within one run."""
+    normalised: bool
+    """Whether the ratios are those of normalised times."""
 
     @property
     def within(self) -> float:
@@ -96,7 +104,7 @@ class Comparison(NamedTuple):
     @property
     def another_run(self) -> float:
         """By how much another run of the same code may differ, as a fraction: the median over all levels."""
-        return _median([another_run(cell.level, self.noise).half_width for cell in self._cells])
+        return _median([another_run(cell.compared, self.noise).half_width for cell in self._cells])
 
     @property
     def _cells(self) -> Iterator[Compared]:
@@ -129,7 +137,8 @@ def compare(columns: Sequence[Column], by: str = "", noise: RunNoise = DEFAULT_N
     """Compare the cases that all columns hold, in the first one's order. A case measured twice counts by its last time.
 
     Columns that are compared ``by`` a field are of one run. Others are of a run each, and their ratios hold for other
-    runs of the same code: their intervals include the noise between runs.
+    runs of the same code: their intervals include the noise between runs, which is that of normalised times if
+    :func:`are_normalised` says that these are compared.
 
     Cases are alike if they differ in nothing but the settings. No field of the workload is a setting, for another
     workload is another thing to compute, unless the columns are compared ``by`` just that field.
@@ -138,7 +147,8 @@ def compare(columns: Sequence[Column], by: str = "", noise: RunNoise = DEFAULT_N
     varied = {setting.field for setting in settings}
     by_key = [{_key(measured.case, varied): measured for measured in column.measurements} for column in columns]
     common = [key for key in by_key[0] if all(key in measurements for measurements in by_key)]
-    rows = tuple(_row(columns, [cases[key] for cases in by_key], None if by else noise) for key in common)
+    normalised = not by and are_normalised(columns)
+    rows = tuple(_row(columns, [cases[key] for cases in by_key], None if by else noise, normalised) for key in common)
     alone = (
         (column.name, tuple(measured.case.id for key, measured in measurements.items() if key not in common))
         for column, measurements in zip(columns, by_key, strict=True)
@@ -152,6 +162,23 @@ def compare(columns: Sequence[Column], by: str = "", noise: RunNoise = DEFAULT_N
         single=tuple(row.case.id for row in rows if min(cell.processes for cell in row.cells) < 2),
         one_run=bool(by),
         noise=noise,
+        normalised=normalised,
+    )
+
+
+def are_normalised(columns: Sequence[Column]) -> bool:
+    """Whether runs are compared by their normalised times, which leave out how fast the machine was in each.
+
+    They are, if all runs are of the same machine, software and runtime, and have the same calibration kernel in every
+    process: another library or allocator could change the kernel as well as the step, which would hide its effect.
+    """
+    measurements = [measurement for column in columns for measurement in column.measurements]
+    kernels = [process.calibration_kernel for measurement in measurements for process in measurement.processes]
+    return (
+        len({kernel and kernel.shape for kernel in kernels} - {None}) == 1
+        and all(kernels)
+        and len(set(map(fingerprints, measurements))) == 1
+        and not any(setting.field in Runtime.model_fields for setting in _settings(columns, ""))
     )
 
 
@@ -174,13 +201,18 @@ def _settings(columns: Sequence[Column], by: str) -> Iterator[Setting]:
             yield Setting(name, tuple(of_column[0] for of_column in values))
 
 
-def _row(columns: Sequence[Column], measurements: Sequence[Measurement], noise: RunNoise | None) -> ComparedRow:
+def _row(
+    columns: Sequence[Column], measurements: Sequence[Measurement], noise: RunNoise | None, normalised: bool
+) -> ComparedRow:
     """Compare a case in every column. Without a noise between runs, the columns are of one run."""
     cases = [measurement.case for measurement in measurements]
     of_cases = [column.levels[case] for column, case in zip(columns, cases, strict=True)]
+    compared = (
+        [column.normalised[case] for column, case in zip(columns, cases, strict=True)] if normalised else of_cases
+    )
     per_token = [
         level._replace(log_mean=level.log_mean - math.log(case.workload.tokens))
-        for level, case in zip(of_cases, cases, strict=True)
+        for level, case in zip(compared, cases, strict=True)
     ]
 
     def over(denominator: Level, numerator: Level) -> Ratio:
@@ -189,13 +221,12 @@ def _row(columns: Sequence[Column], measurements: Sequence[Measurement], noise: 
     cells = tuple(
         Compared(
             level,
-            case.workload.tokens / level.value_ns * 1e9,
-            over(per_token[0], of_token) if number else None,
+            measurement.case.workload.tokens / level.value_ns * 1e9,
+            over(per_token[0], per_token[number]) if number else None,
             len(measurement.processes),
+            compared[number],
         )
-        for number, (level, case, of_token, measurement) in enumerate(
-            zip(of_cases, cases, per_token, measurements, strict=True)
-        )
+        for number, (level, measurement) in enumerate(zip(of_cases, measurements, strict=True))
     )
     fastest = min(range(len(cells)), key=lambda number: per_token[number].log_mean)
     others = [over(per_token[fastest], level).interval for level in per_token if level is not per_token[fastest]]

@@ -5,7 +5,9 @@ no number of steps tells: intervals are made of the processes' median times, on 
 
 **Within a run** an interval says by how much another process of the same sweep may differ. **Between runs** there is
 more: whole runs of identical code differ, all their cases alike, by what no number of processes of one run shows.
-:class:`RunNoise` is that part.
+:class:`RunNoise` is that part. Most of it is the machine's own speed, and so is much of the spread between processes:
+two runs of one machine are compared by normalised times, those relative to the calibration kernel in the same process.
+How often such intervals exclude 1 for identical code: reports/sweeps/README.md.
 
 Sources:
     B. L. Welch, The Generalization of "Student's" Problem when Several Different Population Variances are Involved,
@@ -144,6 +146,12 @@ def levels_of_processes(cases: Iterable[CaseProcesses], estimator: Estimator = p
     return {case: estimated[case] for case in last}
 
 
+def normalised_levels(measurements: Iterable[Measurement]) -> dict[Case, Level]:
+    """Return the levels of the normalised times, of the cases that have them: multiples of the kernel's time."""
+    last = {measurement.case: CaseProcesses.of(measurement).normalised() for measurement in measurements}
+    return levels_of_processes(filter(None, last.values()))
+
+
 def half_widths(measurements: Sequence[Measurement]) -> dict[Case, float]:
     """Return by how much the level of each case may be off within this run, as a fraction."""
     return {case: level.half_width for case, level in levels(measurements).items()}
@@ -161,11 +169,19 @@ class RunNoise(NamedTuple):
 
 
 DEFAULT_NOISE = RunNoise(spread=0.016, degrees=10)
-"""The noise of a machine that remembers no runs of identical code.
+"""The noise between runs of normalised times, on a machine that remembers no runs of identical code.
 
-Default sweeps of identical code, minutes to hours apart on virtual machines of two CPUs, differed by a standard
-deviation of 1.6%. It counts as much as ten runs' deviations, so that few remembered runs do not make it jump.
+Default sweeps of identical code, minutes apart on a busy virtual machine of two CPUs: reports/sweeps/README.md. It
+counts as much as ten runs' deviations, so that few remembered runs do not make it jump.
 """
+
+DEFAULT_NOISE_AS_MEASURED = RunNoise(spread=0.05, degrees=10)
+"""The same of times as they are, from the same sweeps: the machine itself is faster in one run than in the next."""
+
+
+def default_noise(normalised: bool) -> RunNoise:
+    """Return the noise of a machine that remembers no runs."""
+    return DEFAULT_NOISE if normalised else DEFAULT_NOISE_AS_MEASURED
 
 
 def run_noise(calibration: Calibration, without: Collection[str] = (), *, normalised: bool = False) -> RunNoise:
@@ -192,7 +208,7 @@ def run_noise(calibration: Calibration, without: Collection[str] = (), *, normal
         within = math.fsum(run.std_error**2 for run in runs) / len(runs)
         squares += _squares([run.log_mean for run in runs]) - (len(runs) - 1) * within
         degrees += len(runs) - 1
-    prior = DEFAULT_NOISE
+    prior = default_noise(normalised)
     spread = math.sqrt((prior.degrees * prior.spread**2 + max(0.0, squares)) / (prior.degrees + degrees))
     return RunNoise(spread, prior.degrees + degrees, sum(map(len, repeated)))
 

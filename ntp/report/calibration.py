@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ntp.judge.baseline import CaseNoise, Noises
-from ntp.judge.processes import CONFIDENCE, DEFAULT_NOISE
+from ntp.judge.processes import CONFIDENCE, DEFAULT_NOISE, DEFAULT_NOISE_AS_MEASURED
 from ntp.report.columns import Column, Table
 from ntp.report.document import Report
 from ntp.report.units import duration, share
@@ -44,5 +44,6 @@ def _answer(noises: Noises) -> Iterator[str]:
         yield f"A run against a baseline of this machine detects slowdowns of at least {least}, in {count}."
     if noises.between.remembered:
         both = f"{share(noises.between.spread)} of step times, {share(noises.normalised.spread)} of normalised ones"
-        prior = f"{share(DEFAULT_NOISE.spread)}, which is assumed beforehand and counts as much as ten runs"
+        assumed = f"{share(DEFAULT_NOISE_AS_MEASURED.spread)} and {share(DEFAULT_NOISE.spread)}"
+        prior = f"from {assumed}, which are assumed beforehand and count as much as ten runs"
         yield f"Noise between runs: {both}, from {noises.between.remembered} runs of identical code and {prior}."

@@ -143,7 +143,10 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             yield f"{BEST} marks the fastest of its row, where no other may be as fast"
         noise = "leave out the noise between runs, which two cases of one run share"
         noise = noise if comparison.one_run else "include the noise between runs"
-        yield f"ratios compare the time per token; their intervals {noise}; 1 in 20 misses the truth"
+        what = "the time per token"
+        if comparison.normalised:
+            what += " relative to the calibration kernel's, so that a faster or slower machine is no difference"
+        yield f"ratios compare {what}; their intervals {noise}; 1 in 20 misses the truth"
         yield from _reach(comparison)
 
 

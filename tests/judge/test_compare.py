@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.errors import OptionError
-from ntp.judge.compare import Column, columns_by, compare
+from ntp.judge.compare import Column, are_normalised, columns_by, compare
 from ntp.judge.processes import RunNoise
+from ntp.records.run import CalibrationKernel
 
 medians = st.lists(st.integers(1, 10**12), min_size=1, max_size=5)
 
@@ -121,3 +122,43 @@ def test_a_run_of_nothing_has_nothing_in_common(make_measurement):
     comparison = compare(columns([], [make_measurement()]))
     assert comparison.rows == ()
     assert comparison.alone == (("run 2", ("simple-b8-s64-t1",)),)
+
+
+@pytest.fixture
+def run_at(make_measurement):
+    """``run_at(slowness, **fields)``: a run of the simple model on a machine that is slower than usual by a factor."""
+
+    def run(slowness, case="simple-b8-s64-t1", shape=(64, 64, 64), **fields):
+        kernel = CalibrationKernel(shape=shape, bursts_ns=((round(1e6 * slowness),),))
+        return [make_measurement(case, levels=(slowness, 1.01 * slowness), calibration_kernel=kernel, **fields)]
+
+    return run
+
+
+def test_how_fast_the_machine_was_is_no_difference_between_runs(run_at):
+    comparison = compare(columns(run_at(1.0), run_at(1.5)))
+    ((cells),) = (row.cells for row in comparison.rows)
+    assert comparison.normalised
+    assert cells[1].ratio.value == pytest.approx(1)
+    assert cells[1].level.value_ns == pytest.approx(1.5 * cells[0].level.value_ns), "step times are shown as they are"
+    assert not cells[1].differs
+    assert comparison.another_run == pytest.approx(cells[1].ratio.half_width, rel=0.1)
+
+
+def test_what_may_have_changed_the_kernel_is_not_taken_out(run_at, make_measurement, make_run):
+    usual, software = run_at(1.0), make_measurement().environment.software
+    others = {
+        "software": run_at(1.5, software=software.model_copy(update={"torch": "9.9"})),
+        "runtime": run_at(1.5, "simple-b8-s64-t1-glibc"),
+        "kernel": run_at(1.5, shape=(32, 32, 32)),
+        "none": [make_measurement(levels=(1.5, 1.515))],
+    }
+    for name, other in others.items():
+        compared = columns(usual, other)
+        assert not are_normalised(compared), name
+        (row,) = compare(compared).rows
+        assert row.cells[1].ratio.value == pytest.approx(1.5), name
+    run = make_run(*run_at(1.0), *run_at(1.5, "simple-b8-s64-t2"))
+    by_threads = compare(columns_by(run, "threads"), "threads")
+    assert not by_threads.normalised
+    assert by_threads.rows[0].cells[1].ratio.value == pytest.approx(1.5)

@@ -10,6 +10,7 @@ from scipy.special import stdtrit
 from ntp.case import Case
 from ntp.judge.processes import (
     DEFAULT_NOISE,
+    DEFAULT_NOISE_AS_MEASURED,
     CaseProcesses,
     Level,
     RunNoise,
@@ -215,20 +216,20 @@ def remembering(*logs: tuple[float, ...], code: str = "abc", kernel: float | Non
 def test_a_machine_that_remembers_nothing_repeated_has_the_default_noise() -> None:
     once, other_code = remembering((0.0, 0.0)), remembering((0.0, 0.0), (0.5, 0.5), code="")
     for calibration in (Calibration(machine="m", software="s"), once, other_code):
-        assert run_noise(calibration) == DEFAULT_NOISE
+        assert run_noise(calibration) == DEFAULT_NOISE_AS_MEASURED
     twice = remembering((0.0, 0.0), (0.1, 0.1))
-    assert run_noise(twice, without=["001"]) == DEFAULT_NOISE
+    assert run_noise(twice, without=["001"]) == DEFAULT_NOISE_AS_MEASURED
     assert run_noise(twice, normalised=True) == DEFAULT_NOISE, "there was no calibration kernel"
 
 
 def test_remembered_runs_move_the_noise_from_the_default_to_what_they_show() -> None:
-    prior, rng = DEFAULT_NOISE, np.random.default_rng(15)
-    twice = run_noise(remembering((0.0, 0.0), (0.04, 0.04)))
+    prior, rng = DEFAULT_NOISE_AS_MEASURED, np.random.default_rng(15)
+    twice = run_noise(remembering((0.0, 0.0), (0.125, 0.125)))
     assert (twice.degrees, twice.remembered) == (prior.degrees + 1, 2)
-    assert twice.spread == pytest.approx(math.sqrt((prior.degrees * prior.spread**2 + 0.0008) / twice.degrees))
+    assert twice.spread == pytest.approx(math.sqrt((prior.degrees * prior.spread**2 + 0.125**2 / 2) / twice.degrees))
     assert twice.spread < 1.2 * prior.spread, "two runs never make it jump"
-    many = run_noise(remembering(*((value, value) for value in rng.normal(0, 0.05, 300))))
-    assert many.spread == pytest.approx(0.05, rel=0.1)
+    many = run_noise(remembering(*((value, value) for value in rng.normal(0, 0.15, 300))))
+    assert many.spread == pytest.approx(0.15, rel=0.1)
     same = run_noise(remembering(*[(0.0, 0.0)] * 20))
     assert same.spread == pytest.approx(prior.spread * math.sqrt(10 / 29))
 

@@ -26,8 +26,8 @@ def test_the_answer_comes_first_then_a_row_a_case():
     first, *more = text.split("\n\n")[0].splitlines()
     assert first == "A run against a baseline of this machine detects slowdowns of at least 4.0% to 22%, in 2 cases."
     assert " ".join(more) == (
-        "Noise between runs: 5.0% of step times, 1.8% of normalised ones, from 5 runs of identical code and 1.6%, "
-        "which is assumed beforehand and counts as much as ten runs."
+        "Noise between runs: 5.0% of step times, 1.8% of normalised ones, from 5 runs of identical code and "
+        "from 5.0% and 1.6%, which are assumed beforehand and count as much as ten runs."
     )
     assert cells(text, "simple-b8-s64-t1") == ["simple-b8-s64-t1", "5", "12.3", "ms", "±1.4%", "4.0%"]
     assert cells(text, "simple-b8-s64-t2")[-1] == "22%"
