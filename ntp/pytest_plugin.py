@@ -9,7 +9,7 @@ It is then run once for each combination of the ``--ntp-...`` options, each case
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -95,6 +95,19 @@ def _is_measured(item: pytest.Item) -> bool:
     return _is_ours(item, "measure")
 
 
+def _case_of(item: pytest.Item) -> "Case | None":
+    """The case that a benchmark hands to ``measure``, as far as that can be told before it runs."""
+    from ntp.case import Case
+
+    parameters = getattr(item, "callspec", None)
+    if parameters is None:
+        return None
+    if _is_ours(item, "case"):
+        return _sweep(item.config).cases.case(parameters.params)
+    own = parameters.params.get("case")
+    return own if isinstance(own, Case) else None
+
+
 def _has_benchmarks(config: pytest.Config) -> bool:
     return config.pluginmanager.hasplugin("benchmark")
 
@@ -118,19 +131,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         raise pytest.Collector.CollectError("ntp measures through pytest-benchmark: leave out -p no:benchmark")
     sweep = _sweep(metafunc.config)
     marker = metafunc.definition.get_closest_marker("ntp_case")
-    combinations = sweep.combinations(**(marker.kwargs if marker else {}))
+    combinations = sweep.cases.combinations(**(marker.kwargs if marker else {}))
     names = list(combinations[0])
     # They are no arguments of the function: it takes the case they make.
     metafunc.fixturenames.extend(names)
     metafunc.parametrize(
-        names, [tuple(values.values()) for values in combinations], ids=[sweep.case(v).id for v in combinations]
+        names, [tuple(values.values()) for values in combinations], ids=[sweep.cases.case(v).id for v in combinations]
     )
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Let pytest-benchmark read a worker's times instead of the clock's."""
     if _is_measured(item) and _has_benchmarks(item.config):
-        from ntp.sweep import worker_clock
+        from ntp.sweep_clock import worker_clock
 
         _sweep(item.config)
         asked = item.get_closest_marker("benchmark")
@@ -150,7 +163,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Count what is going to be measured, and refuse what would waste it."""
     if sweep := session.config.stash.get(_SWEEP, None):
         measured = [] if sweep.benchmarks.skip else list(filter(_is_measured, session.items))
-        sweep.plan(len(measured), [sweep.case(item.callspec.params) for item in measured if _is_ours(item, "case")])
+        sweep.plan(list(map(_case_of, measured)))
         try:
             sweep.prepare()
         except NtpError as error:
@@ -164,21 +177,20 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     """From here on, kill ends a sweep as Ctrl-C does, and a second or third Ctrl-C does not cost the reports.
 
-    After a Ctrl-C within the rounds, the cases that have an interval by then still take their results. Only then is the
-    session interrupted.
+    After a Ctrl-C within the rounds, the cases that have a result by then still take it. Only then is the session
+    interrupted.
     """
     sweep = session.config.stash.get(_SWEEP, None)
     if sweep and sweep.planned and not sweep.benchmarks.disabled:
         sweep.interrupts.__enter__()
         session.config.add_cleanup(sweep.interrupts.__exit__)
-    try:
-        return (yield)
-    finally:
-        if sweep and sweep.interrupted:
-            raise sweep.interrupted
+    looped = yield
+    if sweep and sweep.interrupted:
+        raise sweep.interrupted
+    return looped
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -189,7 +201,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     if sweep.interrupted is None:
         sweep.interrupts.forget()
-    elif not (_is_measured(item) and _is_ours(item, "case") and sweep.has_result(sweep.case(item.callspec.params))):
+        return
+    case = _case_of(item) if _is_measured(item) else None
+    if case is None or not sweep.has_result(case):
         pytest.skip("the sweep was interrupted")
 
 
@@ -224,16 +238,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _show(sweep: "Sweep", terminalreporter: pytest.TerminalReporter) -> None:
+    left_out = sweep.without_result
+    if sweep.measured or sweep.failures or left_out:
+        terminalreporter.section("ntp")
+    if left_out:
+        terminalreporter.write_line(left_out)
     if sweep.measured or sweep.failures:
         from ntp.lines import in_encoding
         from ntp.report import text
 
-        terminalreporter.section("ntp")
         encoding = getattr(terminalreporter._tw._file, "encoding", None)
         for line in text.terminal(sweep.run()[1]).split("\n"):
             terminalreporter.write_line(in_encoding(line, encoding))
-        folder = os.path.relpath(sweep.report_dir)
-        terminalreporter.write_line(f"Written: {sweep.written} in {folder}")
+        folder = os.path.relpath(sweep.files.folder)
+        terminalreporter.write_line(f"Written: {sweep.files.written} in {folder}")
     if sweep.verdict_text:
         terminalreporter.section("ntp baseline")
         for line in sweep.verdict_text.splitlines():
@@ -245,7 +263,7 @@ def case(request: pytest.FixtureRequest) -> "Case":
     """The case that this benchmark measures."""
     if not _is_measured(request.node):
         pytest.fail("ntp's fixture case works only together with its fixture measure: request both", pytrace=False)
-    return request.config.stash[_SWEEP].case(request.node.callspec.params)
+    return request.config.stash[_SWEEP].cases.case(request.node.callspec.params)
 
 
 @pytest.fixture(name="measure")
@@ -256,7 +274,7 @@ def measure_fixture(request: pytest.FixtureRequest, benchmark: "BenchmarkFixture
     pytest-benchmark afterwards, so that a case that fails or is interrupted half way never enters its tables or files.
     With ``--benchmark-disable`` a worker runs one step, untimed.
     """
-    from ntp.sweep import worker_clock
+    from ntp.sweep_clock import worker_clock
 
     sweep = _sweep(request.config)
 

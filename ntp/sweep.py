@@ -1,36 +1,33 @@
-"""A sweep under pytest: its cases, the rounds in which they are measured, and the files that are written."""
+"""A sweep under pytest: its cases, the rounds in which they are measured, and the result of each."""
 
-import itertools
 import json
 import os
 import secrets
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from pytest_benchmark.session import BenchmarkSession
 from pytest_benchmark.utils import safe_dumps
 
-from ntp.case import Case, named_step
+from ntp.case import Case
 from ntp.cli.exit_status import NOT_COMPARABLE, TOOL_FAILED
-from ntp.errors import MachineError, RecordError, WorkerFailed
+from ntp.errors import MachineError, NtpError, RecordError, WorkerFailed
 from ntp.interrupts import Interrupts
-from ntp.machine.cpus import available_cpus, check_runtime, check_threads
-from ntp.machine.runtime import environment_variables
 from ntp.records.peaks import MachinePeaks
-from ntp.records.run import Failure, Measurement, Run, write_whole
-from ntp.records.run_file import save_run
-from ntp.records.sole_writer import sole_writer
+from ntp.records.run import Failure, Measurement, Run
 from ntp.runners.bench import Bench
 from ntp.runners.calibrate import try_to_remember
 from ntp.runners.roofline import measure_peaks
-from ntp.runners.sweep import Plan, RoundsSweep, forecast_s
+from ntp.runners.sweep import MIN_PROCESSES, Plan, RoundsSweep, forecast_s
+from ntp.sweep_cases import SweepCases
+from ntp.sweep_files import SweepFiles
 from ntp.sweep_options import SweepOptions
+from ntp.sweep_progress import ProgressLine, tell_uncaptured
 from ntp.worker.driver import Observing, PipeWorker, Sampling
 from ntp.worker.pairs import WorkerStarter
 from ntp.worker.sources import Source
@@ -40,44 +37,19 @@ if TYPE_CHECKING:
 
     from ntp.cli.gate import Gate
 
-MATRIX = ("threads", "batch_size", "seq_len", "precision", "step")
-"""What the sweep's options vary, by the names that ``--benchmark-group-by=param:threads`` and similar options know."""
-
-RUN = "run.json"
-REPORTS = ("report.md", "report.csv", "report.html")
-
 OPERATOR_STEPS = 2
 """Steps of each case under torch.profiler, after those that are timed."""
 
 
-class WorkerClock:
-    """A clock that advances by what a worker measured, and by nothing else.
-
-    pytest-benchmark reads it before and after each round, so that its own statistics, table, JSON, histogram and
-    comparison are of the worker's times.
-    """
-
-    def __init__(self) -> None:
-        self.now_ns = 0
-
-    def __call__(self) -> float:
-        return self.now_ns / 1e9
-
-    def replay(self, step_time_ns: tuple[int, ...]) -> Callable[[], None]:
-        """Return a function that advances the clock by a sample per call, and by nothing after the last of them."""
-        samples = iter(step_time_ns)
-
-        def step() -> None:
-            self.now_ns += next(samples, 0)
-
-        return step
-
-
-worker_clock = WorkerClock()
-
-
 class Sweep:
-    """One pytest session's measurements: the cases, and the files that are made of them."""
+    """One pytest session's measurements, and the files that are made of them.
+
+    Attributes:
+        planned: how many benchmarks the session has.
+        measured: how many have taken their result.
+        interrupted: what ended the rounds before their time, Ctrl-C or another signal.
+        verdict_text: what the baselines say, if any were named.
+    """
 
     def __init__(self, config: pytest.Config, given: Mapping[str, Any]) -> None:
         self.config = config
@@ -86,14 +58,10 @@ class Sweep:
         self.planned = 0
         self.measured = 0
         self.interrupted: KeyboardInterrupt | None = None
-        """What ended the rounds before their time."""
-        self.ended_by = ""
-        """The case whose failure did, if --maxfail or -x says so."""
         self.interrupts = Interrupts()
         self._cases: tuple[Case, ...] = ()
         self._rounds: list[RoundsSweep] = []
         self._prepared = False
-        self._given = dict(given)
         self.options = options = SweepOptions.of(given)
         self._plan = Plan(
             rounds=options.rounds,
@@ -103,17 +71,10 @@ class Sweep:
             precision=options.precision,
             budget_s=options.budget,
         )
-        self.threads = options.threads or tuple(dict.fromkeys((1, available_cpus().max_threads)))
-        check_threads(max(self.threads))
-        self.report_dir = config.rootpath / options.report_dir  # itself, where it is absolute
+        self.cases = SweepCases(given, options)
+        self.files = SweepFiles(config.rootpath / options.report_dir)  # itself, where it is absolute
         self.gate = None if options.baseline is None else self._gate(config.rootpath / options.baseline)
         self.verdict_text = ""
-        self.written = "run.json, report.md, report.csv"
-        """The files in the folder of the reports, as the terminal lists them."""
-        # Every combination is a case that makes sense and can be set up here, or the sweep does not begin.
-        for values in self.combinations():
-            check_runtime(self.case(values).runtime)
-            environment_variables(self.case(values).runtime)
 
     @staticmethod
     def _gate(folder: "Path") -> "Gate":
@@ -127,9 +88,9 @@ class Sweep:
         assert isinstance(session, BenchmarkSession)
         return session
 
-    def plan(self, planned: int, cases: Sequence[Case]) -> None:
-        """Take note of how many benchmarks the session has, and of their cases, as far as these are known yet."""
-        self.planned, self._cases = planned, tuple(cases)
+    def plan(self, cases: Sequence[Case | None]) -> None:
+        """Take note of the session's benchmarks: the case of each, or None where it is not known yet."""
+        self.planned, self._cases = len(cases), tuple(case for case in cases if case is not None)
 
     def prepare(self) -> None:
         """Refuse before the first case what would waste the sweep. A session that measures nothing is not checked.
@@ -143,12 +104,7 @@ class Sweep:
             pytest.exit(f"ntp: {self.gate.nothing_there}", returncode=NOT_COMPARABLE)
         held = ExitStack()
         self.config.add_cleanup(held.close)
-        for name in (RUN, *REPORTS):
-            if (self.report_dir / name).is_dir():
-                raise RecordError(
-                    f"{self.report_dir / name} is a folder: remove it, or choose another --ntp-report-dir"
-                )
-        held.enter_context(sole_writer(self.report_dir / RUN))
+        held.enter_context(self.files.held())
         self._prepared = True
 
     def forecast(self) -> list[str]:
@@ -160,37 +116,21 @@ class Sweep:
         about = f"about {forecast_s(self._cases, plan):.0f} s"
         if plan.precision is not None:
             about += f", up to {plan.budget_s:.0f} s for ±{plan.precision:.2%}"
-        lines = [f"ntp: {cases} in {rounds}, {about}; reports go to {os.path.relpath(self.report_dir)}"]
+        lines = [f"ntp: {cases} in {rounds}, {about}; reports go to {os.path.relpath(self.files.folder)}"]
         return lines if self.gate is None else [*lines, *(f"ntp: {line}" for line in self.gate.forecast())]
 
-    def combinations(self, *, largest: bool = False, **fixed: Sequence[str]) -> list[dict[str, Any]]:
-        """Return all combinations of the sweep's options. A case that several of them describe is there once.
-
-        Args:
-            largest: only of its largest thread count, batch size and sequence length.
-            fixed: further fields of a case (``part``, ``data``, ``optimizer``), each with the values it is to take.
-        """
-        options = self.options
-        sizes = [self.threads, options.batch_sizes, options.seq_lens]
-        if largest:
-            sizes = [(max(values),) for values in sizes]
-        values = itertools.product(*sizes, options.precisions, options.steps, *fixed.values())
-        combinations = (dict(zip((*MATRIX, *fixed), combination, strict=True)) for combination in values)
-        return list({self.case(values): values for values in combinations}.values())
-
-    def case(self, values: Mapping[str, Any]) -> Case:
-        """Return the case of one of the :meth:`combinations`."""
-        return Case.of(self._given | named_step(values["step"]).model_dump(exclude_defaults=True) | dict(values))
-
-    def start(self, case: Case, source: Source | None = None) -> PipeWorker:
-        """Start a worker as a fork, which is there in a tenth of the time."""
-        return self._starter(case, source or Source.here())
+    def start(self, case: Case) -> PipeWorker:
+        """Start a worker outside the rounds."""
+        return self._starter(case, Source.here())
 
     @cached_property
     def _starter(self) -> WorkerStarter:
-        starter = WorkerStarter(timeout_s=self.options.timeout, forks=None)
+        starter = self._new_starter()
         self.config.add_cleanup(starter.stop)
         return starter
+
+    def _new_starter(self) -> WorkerStarter:
+        return WorkerStarter(timeout_s=self.options.timeout, forks=None)
 
     def result(self, case: Case) -> Measurement:
         """Return what the rounds gave for a case. The first call measures the cases of the whole session.
@@ -201,67 +141,81 @@ class Sweep:
         Raises:
             WorkerFailed: the case failed in one of the rounds.
         """
-        if not any(rounds.knows(case) for rounds in self._rounds):
-            self._measure(self._cases if case in self._cases else (case,))
-        rounds = next(rounds for rounds in self._rounds if rounds.knows(case))
+        rounds = next((rounds for rounds in self._rounds if rounds.knows(case)), None)
+        if rounds is None and self.interrupted is None:
+            rounds = self._measure(self._cases if case in self._cases else (case,))
+        if rounds is None or not rounds.has_result(case):
+            pytest.skip(f"the sweep ended before there was a result: {self._ended_by}")
         if case in rounds.failures:
             raise rounds.failures[case]
-        if not self.has_result(case):
-            why = f"{self.ended_by} failed, and the session ends with it" if self.ended_by else "it was interrupted"
-            pytest.skip(f"the sweep ended before there was a result: {why}")
         return rounds.measurements[case]
 
     def has_result(self, case: Case) -> bool:
         """Whether a case has processes enough for a result, or has failed."""
         return any(rounds.has_result(case) for rounds in self._rounds)
 
-    def _measure(self, cases: Sequence[Case]) -> None:
+    def _measure(self, cases: Sequence[Case]) -> RoundsSweep:
         """Measure in rounds, and write the run after each. Ctrl-C, or as many failures as are allowed, end them."""
-        session_plan = self._plan.model_copy(update={"with_plain": not self._rounds})
-        rounds = RoundsSweep(cases, session_plan, Bench(self.start, progress=self._progress))
+        plan = self._plan.model_copy(update={"with_plain": cases is self._cases})
+        starter, line = self._new_starter(), ProgressLine(self.config)
+        rounds = RoundsSweep(cases, plan, Bench(starter, progress=line.show))
         self._rounds.append(rounds)
-        allowed = self.config.option.maxfail
         try:
-            self._progress("importing torch")
-            self._starter.prepare(rounds.runtimes)
-            for _ in rounds.run(until=lambda: bool(allowed) and len(self.failures) >= allowed):
-                save_run(self._record(), self.report_dir / RUN)
+            with line, starter:
+                line.show("importing torch")
+                with suppress(WorkerFailed):  # each of its cases says so when its turn comes
+                    starter.prepare(rounds.runtimes, rounds.source)
+                for _ in rounds.run(until=self._has_failed_enough):
+                    self.files.save(self._record())
         except KeyboardInterrupt as stop:
             self.interrupted = stop
-        finally:
-            self._starter.stop()
-            del self._starter
-            self._progress("")
-        if allowed and len(self.failures) >= allowed:
-            self.ended_by = self.failures[-1].case_id
+        except RecordError as error:
+            _exit(error)
+        return rounds
+
+    def _has_failed_enough(self) -> bool:
+        """Whether pytest is going to end the session because of these failures: -x or --maxfail."""
+        session, allowed = self.config.pluginmanager.get_plugin("session"), self.config.option.maxfail
+        failed = len(self._rounds[-1].failures) + (session.testsfailed if session else 0)
+        return bool(allowed) and failed >= allowed
+
+    @property
+    def _ended_by(self) -> str:
+        """What ended the rounds before their time."""
+        if self.interrupted is not None:
+            return "it was interrupted"
+        return f"{self.failures[-1].case_id} failed, and the session ends with it"
+
+    @property
+    def without_result(self) -> str:
+        """Say which cases are not reported because the rounds ended too early. Empty if there are none."""
+        rounds = self._rounds[-1] if self._rounds else None
+        left = [case.id for rounds in self._rounds for case in rounds.cases if not rounds.has_result(case)]
+        if rounds is None or not left:
+            return ""
+        ended = f"The sweep ended in round {max(1, rounds.round)} of {self._plan.rounds}: {self._ended_by}."
+        if not any(map(rounds.has_result, rounds.cases)):
+            return f"{ended} No case has a result yet: each needs {MIN_PROCESSES} processes. Nothing is reported."
+        return f"{ended} Without a result, for which they need {MIN_PROCESSES} processes: {', '.join(left)}."
 
     @property
     def failures(self) -> list[Failure]:
         """The cases that gave no measurement."""
-        failed = ((rounds, failure) for rounds in self._rounds for failure in rounds.failures.items())
-        return [Failure.of(case.id, error) for rounds, (case, error) in failed if case in rounds.cases]
-
-    @property
-    def plain_failure(self) -> Failure | None:
-        """Why there is no measurement of the plain process, if it failed."""
-        errors = [(rounds.plain_case, rounds.plain_failure) for rounds in self._rounds]
-        return next((Failure.of(case.id, error) for case, error in errors if case and error), None)
+        failed = (failure for rounds in self._rounds for failure in rounds.failures.items())
+        return [Failure.of(case.id, error) for case, error in failed]
 
     def _record(self) -> Run:
         """Return the run as it stands between two rounds, when no benchmark has taken its result yet."""
-        measurements = (
-            measurement
-            for rounds in self._rounds
-            for case, measurement in rounds.measurements.items()
-            if case in rounds.cases
-        )
-        return self._header_record().model_copy(update={"measurements": tuple(measurements)})
+        measurements = tuple(measured for rounds in self._rounds for measured in rounds.measurements.values())
+        return self._header_record().model_copy(update={"measurements": measurements})
 
     @cached_property
     def peaks(self) -> MachinePeaks | None:
         """This machine's roofline: measured once, then kept in the user's cache. None if that fails."""
+        environments = (measured.environment for rounds in self._rounds for measured in rounds.measurements.values())
         try:
-            return measure_peaks(self.threads, progress=self._tell)
+            here = next(environments)  # which is there already, and would take an import of torch to read again
+            return measure_peaks(self.cases.threads, progress=self._tell, machine=here.machine, software=here.software)
         except WorkerFailed as error:
             self._tell(f"the roofline could not be measured: {error}")
             return None
@@ -272,32 +226,27 @@ class Sweep:
         if reporter is not None and reporter.isatty:
             reporter.write_line(f"ntp: {message}")
 
-    def _progress(self, message: str) -> None:
-        """Rewrite the line on stderr that says how far the rounds are, if somebody is watching."""
-        capture = self.config.pluginmanager.get_plugin("capturemanager")
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            if sys.stderr.isatty():
-                sys.stderr.write(f"\r\x1b[K{f'ntp: {message}' if message else ''}")
-                sys.stderr.flush()
-
     def header(self) -> dict[str, Any]:
         """Return what the run's document says about the sweep as a whole, so far."""
         return self._header_record().header()
 
     def _header_record(self) -> Run:
+        plan = self._plan
+        plain_failures = ((rounds.plain_case, rounds.plain_failure) for rounds in self._rounds)
         return Run(
             started=self.started.isoformat(timespec="seconds"),
             wall_time_s=round(time.perf_counter() - self.started_s, 3),
             command=("pytest", *map(str, self.config.invocation_params.args)),
             planned=self.planned,
-            rounds=self._plan.rounds,
-            order_seed=self._plan.order_seed,
-            precision=self._plan.precision,
-            budget_s=None if self._plan.precision is None else self._plan.budget_s,
+            rounds=plan.rounds,
+            order_seed=plan.order_seed,
+            precision=plan.precision,
+            budget_s=None if plan.precision is None else plan.budget_s,
             plain=next((rounds.plain for rounds in self._rounds if rounds.plain), None),
-            plain_failure=self.plain_failure,
+            plain_failure=next((Failure.of(case.id, error) for case, error in plain_failures if case and error), None),
             failures=tuple(self.failures),
-            peaks=self.peaks if self.measured else None,  # nobody should wait for them in vain
+            # Nobody should wait for them in vain, or after Ctrl-C.
+            peaks=self.peaks if self.measured and self.interrupted is None else None,
         )
 
     @cached_property
@@ -327,39 +276,15 @@ class Sweep:
 
     def write(self) -> None:
         """Write run.json and the reports made from it. Ends the session when they cannot be written."""
-        from ntp.report import text  # here, so that a pytest without benchmarks need not wait for it
-
         try:
             document, run = self.run()
-            for name in ("report.html", *(f"{name}.svg" for name in text.PICTURES)):  # of a sweep before this one
-                (self.report_dir / name).unlink(missing_ok=True)
-            write_whole(self.report_dir / RUN, json.dumps(document, indent=1) + "\n")
-            write_whole(self.report_dir / "report.md", text.markdown(run))
-            write_whole(self.report_dir / "report.csv", text.csv(run))
-            with suppress(KeyboardInterrupt):  # of somebody who does not want to wait for the charts, either
-                self._draw(run)
+            self.files.write(document, run)
             if failure := try_to_remember(run):
-                self._warn(failure)
+                tell_uncaptured(self.config, failure)
         except (RecordError, MachineError) as error:
-            pytest.exit(f"ntp: {error.explained()}", returncode=TOOL_FAILED)
+            _exit(error)
         except OSError as error:  # pytest-benchmark's, which looks at the machine
-            pytest.exit(f"ntp: {MachineError.of(error).explained()}", returncode=TOOL_FAILED)
-
-    def _warn(self, message: str) -> None:
-        """Write a line to stderr."""
-        capture = self.config.pluginmanager.get_plugin("capturemanager")
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            sys.stderr.write(f"ntp: {message}\n")
-
-    def _draw(self, run: Run) -> None:
-        from ntp.report import html, sweep_charts, text
-
-        write_whole(self.report_dir / "report.html", html.page(run))
-        pictures = sweep_charts.pictures(run)
-        for name, picture in pictures.items():
-            write_whole(self.report_dir / name, picture)
-        write_whole(self.report_dir / "report.md", text.markdown(run, pictures))
-        self.written = "run.json, report.html, report.md with its charts, report.csv"
+            _exit(MachineError.of(error))
 
     def judge(self, session: pytest.Session) -> None:
         """Judge what was measured by the baselines, if any were named, and put the verdict into the exit status.
@@ -375,3 +300,8 @@ class Sweep:
         session.exitstatus = status_of(
             verdict, int(session.exitstatus), workers_alone_failed=session.testsfailed == len(self.failures)
         )
+
+
+def _exit(error: NtpError) -> NoReturn:
+    """End the session: not by a failed test, which would look like a regression."""
+    pytest.exit(f"ntp: {error.explained()}", returncode=TOOL_FAILED)

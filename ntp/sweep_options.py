@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from ntp.case import BATCH_SIZES, EAGER, GROUPS, MAX_NUMBER, SEQ_LENS, Options, option_errors, step_levers
 from ntp.parsing import integers, names, seconds, share
@@ -50,7 +50,7 @@ class SweepOptions(Options):
     precision: Share | None = None
     """Add rounds for the cases whose interval is wider than this to either side, as in 1%."""
     budget: Seconds = BUDGET_S
-    """How long the sweep may take in all while it adds rounds for --ntp-precision."""
+    """Add no round for --ntp-precision that would make the rounds take longer than this, all in all."""
     sample_time: Seconds = Sampling().time_s
     """How long each process is timed after its warm-up; parts of a step are timed for a quarter of it."""
     min_samples: int = Field(Sampling().min_samples, ge=1)
@@ -64,6 +64,15 @@ class SweepOptions(Options):
     baseline: Folder | None = None
     """Judge the sweep by the baselines that ntp baseline has stored in this directory, relative to the root directory.
     Exit status: 1 regression, 2 wrong usage, 3 inconclusive, 4 not comparable, 5 a worker failed."""
+
+    @model_validator(mode="after")
+    def _budget_has_a_purpose(self) -> Self:
+        if "budget" in self.model_fields_set and self.precision is None:
+            raise ValueError(
+                "--ntp-budget limits the search for a precision, and none is asked for: add --ntp-precision 1%, or "
+                "leave --ntp-budget out"
+            )
+        return self
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "SweepOptions":

@@ -27,7 +27,7 @@ CONFTEST = """\
 import ntp.sweep
 from ntp.records.peaks import MachinePeaks
 
-ntp.sweep.measure_peaks = lambda threads, progress: MachinePeaks(machine="m", software="s")
+ntp.sweep.measure_peaks = lambda threads, **_: MachinePeaks(machine="m", software="s")
 """
 
 BENCHMARK = """\

@@ -6,7 +6,8 @@ far apart as the sweep is long: their spread is what an interval needs to know.
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from pydantic import Field
 
@@ -25,11 +26,20 @@ ROUNDS = 5
 MIN_PROCESSES = 2
 """A case of fewer processes has no interval: it is reported only if no more were asked for."""
 
-PROCESS_S = 1.0
-"""Seconds that the start and the warm-up of a process take, roughly. Only the first forecast uses them."""
+PROCESS_S = 0.9
+"""Seconds that a process takes besides its timed steps, most of them to warm up, as long as none has shown it."""
 
-SERVER_S = 3.5
-"""Seconds that torch needs to be imported, once for each runtime. Only the first forecast uses them."""
+SERVER_S = 1.7
+"""Seconds until the workers of a runtime can be forked, in the forecast before the sweep."""
+
+OBSERVING_S = 1.3
+"""Seconds that the observers look at a case, in the forecast before the sweep."""
+
+REPORTS_S = 6.0
+"""Seconds that pytest, the tables, the charts and the page take, in the forecast before the sweep."""
+
+OBSERVED_STEPS = 12
+"""The observers take about as long as this many steps."""
 
 BUDGET_S = 300.0
 """How long rounds may be added in search of a precision, unless another budget is given."""
@@ -43,7 +53,7 @@ class Plan(Frozen):
     """The order of each round is drawn from it."""
     sampling: Sampling = Sampling()
     observing: Observing | None = None
-    """The observers that look at the last process of each whole step. None: nobody does."""
+    """The observers that look at each whole step, in its process of the last planned round. None: nobody does."""
     precision: float | None = Field(None, gt=0)
     """Rounds are added for the cases whose interval within the run is wider than this, to either side."""
     budget_s: Amount = BUDGET_S
@@ -51,39 +61,56 @@ class Plan(Frozen):
     with_plain: bool = True
     """Whether the largest case also runs as a plain process."""
 
+    def observes(self, case: Case) -> bool:
+        """Whether observers look at a case."""
+        return self.observing is not None and case.workload.part == "step"
+
+
+def never() -> bool:
+    """No reason to end a sweep early."""
+    return False
+
 
 class RoundsSweep:
     """A sweep that is measured in rounds, with all that it has given so far. It may be left at any time.
 
     Attributes:
+        source: where the modules of its workers come from.
         cases: what is measured, besides the plain process.
-        measurements: of each case that has a process so far, and has not failed.
         plain_case: the largest case as a plain process, if it is to be measured.
         failures: why a case failed. It has no part in further rounds, and its processes are dropped.
+        plain_failure: why the plain process failed, likewise, unless it is one of the cases.
+        round: the number of the round that is being measured, or was the last.
     """
 
     def __init__(self, cases: Collection[Case], plan: Plan, bench: Bench) -> None:
-        self.measurements: dict[Case, Measurement] = {}
+        self.source = Source.here()
         self.failures: dict[Case, WorkerFailed] = {}
+        self.plain_failure: WorkerFailed | None = None
+        self.round = 0
         self.cases = tuple(dict.fromkeys(cases))
+        largest = largest_step(self.cases) if plan.with_plain else None
+        self.plain_case = None if largest is None else as_plain(largest)
+        plain_alone = () if self.plain_case is None or self.plain_case in self.cases else (self.plain_case,)
+        self._all: tuple[Case, ...] = (*self.cases, *plain_alone)
+        self._failed: set[Case] = set()
+        self._measured: dict[Case, Measurement] = {}
         self._plan = plan
         self._bench = bench
         self._order = random.Random(plan.order_seed)
         self._took_s: dict[Case, float] = {}
+        """How long the newest process of each case took, without its observers."""
         self._git = read_git()
-        largest = largest_step(self.cases) if plan.with_plain else None
-        self.plain_case = largest and as_plain(largest)
-        self._all = (*self.cases, *({self.plain_case} - {None, *self.cases}))
+
+    @property
+    def measurements(self) -> dict[Case, Measurement]:
+        """The measurement of each case that has a process so far, and has not failed."""
+        return {case: self._measured[case] for case in self.cases if case in self._measured}
 
     @property
     def plain(self) -> Measurement | None:
         """The measurement of the largest case as a plain process."""
-        return self.measurements.get(self.plain_case) if self.plain_case else None
-
-    @property
-    def plain_failure(self) -> WorkerFailed | None:
-        """Why the plain process failed. None where it is one of the cases: then it is that case's failure."""
-        return self.failures.get(self.plain_case) if self.plain_case and self.plain_case not in self.cases else None
+        return self._measured.get(self.plain_case) if self.plain_case else None
 
     @property
     def runtimes(self) -> tuple[Runtime, ...]:
@@ -98,70 +125,98 @@ class RoundsSweep:
         """Whether a case has failed, or has processes enough for a result."""
         if case in self.failures:
             return True
-        measurement = self.measurements.get(case)
+        measurement = self._measured.get(case)
         return measurement is not None and len(measurement.processes) >= min(MIN_PROCESSES, self._plan.rounds)
 
-    def run(self, until: Callable[[], bool] = lambda: False) -> Iterator[int]:
+    def run(self, until: Callable[[], bool] = never) -> Iterator[int]:
         """Measure round after round; yield after each how many are done. Ends early once ``until`` says so."""
         started_s = self._bench.clock_s()
-        rounds = self._plan.rounds
-        for number in range(1, rounds + 1):
-            self._round(number, self._all, rounds, until)
-            yield number
+        plan = self._plan
+        while self.round < plan.rounds:
+            self._measure_round(self._all, f"of {plan.rounds}", until)
+            yield self.round
             if until():
                 return
-        while self._plan.precision is not None:
-            wide = self._wider_than(self._plan.precision)
-            expected_s = math.fsum(self._took_s[case] for case in wide)
-            if not wide or self._bench.clock_s() - started_s + expected_s > self._plan.budget_s:
+        while plan.precision is not None:
+            wide = self._wider_than(plan.precision)
+            left_s = plan.budget_s - (self._bench.clock_s() - started_s)
+            if not wide or self._expected_s(wide) > left_s:
                 return
-            rounds += 1
-            self._round(rounds, wide, rounds, until)
-            yield rounds
+            self._measure_round(wide, f"for ±{plan.precision:.2%}, {left_s:.0f} s of the budget left", until)
+            yield self.round
+            if until():
+                return
 
     def _wider_than(self, precision: float) -> list[Case]:
         widths = half_widths(list(self.measurements.values()))
         return [case for case, width in widths.items() if width > precision]
 
-    def _round(self, number: int, cases: Sequence[Case], rounds: int, until: Callable[[], bool]) -> None:
-        left = [case for case in self._order.sample(cases, len(cases)) if case not in self.failures]
+    def _measure_round(self, cases: Sequence[Case], which: str, until: Callable[[], bool]) -> None:
+        self.round += 1
+        left = [case for case in self._order.sample(cases, len(cases)) if case not in self._failed]
         while left and not until():
-            case = left.pop(0)
-            self._bench.progress(self._forecast(number, rounds, case, left))
-            before_s = self._bench.clock_s()
+            case = left[0]
+            self._bench.progress(f"round {self.round} {which}: {case.id}, about {self._left_s(left):.0f} s left")
             try:
-                self._measure(case, number)
+                self._measure(case)
             except WorkerFailed as error:
-                self.failures[case] = error
-                self.measurements.pop(case, None)
-            self._took_s[case] = self._bench.clock_s() - before_s
+                self._fail(case, error)
+            left.pop(0)
 
-    def _measure(self, case: Case, number: int) -> None:
-        plan = self._plan
-        with self._bench.start(case, Source.here()) as worker:
-            measured = measure(case, worker, plan.sampling.for_case(case), round_=number, git=self._git)
-            is_observed = case.workload.part == "step" and case != self.plain_case and number == plan.rounds
-            if is_observed and plan.observing is not None:
+    def _fail(self, case: Case, error: WorkerFailed) -> None:
+        self._failed.add(case)
+        self._measured.pop(case, None)
+        if case in self.cases:
+            self.failures[case] = error
+        else:
+            self.plain_failure = error
+
+    def _measure(self, case: Case) -> None:
+        plan, bench = self._plan, self._bench
+        started_s = bench.clock_s()
+        with bench.start(case, self.source) as worker:
+            measured = measure(case, worker, plan.sampling.for_case(case), round_=self.round, git=self._git)
+            self._took_s[case] = bench.clock_s() - started_s
+            if plan.observing is not None and self.round == plan.rounds and self._is_observed(case):
                 measured = measured.model_copy(update={"observations": observe(worker, plan.observing)})
-        earlier = self.measurements.get(case)
-        self.measurements[case] = earlier.with_processes_of(measured) if earlier else measured
+        earlier = self._measured.get(case)
+        self._measured[case] = earlier.with_processes_of(measured) if earlier else measured
 
-    def _forecast(self, number: int, rounds: int, case: Case, left: Sequence[Case]) -> str:
-        """Say what is measured next, and how long everything will still take: as long as the round before did."""
-        text = f"round {number} of {rounds}: {case.id}"
-        if not self._took_s.keys() >= {case, *left}:
-            return text
-        cases = [case for case in self._all if case not in self.failures]
-        left_s = math.fsum(self._took_s[case] for case in (case, *left))
-        left_s += (rounds - number) * math.fsum(self._took_s[case] for case in cases)
-        return f"{text}, about {left_s:.0f} s left"
+    def _is_observed(self, case: Case) -> bool:
+        return self._plan.observes(case) and case in self.cases
+
+    def _left_s(self, left: Sequence[Case]) -> float:
+        """Estimate how long everything will still take, this round's ``left`` and the rounds after it: as long as the
+        newest process of each case did.
+        """
+        rounds = self._plan.rounds - self.round
+        if rounds < 0:
+            return self._expected_s(left)
+        cases = [case for case in self._all if case not in self._failed]
+        observed = filter(self._is_observed, cases if rounds else left)
+        observing_s = math.fsum(OBSERVED_STEPS * self._step_s(case) for case in observed)
+        return self._expected_s(left) + rounds * self._expected_s(cases) + observing_s
+
+    def _expected_s(self, cases: Iterable[Case]) -> float:
+        """Estimate how long a process of each case takes."""
+        sampling = self._plan.sampling
+        return math.fsum(self._took_s.get(case) or PROCESS_S + sampling.for_case(case).time_s for case in cases)
+
+    def _step_s(self, case: Case) -> float:
+        measurement = self._measured.get(case)
+        if measurement is None:
+            return OBSERVING_S / OBSERVED_STEPS
+        return statistics.median(measurement.processes[-1].step_time_ns) / 1e9
 
 
 def forecast_s(cases: Sequence[Case], plan: Plan) -> float:
     """Estimate how long a sweep takes, before it begins."""
-    runtimes = {case.runtime for case in cases}
-    processes_s = (PROCESS_S + plan.sampling.for_case(case).time_s for case in cases)
-    return plan.rounds * math.fsum(processes_s) + SERVER_S * (len(runtimes) + plan.with_plain)
+    largest = largest_step(cases) if plan.with_plain else None
+    plain = [] if largest is None else [as_plain(largest)]
+    processes_s = (PROCESS_S + plan.sampling.for_case(case).time_s for case in (*cases, *plain))
+    servers = len({case.runtime for case in (*cases, *plain)})
+    observed = sum(map(plan.observes, cases))
+    return plan.rounds * math.fsum(processes_s) + SERVER_S * servers + OBSERVING_S * observed + REPORTS_S
 
 
 def largest_step(cases: Sequence[Case]) -> Case | None:

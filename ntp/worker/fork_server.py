@@ -1,9 +1,10 @@
 """A process that has torch loaded and forks itself into workers: they start in a tenth of the time.
 
-Run as a script, ``python fork_server.py PARENT_PID SOCKET_FD MODULE...``, in the environment of the workers' runtime.
-It imports the named modules, none of ``ntp``: that comes from the source of the worker that is asked for
-(:mod:`ntp.worker.bootstrap`, which is loaded from beside this file). It starts no thread, since a thread does not
-survive a fork.
+Run as a script, ``python fork_server.py PARENT_PID SOCKET_FD SOURCE MODULE...``, in the environment of the workers'
+runtime. It imports the named modules, none of ``ntp``: that comes from the source of the worker that is asked for
+(:mod:`ntp.worker.bootstrap`, which is loaded from beside this file). Where all workers have the same source, ``SOURCE``
+is that source as JSON, and not ``null``: then ntp is imported here, too, which takes as long as the rest of a worker's
+start. It starts no thread, since a thread does not survive a fork.
 
 Requests come over the socket, one JSON object a message, and are answered in order:
 
@@ -30,11 +31,14 @@ from typing import Any
 
 MESSAGE_BYTES = 1 << 20
 
+WORKER = "ntp.worker.worker"
+"""The module that a worker runs."""
+
 MARK = "NTP_WORKER"
 """The environment variable that says which worker a process is, or was started by."""
 
 
-def _load(modules: list[str]) -> None:
+def _load(modules: list[str], source: dict[str, Any] | None, bootstrap: ModuleType) -> None:
     for module in modules:
         importlib.import_module(module)
     if "torch" in modules:
@@ -42,6 +46,9 @@ def _load(modules: list[str]) -> None:
 
         # The first optimizer loads the compiler, as long a wait as torch itself.
         torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    if source is not None:
+        _arrange(source, bootstrap)
+        importlib.import_module(WORKER).load_modules()
     gc.collect()
     gc.freeze()  # a collection in a child would write to, and so copy, every page of what is here
 
@@ -65,6 +72,11 @@ def _bootstrap() -> ModuleType:
     return module
 
 
+def _arrange(source: dict[str, Any], bootstrap: ModuleType) -> None:
+    sys.dont_write_bytecode = True  # the folder may be the user's own: nothing is to be left there
+    bootstrap.arrange(source)
+
+
 def _become_worker(request: dict[str, Any], descriptors: list[int], server_pid: int, bootstrap: ModuleType) -> None:
     """Run the worker's module in its folder, as a child. This does not return."""
     status = 1
@@ -76,10 +88,12 @@ def _become_worker(request: dict[str, Any], descriptors: list[int], server_pid: 
             os.close(descriptor)
         source = request["fork"]
         os.chdir(source["folder"])
-        sys.dont_write_bytecode = True  # the folder may be the user's own: nothing is to be left there
-        bootstrap.arrange(source)
         sys.argv = ["worker", str(server_pid)]
-        runpy.run_module("ntp.worker.worker", run_name="__main__", alter_sys=True)
+        if WORKER in sys.modules:
+            sys.modules[WORKER].main()
+        else:
+            _arrange(source, bootstrap)
+            runpy.run_module(WORKER, run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as exit_:
         status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
@@ -114,13 +128,13 @@ def _answer(
 
 def main() -> None:
     """Serve until the socket is closed."""
-    parent_pid, socket_fd, *modules = sys.argv[1:]
+    parent_pid, socket_fd, source, *modules = sys.argv[1:]
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != int(parent_pid):  # it died before we asked
         return
     bootstrap = _bootstrap()
-    _load(modules)
+    _load(modules, json.loads(source), bootstrap)
     with socket.socket(fileno=int(socket_fd)) as requests:
         while True:
             message, descriptors, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 3)

@@ -107,16 +107,27 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """A process with torch loaded, in the environment of one runtime, that forks itself into workers. Linux only."""
+    """A process with torch loaded, in the environment of one runtime, that forks itself into workers. Linux only.
 
-    def __init__(self, runtime: Runtime) -> None:
+    Args:
+        runtime: that of all workers.
+        source: where the modules of all workers come from, if they have that in common. Then ntp is imported before the
+            forks.
+    """
+
+    def __init__(self, runtime: Runtime, source: Source | None = None) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(_FORK_TIMEOUT_S)
         self._requests = ours
+        self._source = source
         self._lock = threading.Lock()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", fork_server.__file__, str(os.getpid()), str(theirs.fileno()), *PRELOADED],
+                [
+                    *(sys.executable, "-P", fork_server.__file__, str(os.getpid()), str(theirs.fileno())),
+                    json.dumps(source and source.model_dump(mode="json")),
+                    *PRELOADED,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=_environment(runtime, new_mark()),  # room for those of its forks
@@ -130,6 +141,7 @@ class ForkServer:
         Raises:
             WorkerFailed: the server is gone.
         """
+        assert self._source in (None, source), "what was imported before the fork comes from another source"
         their_stdin, our_stdin = os.pipe()
         our_stdout, their_stdout = os.pipe()
         stdin, stdout = os.fdopen(our_stdin, "wb", buffering=0), os.fdopen(our_stdout, "rb", buffering=0)

@@ -78,8 +78,12 @@ class WorkerStarter:
         launch = self._servers[case.runtime].launch
         return PipeWorker(case, timeout_s=self._timeout_s, source=source, launch=launch)
 
-    def prepare(self, runtimes: Iterable[Runtime]) -> None:
+    def prepare(self, runtimes: Iterable[Runtime], source: Source | None = None) -> None:
         """Start what forks the workers of these runtimes, all at once, and wait until it can.
+
+        Args:
+            runtimes: those of all cases.
+            source: the source of all workers, if they have the same. They start in half the time if it is known.
 
         Raises:
             WorkerFailed: torch cannot be imported.
@@ -88,7 +92,7 @@ class WorkerStarter:
             return
         for runtime in runtimes:
             if runtime not in self._servers:
-                self._servers[runtime] = ForkServer(runtime)
+                self._servers[runtime] = ForkServer(runtime, source)
         for server in self._servers.values():
             server.wait_until_ready()
 

@@ -76,6 +76,21 @@ class Stepper:
         return sum(self._clock.time_ns[name] for name in self._phases)
 
 
+def load_modules() -> None:
+    """Import all that is needed from the load on, torch among it: before a model's code, which may put other modules,
+    or another clock, in their places.
+    """
+    import threadpoolctl  # type: ignore[import-untyped]  # noqa: F401  (what reads the software imports it late)
+    import torch  # noqa: F401
+
+    from ntp.core import model, settings, step  # noqa: F401
+    from ntp.machine import software  # noqa: F401
+    from ntp.observe import calibration_kernel  # noqa: F401
+
+    for observer in PASSES.values():
+        observer.load()
+
+
 def take_cpus(cpus: list[int] | None) -> None:
     """Pin every thread of this process to the CPUs, if any are given."""
     if cpus is not None and hasattr(os, "sched_setaffinity"):
@@ -116,8 +131,8 @@ class CaseHolder:
     def load(self, case: dict[str, Any], cpus: list[int] | None) -> Loaded:
         """Import torch, take the CPUs, build model, optimizer and data."""
         wanted = Case.model_validate(case)
+        load_modules()
 
-        import threadpoolctl  # type: ignore[import-untyped]  # noqa: F401  (what reads the software imports it late)
         import torch
 
         from ntp.core.model import parameter_count, see_folder
@@ -125,11 +140,6 @@ class CaseHolder:
         from ntp.core.step import Training
         from ntp.machine.software import read_process, read_software
 
-        # They take their clock when they are imported, and a model may put another in its place.
-        from ntp.observe import calibration_kernel  # noqa: F401
-
-        for observer in PASSES.values():
-            observer.load()
         # After the import, which two workers that share a CPU would otherwise share it for, too.
         take_cpus(cpus)
         self._cpus = list(cpus or ())
