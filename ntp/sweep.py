@@ -23,7 +23,7 @@ from ntp.records.run import Failure, Measurement, Run
 from ntp.runners.bench import Bench
 from ntp.runners.calibrate import try_to_remember
 from ntp.runners.roofline import measure_peaks
-from ntp.runners.sweep import MIN_PROCESSES, Plan, RoundsSweep, forecast_s
+from ntp.runners.sweep import Plan, RoundsSweep, forecast_s
 from ntp.sweep_cases import SweepCases
 from ntp.sweep_files import SweepFiles
 from ntp.sweep_options import SweepOptions
@@ -194,9 +194,10 @@ class Sweep:
         if rounds is None or not left:
             return ""
         ended = f"The sweep ended in round {max(1, rounds.round)} of {self._plan.rounds}: {self._ended_by}."
-        if not any(map(rounds.has_result, rounds.cases)):
-            return f"{ended} No case has a result yet: each needs {MIN_PROCESSES} processes. Nothing is reported."
-        return f"{ended} Without a result, for which they need {MIN_PROCESSES} processes: {', '.join(left)}."
+        needed = "1 process" if rounds.needed == 1 else f"{rounds.needed} processes"
+        if not any(map(self.has_result, self._cases)):
+            return f"{ended} Nothing is reported, because a result needs {needed} and no case has as many yet."
+        return f"{ended} These cases are not reported, because a result needs {needed}: {', '.join(left)}."
 
     @property
     def failures(self) -> list[Failure]:

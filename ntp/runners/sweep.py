@@ -121,12 +121,17 @@ class RoundsSweep:
         """Whether a case is one of this sweep's."""
         return case in self.cases
 
+    @property
+    def needed(self) -> int:
+        """How many processes make a result."""
+        return min(MIN_PROCESSES, self._plan.rounds)
+
     def has_result(self, case: Case) -> bool:
         """Whether a case has failed, or has processes enough for a result."""
         if case in self.failures:
             return True
         measurement = self._measured.get(case)
-        return measurement is not None and len(measurement.processes) >= min(MIN_PROCESSES, self._plan.rounds)
+        return measurement is not None and len(measurement.processes) >= self.needed
 
     def run(self, until: Callable[[], bool] = never) -> Iterator[int]:
         """Measure round after round; yield after each how many are done. Ends early once ``until`` says so."""

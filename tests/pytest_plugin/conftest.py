@@ -1,5 +1,8 @@
 """Sweeps in a pytest of their own, with workers that need no process."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
 from ntp.records.run import Run
@@ -18,11 +21,15 @@ def test_ordinary():
     pass
 """
 
-# Workers whose step takes as long as the case has tokens (in microseconds), and that say what they were asked.
+# Workers whose step takes as long as the case has tokens (in microseconds), and that say what they were asked. They are
+# started in the place of real ones.
 CONFTEST = """
+import json
+import os
 import signal
 import pytest
 import ntp.sweep as sweep
+import ntp.sweep_files as sweep_files
 from ntp.case import PHASES
 from ntp.worker.channel import Refused
 from ntp.records.observations import (
@@ -35,45 +42,49 @@ from ntp.records.run import KernelBurst
 from ntp.worker.protocol import Loaded, Ran
 from ntp.records.run import WarmUp
 
-ASKED = []
+STARTED = []
+ASKED = {{}}
 
 class FakeWorker:
-    def __init__(self, case, *, timeout_s):
+    def __init__(self, case):
+        STARTED.append(case.id)
+        self.asked = ASKED.setdefault(case.id, [])
         self.case = case
+        self.process = STARTED.count(case.id)
         self.step_time_ns = case.workload.tokens * 1000 // case.runtime.threads
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc):
-        ASKED.append("stop")
+        self.asked.append("stop")
 
     def load(self):
-        if self.case.id == {fails!r}:
+        if {fails!r}.get(self.case.id) == self.process:
             raise WorkerFailed(f"{{self.case.id}}: was killed", "the last words")
-        if self.case.id == {interrupts!r}:
+        if {interrupts!r} == (self.case.id, self.process):
             signal.raise_signal(signal.{signal})
-        ASKED.append("load")
+        self.asked.append("load")
         return Loaded(parameters=7, software=Software(), process=Process())
 
     def warm_up(self):
-        ASKED.append("warm_up")
+        self.asked.append("warm_up")
         return WarmUp(step_time_ns=(self.step_time_ns,), wall_time_ns=self.step_time_ns, steady=True)
 
     def run(self, steps, expected_s=0.0):
-        ASKED.append(steps)
+        self.asked.append(steps)
         return Ran(step_time_ns=tuple(self.step_time_ns + i for i in range(steps)), minor_page_faults=0,
                    major_page_faults=0, cpu_time_s=0.0, peak_rss_bytes=2**20)
 
     def calibration_kernel(self):
-        ASKED.append("calibration_kernel")
+        self.asked.append("kernel")
         return KernelBurst(shape=(4, 4, 4), time_ns=(1000,), cpu_time_s=0)
 
     def ask(self, name, steps=0, trace=None):
         if name == "flops":
             raise Refused(f"{{self.case.id}}: RuntimeError: no formula")
         if name == "phases":
-            ASKED.append(f"phases={{steps}}")
+            self.asked.append(f"phases={{steps}}")
             samples = tuple(PhaseSamples(phase=phase, time_ns=(1,) * steps) for phase in PHASES)
             return PhaseTimes(phases=samples, instrumented_step_ns=(7,) * steps, bare_step_ns=(7,) * steps)
         if name == "memory":
@@ -81,36 +92,51 @@ class FakeWorker:
             point = LiveBytes(time_ns=0, live_bytes=3)
             return MemoryProfile(baseline=parts, peak=parts, peak_phase="loss", phases=(), timeline=(point,))
         if name == "operators":
-            ASKED.append(f"operators={{steps}}")
+            self.asked.append(f"operators={{steps}}")
             return OperatorProfile(operators=(), largest_by_shape=(), profiled_step_ns=(7,), bare_step_ns=(7,))
         return Denormals(share=0)
 
-def pytest_configure(config):
-    if not {charts}:  # they take longer than all else
-        patch = pytest.MonkeyPatch()
-        patch.setattr(sweep.Sweep, "_draw", lambda self, run: None)
-        config.add_cleanup(patch.undo)
+class FakeStarter:
+    prepared_in = []
 
-@pytest.fixture(autouse=True, scope="session")
-def fake_workers():
+    def __init__(self, timeout_s, forks):
+        assert forks is None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        pass
+
+    def stop(self):
+        pass
+
+    def prepare(self, runtimes, source):
+        FakeStarter.prepared_in.append(os.environ.get("OF_THE_USER"))
+
+    def __call__(self, case, source):
+        return FakeWorker(case)
+
+def pytest_configure(config):
     patch = pytest.MonkeyPatch()
-    patch.setattr(sweep, "PipeWorker", FakeWorker)
-    patch.setattr(sweep.Sweep, "start_untimed", lambda self, case: FakeWorker(case, timeout_s=1))
-    patch.setattr(sweep, "measure_peaks", lambda threads, progress: MachinePeaks(machine="m", software="s"))
-    yield
-    patch.undo()
+    config.add_cleanup(patch.undo)
+    patch.setattr(sweep, "WorkerStarter", FakeStarter)
+    patch.setattr(sweep, "measure_peaks", lambda threads, **_: MachinePeaks(machine="m", software="s"))
+    if not {charts}:  # they take longer than all else
+        patch.setattr(sweep_files.SweepFiles, "_draw", lambda self, run: None)
 
 def pytest_sessionfinish(session):
     if {interrupts!r}:
         signal.raise_signal(signal.{signal})  # who presses Ctrl-C presses it again
-    (session.config.rootpath / "asked.txt").write_text(" ".join(map(str, ASKED)))
+    asked = {{"asked": ASKED, "started": STARTED, "prepared_in": FakeStarter.prepared_in}}
+    (session.config.rootpath / "asked.json").write_text(json.dumps(asked))
 """
 
 SIZES = ("--ntp-threads=1", "--ntp-batch-sizes=8,32", "--ntp-seq-lens=64", "--ntp-sample-time=0.02")
 
 
 def conftest(fails=None, interrupts=None, by="SIGINT", charts=False):
-    return CONFTEST.format(fails=fails, interrupts=interrupts, signal=by, charts=charts)
+    return CONFTEST.format(fails=fails or {}, interrupts=interrupts, signal=by, charts=charts)
 
 
 @pytest.fixture(autouse=True)
@@ -121,18 +147,21 @@ def _cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sweep(pytester):
-    """``sweep(*options, mode, benchmark, more, apart, **conftest)``: a sweep of three cases in a folder of its own.
+    """``sweep(*options, mode, benchmark, more, apart, cached, **conftest)``: a sweep of three cases in its own folder.
 
-    ``benchmark`` is the source of the benchmarks, ``more`` is what follows it. Charts are drawn only if they are asked
-    for, and a process of its own is started only where a Ctrl-C, or what it has loaded, would reach this one.
+    ``benchmark`` is the source of the benchmarks, ``more`` is what follows it. ``fails`` says which case fails in which
+    of its processes, and ``interrupts`` in which process of which case Ctrl-C is pressed, or another signal comes,
+    ``by``. Charts are drawn only if they are asked for, and a process of its own is started only where a Ctrl-C, or
+    what it has loaded, would reach this one. pytest remembers what failed if it is ``cached``.
     """
 
-    def run(*options, mode="--benchmark-only", benchmark=BENCHMARK, more="", apart=False, **fakes):
+    def run(*options, mode="--benchmark-only", benchmark=BENCHMARK, more="", apart=False, cached=False, **fakes):
         run_pytest = pytester.runpytest_subprocess if apart or "interrupts" in fakes else pytester.runpytest_inprocess
         pytester.makeini("[pytest]\npython_files=bench_*.py\npython_functions=bench_* test_*\n")
         pytester.makeconftest(conftest(**fakes))
         pytester.path.joinpath("bench_it.py").write_text(benchmark + more)
-        return run_pytest("-p", "no:cacheprovider", *filter(None, [mode]), *SIZES, *options)
+        cache = () if cached else ("-p", "no:cacheprovider")
+        return run_pytest(*cache, *filter(None, [mode]), *SIZES, *options)
 
     return run
 
@@ -153,3 +182,11 @@ def sweep_of(pytester):
 def load(pytester):
     """``load()``: the run that the last sweep wrote."""
     return lambda: Run.load(pytester.path / "reports/latest/run.json")
+
+
+@pytest.fixture
+def told(pytester):
+    """``told()``: what the workers of the last sweep were ``asked``, by case, in which order they were ``started``, and
+    the environment that they were ``prepared_in``.
+    """
+    return lambda: SimpleNamespace(**json.loads(pytester.path.joinpath("asked.json").read_text()))
