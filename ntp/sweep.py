@@ -61,6 +61,8 @@ class Sweep:
         self.interrupts = Interrupts()
         self._cases: tuple[Case, ...] = ()
         self._rounds: list[RoundsSweep] = []
+        self._ended_by = "an error ended it"
+        """Why the rounds ended before their time, if they did."""
         self._prepared = False
         self.options = options = SweepOptions.of(given)
         self._plan = Plan(
@@ -167,8 +169,10 @@ class Sweep:
                     starter.prepare(rounds.runtimes, rounds.source)
                 for _ in rounds.run(until=self._has_failed_enough):
                     self.files.save(self._record())
+                if self._has_failed_enough():
+                    self._ended_by = f"{self.failures[-1].case_id} failed, and the session ends with it"
         except KeyboardInterrupt as stop:
-            self.interrupted = stop
+            self.interrupted, self._ended_by = stop, "it was interrupted"
         except RecordError as error:
             _exit(error)
         return rounds
@@ -178,13 +182,6 @@ class Sweep:
         session, allowed = self.config.pluginmanager.get_plugin("session"), self.config.option.maxfail
         failed = len(self._rounds[-1].failures) + (session.testsfailed if session else 0)
         return bool(allowed) and failed >= allowed
-
-    @property
-    def _ended_by(self) -> str:
-        """What ended the rounds before their time."""
-        if self.interrupted is not None:
-            return "it was interrupted"
-        return f"{self.failures[-1].case_id} failed, and the session ends with it"
 
     @property
     def without_result(self) -> str:

@@ -82,17 +82,17 @@ def test_a_sweep_that_leaves_out_a_case_does_not_pass(gated):
 
 
 def test_a_lost_worker_is_no_regression_and_another_failure_is_pytests_own(gated, pytester):
-    result = gated(fails="simple-b8-s64-t1")
+    result = gated(fails={"simple-b8-s64-t1": 1})
     assert result.ret == 5
     result.stdout.fnmatch_lines(["- simple-b8-s64-t1: the head has no such case: it failed*"])
-    assert gated(slowdown=1.2, fails="simple-b8-s64-t1").ret == 1
+    assert gated(slowdown=1.2, fails={"simple-b8-s64-t1": 1}).ret == 1
     broken = "def bench_simple(benchmark):\n    assert False\n"
-    assert gated(more=broken, fails="simple-b8-s64-t1").ret == 1
+    assert gated(more=broken, fails={"simple-b8-s64-t1": 1}).ret == 1
 
 
 @pytest.mark.long
 def test_an_interrupted_sweep_stays_interrupted(gated):
-    assert gated(interrupts="simple-b32-s64-t1").ret == pytest.ExitCode.INTERRUPTED
+    assert gated(interrupts=("simple-b32-s64-t1", 3)).ret == pytest.ExitCode.INTERRUPTED
 
 
 @pytest.mark.parametrize("options", [("--collect-only",), ("--benchmark-disable",), ("--benchmark-skip",)])
@@ -112,12 +112,12 @@ def test_a_sweep_whose_cases_were_all_skipped_does_not_pass(sweep, pytester):
 
 
 @pytest.mark.long
-def test_a_folder_of_baselines_that_is_wrong_costs_no_sweep(sweep, pytester):
+def test_a_folder_of_baselines_that_is_wrong_costs_no_sweep(sweep, pytester, told):
     result = sweep("--ntp-baseline=none", apart=True)
     assert result.ret == 2
     result.stderr.fnmatch_lines(["*ntp: *none is not a folder of baselines: create it with ntp baseline *"])
     result.stderr.no_fnmatch_line("*Traceback*")
-    assert not (pytester.path / "asked.txt").exists()
+    assert not (pytester.path / "asked.json").exists()
     (pytester.path / "none").mkdir()
     result = sweep("--ntp-baseline=none", apart=True)
     assert result.ret == 4
@@ -125,7 +125,7 @@ def test_a_folder_of_baselines_that_is_wrong_costs_no_sweep(sweep, pytester):
     assert re.search(
         r"Not comparable: .*none holds no baseline; run the sweep without --ntp-baseline, then store", said
     )
-    assert pytester.path.joinpath("asked.txt").read_text() == ""
+    assert told().started == []
 
 
 def test_wrong_usage_of_a_gated_sweep_is_not_called_not_comparable(sweep, pytester):
