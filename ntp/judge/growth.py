@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ntp.case import Case
-from ntp.judge.statistics import Interval
+from ntp.judge.statistics import Interval, t_quantile
 
 MIN_SIZES, MIN_SPAN = 4, 16
 """Fewer sizes, or sizes that span a smaller factor, say nothing about growth."""
@@ -75,11 +75,9 @@ def _exponent(sizes: tuple[int, ...], times_ns: tuple[float, ...]) -> Interval:
 
     Source: G. A. F. Seber and A. J. Lee, Linear Regression Analysis, 2nd ed. (2003), section 6.1.
     """
-    from ntp.judge.sequential import t_quantile  # here, so that a report of no such series need not wait for scipy
-
     x, y = np.log(sizes), np.log(times_ns)
     slope, intercept = np.polyfit(x, y, 1)
     residuals = y - (slope * x + intercept)
     error = math.sqrt(float(residuals @ residuals) / (len(x) - 2) / float(((x - x.mean()) ** 2).sum()))
-    reach = t_quantile(len(x) - 1, 0.975) * error
+    reach = t_quantile(len(x) - 2, 0.975) * error
     return Interval(float(slope), float(slope) - reach, float(slope) + reach)

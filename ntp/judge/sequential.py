@@ -23,7 +23,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtrit
 
 from ntp.judge.statistics import Interval
 
@@ -61,6 +60,8 @@ class Estimate(NamedTuple):
 
 def t_quantile(n: int, probability: float) -> float:
     """Return the quantile of Student's t of n - 1 degrees of freedom."""
+    from scipy.special import stdtrit  # here, as below: a report that judges nothing need not wait for scipy
+
     return float(stdtrit(n - 1, probability))
 
 
@@ -84,6 +85,8 @@ def _spent(fraction: float) -> float:
 
 def _tail_probabilities(level: float, first: int, last: int) -> list[float]:
     """Return the nominal one-sided normal tail probability of each look."""
+    from scipy.special import ndtr, ndtri
+
     shares = [_spent(n / last) for n in range(first, last + 1)]
     tail = level * shares[0]
     tails = [tail]
@@ -108,6 +111,8 @@ def _trapezoid(points: _Floats, values: _Floats) -> _Floats:
 
 def _z_that_spends(share: float, sums: _Floats, weights: _Floats, root_n: float) -> float:
     """Find by bisection the z that the next sum exceeds with this probability, which falls as z grows."""
+    from scipy.special import ndtr
+
     low, high = -_FAR, 2 * _FAR
     for _ in range(60):
         z = (low + high) / 2

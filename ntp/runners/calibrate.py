@@ -133,5 +133,5 @@ def _sweep(cases: Sequence[Case], plan: Plan, bench: Bench) -> Run:
         planned=len(rounds.cases),
         rounds=plan.rounds,
         order_seed=plan.order_seed,
-        measurements=tuple(rounds.measurements.values()),
+        measurements=tuple(rounds.measurements[case] for case in rounds.cases),
     )
