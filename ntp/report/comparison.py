@@ -155,5 +155,8 @@ def _reach(comparison: Comparison) -> Iterator[str]:
     if math.isfinite(comparison.within):
         noise = comparison.noise
         learned = f"learned from {noise.remembered} runs of this machine" if noise.remembered else "assumed"
-        times = f"a step time: ±{share(comparison.within)} in its run; another run: ±{share(comparison.another_run)}"
+        within, another = (
+            f"±{share(width)}".replace("±>", "more than ±") for width in (comparison.within, comparison.another_run)
+        )
+        times = f"a step time: {within} in its run; another run: {another}"
         yield f"{times} (noise between runs: {noise.spread:.1%}, {learned})"

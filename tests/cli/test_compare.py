@@ -1,5 +1,8 @@
 """``ntp report`` and ``ntp compare``, on runs made by hand."""
 
+import subprocess
+import sys
+
 import pytest
 
 from ntp.cli import exit_status
@@ -64,3 +67,14 @@ def test_compare_refuses_what_makes_no_sense(stored, call, runs, options, said):
     assert (result.status, result.out) == (exit_status.USAGE, "")
     assert said in result.err
     assert result.err.count("\n") == 1
+
+
+def test_runs_are_compared_without_torch_or_scipy(stored):
+    path = stored("run", "simple-b8-s64-t1", "simple-b8-s64-t2")
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from ntp.cli.app import main\n"
+        "main(['compare', sys.argv[1], '--by', 'threads'])\n"
+        "sys.exit('scipy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0
