@@ -63,12 +63,13 @@ def compare(
     allocator, share a row. Intervals are made of the processes of each case.
     Those between runs include the noise between runs of identical code, learned
     from the last complete sweeps on this machine (ntp doctor --calibrate
-    measures several at once). Runs of the same machine, software and runtime are
-    compared relative to the calibration kernel that each process also times, so
-    that it does not matter how fast the machine was in each run. The gate is for those who cannot run the base
-    again (ntp guard detects much smaller slowdowns). It compares operations,
-    operators and bytes of a step exactly, and times where both runs are of
-    the same machine and software.
+    measures several at once). Runs of the same machine, software and runtime
+    are compared relative to the calibration kernel that each process also
+    times, so that it does not matter how fast the machine was in each run.
+
+    The gate is for those who cannot run the base again (ntp guard detects much
+    smaller slowdowns). It compares operations, operators and bytes of a step
+    exactly, and times where both runs are of the same machine and software.
 
     Exit status 0, or 4 if the runs have no case in common. With --gate: 0 pass
     or improvement, 1 regression, 2 wrong usage, 3 inconclusive, 4 not
@@ -109,7 +110,7 @@ def _show(paths: Sequence[Path], runs: Sequence["Run"], by: str, format_: Compar
     columns = columns_by(runs[0], by) if by else [
         Column.of(name, run.measurements) for name, run in zip(column_names(paths), runs, strict=True)
     ]  # fmt: skip
-    comparison = compared(columns, by, noise_between(*runs, normalised=are_normalised(columns)))
+    comparison = compared(columns, by, noise_between(*runs, normalised=not by and are_normalised(columns)))
     if format_ is ComparisonFormat.HTML:
         from ntp.report.html import comparison_page
 

@@ -98,8 +98,8 @@ class Comparison(NamedTuple):
 
     @property
     def within(self) -> float:
-        """By how much a level may be off within its run, as a fraction: the median over all."""
-        return _median([cell.level.half_width for cell in self._cells])
+        """By how much what is compared may be off within its run, as a fraction: the median over all levels."""
+        return _median([cell.compared.half_width for cell in self._cells])
 
     @property
     def another_run(self) -> float:

@@ -158,5 +158,6 @@ def _reach(comparison: Comparison) -> Iterator[str]:
         within, another = (
             f"±{share(width)}".replace("±>", "more than ±") for width in (comparison.within, comparison.another_run)
         )
-        times = f"a step time: {within} in its run; another run: {another}"
+        what = "a step time, relative to the kernel's" if comparison.normalised else "a step time"
+        times = f"{what}: {within} in its run; another run: {another}"
         yield f"{times} (noise between runs: {noise.spread:.1%}, {learned})"

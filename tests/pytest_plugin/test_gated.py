@@ -7,7 +7,7 @@ import pytest
 # A pytest within this process unloads what it has loaded, and numpy cannot be loaded twice.
 import ntp.cli.gate
 import ntp.report.html  # noqa: F401
-from ntp.machine.cache import save_kept
+from ntp.machine.cache import load_kept, save_kept
 from ntp.records.baselines import save_baseline
 from ntp.records.calibration import Calibration, RememberedCase, RememberedRun, fingerprints
 
@@ -137,3 +137,14 @@ def test_wrong_usage_of_a_gated_sweep_is_not_called_not_comparable(sweep, pytest
 def test_what_is_known_of_the_verdict_is_said_before_anything_is_measured(gated):
     gated(calibrated=False).stdout.fnmatch_lines(["ntp: the noise of this machine is not known, *--calibrate"])
     gated().stdout.no_fnmatch_line("ntp: *not*known*")
+
+
+def test_a_complete_sweep_is_remembered_and_one_round_is_not(gated, pytester, load):
+    def kept():
+        return load_kept(Calibration, *fingerprints(load().measurements[0]), pytester.path / "cache/ntp")
+
+    gated()
+    assert {remembered.runs[-1].started for remembered in kept().cases} == {load().started}
+    before = kept()
+    gated("--ntp-rounds=1", calibrated=False)
+    assert kept() == before
