@@ -112,10 +112,10 @@ def test_what_was_remembered_before_stays_and_is_not_shown(bench):
 
 def test_progress_says_how_much_is_left(bench):
     bench.calibrate([ONE], 3)
-    assert bench.told[0] == f"run 1 of 3, round 1 of 2: {ONE.id}"
+    assert bench.told[0] == f"run 1 of 3, round 1 of 2: {ONE.id}, about 2 s left"
     assert bench.told[1] == f"run 1 of 3, round 2 of 2: {ONE.id}, about 2 s left"
-    assert bench.told[2] == f"run 2 of 3 (1 more takes about 4 s), round 1 of 2: {ONE.id}"
-    assert bench.told[4] == f"run 3 of 3, round 1 of 2: {ONE.id}"
+    assert bench.told[2] == f"run 2 of 3 (1 more takes about 4 s), round 1 of 2: {ONE.id}, about 2 s left"
+    assert bench.told[4].startswith("run 3 of 3, round 1 of 2: ")
 
 
 def test_a_case_that_fails_ends_it_and_what_was_finished_stays(bench):
