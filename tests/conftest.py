@@ -433,8 +433,12 @@ def forks(fork_servers: ServerOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards and searches within this process take the servers that all tests share."""
     from ntp.worker import pairs
 
-    def server(runtime: Runtime) -> SimpleNamespace:
-        return SimpleNamespace(launch=fork_servers(runtime).launch, stop=lambda: None)
+    def server(runtime: Runtime, _source: object = None) -> SimpleNamespace:
+        return SimpleNamespace(
+            launch=fork_servers(runtime).launch,
+            stop=lambda: None,
+            wait_until_ready=fork_servers(runtime).wait_until_ready,
+        )
 
     monkeypatch.setattr(pairs, "ForkServer", server)
 

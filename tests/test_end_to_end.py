@@ -1,6 +1,7 @@
 """Real workers: a handful, since each imports torch."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from ntp.errors import WorkerFailed
 from ntp.report.profile import markdown
 from ntp.runners import profile as runner
 from ntp.runners.bench import Bench
+from ntp.runners.sweep import Plan, RoundsSweep
 from ntp.worker.driver import Observing, PipeWorker, Sampling, cpus_for, measure
+from ntp.worker.pairs import WorkerStarter
 
 ROOT = Path(__file__).parent.parent
 SMALL = Workload(batch_size=2, seq_len=8, vocab_size=50, embed_dim=8, hidden_dim=16)
@@ -28,17 +31,39 @@ def test_a_small_case_is_measured_in_the_quiet_runtime():
     assert len(measurement.step_time_ns) == 3
     assert min(measurement.step_time_ns) > 0
     assert measurement.parameters == 50 * 8 + (8 * 16 + 16) + (16 * 8 + 8) + 8 * 50
-    assert measurement.peak_rss_bytes > 100 * 2**20  # torch alone is more
-    assert measurement.calibration_kernel.shape == (512, 512, 512)
-    assert len(measurement.calibration_kernel.bursts_ns) == 4, "around each of three steps"
-    assert {len(burst) for burst in measurement.calibration_kernel.bursts_ns} <= {1, 2, 3}, "as many as its time allows"
-    assert measurement.calibration_kernel.time_ns > 1
+    (measured,) = measurement.processes
+    assert measured.peak_rss_bytes > 100 * 2**20  # torch alone is more
+    kernel = measured.calibration_kernel
+    assert kernel.shape == (512, 512, 512)
+    assert len(kernel.bursts_ns) == 4, "around each of three steps"
+    assert {len(burst) for burst in kernel.bursts_ns} <= {1, 2, 3}, "as many as its time allows"
+    assert kernel.time_ns > 1
     assert process.torch_threads == 1
     assert process.torch_interop_threads == 1
     assert dict(process.variables)["OMP_NUM_THREADS"] == "1"
     if sys.platform == "linux":
         assert process.affinity == cpus_for(case.runtime)
         assert len(process.affinity) == 1
+
+
+@pytest.mark.worker
+def test_a_sweep_measures_each_case_in_fresh_processes_and_sleeps_meanwhile():
+    case = Case(workload=SMALL)
+    with WorkerStarter(forks=None) as start:
+        rounds = RoundsSweep([case], Plan(rounds=2, sampling=Sampling(time_s=0.5)), Bench(start))
+        start.prepare(rounds.runtimes, rounds.source)
+        assert list(rounds.run()) == [1, 2]
+    assert (rounds.failures, rounds.plain_failure) == ({}, None)
+    (measurement,) = rounds.measurements.values()
+    processes = (*measurement.processes, *rounds.plain.processes)
+    assert [process.round for process in processes] == [1, 2, 1, 2]
+    for harness in (process.harness for process in processes):
+        assert harness.parent_cpu_s < 0.02 * harness.timed_s
+    if sys.platform == "linux":
+        plain = rounds.plain.environment.process
+        assert len(measurement.environment.process.affinity) == 1
+        assert len(plain.affinity) == len(os.sched_getaffinity(0))
+        assert plain.allocator_tunables == ()
 
 
 def test_parts_of_a_step_take_a_part_of_its_time(start_worker):

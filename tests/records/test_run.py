@@ -13,6 +13,7 @@ from ntp.records.run import (
     SCHEMA_VERSION,
     CalibrationKernel,
     Failure,
+    MeasuredProcess,
     Measurement,
     Run,
     Usage,
@@ -40,31 +41,66 @@ def reread(run):
     wall=st.floats(0, 1e6),
     message=any_text,
     command=st.lists(any_text),
+    levels=st.lists(st.floats(0.5, 2), min_size=1, max_size=6),
+    seed=st.integers(0, 2**31 - 1),
+    precision=st.none() | st.floats(1e-6, 0.99),
+    plain_fails=st.booleans(),
 )
 def test_a_run_comes_back_as_it_was(
-    make_measurement, step_time_ns, warm_up_ns, calibration_kernel, wall, message, command
+    make_measurement,
+    step_time_ns,
+    warm_up_ns,
+    calibration_kernel,
+    wall,
+    message,
+    command,
+    levels,
+    seed,
+    precision,
+    plain_fails,
 ):
-    measurement = make_measurement(step_time_ns=step_time_ns, calibration_kernel=calibration_kernel)
     warm_up = WarmUp(step_time_ns=warm_up_ns, wall_time_ns=sum(warm_up_ns), steady=False)
-    measurement = measurement.model_copy(update={"warm_up": warm_up})
+    measurement = make_measurement(
+        step_time_ns=step_time_ns, levels=levels, calibration_kernel=calibration_kernel, warm_up=warm_up
+    )
+    plain = make_measurement("simple-b8-s64-t1-glibc-free", levels=levels)
+    failure = Failure(case_id="simple-b1-s1-t1", message=message)
     run = Run(
         started="2026-01-02T03:04:05+00:00",
         wall_time_s=wall,
         command=tuple(command),
         planned=3,
+        rounds=len(levels),
+        order_seed=seed,
+        precision=precision,
+        budget_s=precision and wall,
         measurements=(measurement,),
-        failures=(Failure(case_id="simple-b1-s1-t1", message=message),),
+        plain=None if plain_fails else plain,
+        plain_failure=failure if plain_fails else None,
+        failures=(failure,),
     )
     assert document_of(run)["ntp"]["schema_version"] == SCHEMA_VERSION
     assert reread(run) == run
     assert Run.model_validate_json(run.model_dump_json()) == run
 
 
-def test_a_measurement_of_before_there_was_a_calibration_kernel_can_still_be_read(make_measurement, make_run):
-    run = make_run(make_measurement())
-    old = document_of(run)
-    del old["benchmarks"][0]["extra_info"]["ntp"]["calibration_kernel"]
-    assert Run.from_document(old) == run
+@given(levels=st.lists(st.floats(0.5, 2), min_size=1, max_size=6), times=times)
+def test_pytest_benchmark_has_the_samples_of_all_processes_in_order(make_measurement, make_run, levels, times):
+    measurement = make_measurement(step_time_ns=times, levels=levels)
+    (benchmark,) = document_of(make_run(measurement))["benchmarks"]
+    samples_ns = [sample for process in measurement.processes for sample in process.step_time_ns]
+    assert list(measurement.step_time_ns) == samples_ns
+    assert benchmark["stats"]["data"] == [sample / 1e9 for sample in samples_ns]
+    assert benchmark["stats"]["rounds"] == len(levels) * len(times)
+
+
+def test_processes_are_added_in_order_and_observations_are_kept(make_measurement, make_observations):
+    one, two = make_measurement(levels=(1.0, 1.1)), make_measurement(levels=(0.9,), observations=make_observations())
+    both = one.with_processes_of(two)
+    assert both.processes == (*one.processes, *two.processes)
+    assert both.observations == two.observations
+    assert both.with_processes_of(one).observations == two.observations
+    assert both.medians_ns == (10_000_000, 11_000_000, 9_000_000)
 
 
 @given(bursts)
@@ -92,9 +128,12 @@ def test_measurements_are_frozen_and_need_samples(make_measurement):
     with pytest.raises(ValueError, match="frozen"):
         make_measurement().parameters = 3
     with pytest.raises(ValueError, match="at least 1"):
-        Measurement.model_validate(make_measurement().model_dump() | {"step_time_ns": ()})
+        Measurement.model_validate(make_measurement().model_dump() | {"processes": ()})
+    (process,) = make_measurement().processes
+    with pytest.raises(ValueError, match="at least 1"):
+        MeasuredProcess.model_validate(process.model_dump() | {"step_time_ns": ()})
     with pytest.raises(ValueError, match="greater than or equal to 0"):
-        Measurement.model_validate(make_measurement().model_dump() | {"step_time_ns": (1, -1)})
+        MeasuredProcess.model_validate(process.model_dump() | {"step_time_ns": (1, -1)})
 
 
 @pytest.mark.parametrize(
@@ -106,10 +145,11 @@ def test_measurements_are_frozen_and_need_samples(make_measurement):
         ("[1, 2]", "not a benchmark run"),
         ('{"benchmarks": 3}', "not a benchmark run"),
         ('{"benchmarks": []}', "not written by ntp"),
-        ('{"benchmarks": [], "ntp": {"schema_version": 99}}', "schema version 99, this ntp reads 2: upgrade"),
-        ('{"benchmarks": [], "ntp": {"schema_version": 2}}', "damaged: started: Field required"),
-        ('{"benchmarks": [{}], "ntp": {"schema_version": 2}}', "damaged"),
-        ('{"benchmarks": [{"extra_info": {"ntp": 1}}], "ntp": {"schema_version": 2}}', "damaged"),
+        ('{"benchmarks": [], "ntp": {"schema_version": 99}}', "schema version 99, this ntp reads 3: upgrade"),
+        ('{"benchmarks": [], "ntp": {"schema_version": 3}}', "damaged: started: Field required"),
+        ('{"benchmarks": [{}], "ntp": {"schema_version": 3}}', "damaged"),
+        ('{"benchmarks": [{"extra_info": {"ntp": 1}}], "ntp": {"schema_version": 3}}', "damaged"),
+        ('{"benchmarks": [], "ntp": {"schema_version": 2}}', "schema version 2, this ntp reads 3"),
     ],
 )
 def test_files_that_are_no_run_get_one_line(tmp_path, text, message):

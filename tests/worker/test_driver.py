@@ -57,7 +57,7 @@ class ScriptedWorker(FakeWorker):
 def test_a_case_is_measured_with_exactly_the_steps_it_needs():
     worker = ScriptedWorker()
     sampling = Sampling(time_s=3.0, min_samples=5, blocks=2)
-    measurement = measure(CASE, worker, sampling, clock_s=lambda: worker.now_s)
+    measurement = measure(CASE, worker, sampling, round_=3, clock_s=lambda: worker.now_s)
     assert worker.asked == [
         "load",
         "warm_up",
@@ -69,17 +69,19 @@ def test_a_case_is_measured_with_exactly_the_steps_it_needs():
     ]
     assert worker.expected_s == pytest.approx([3.0 * 7 / 15, 3.0 * 8 / 15])
     assert measurement.step_time_ns == (100_000_000,) * 15
-    assert measurement.harness.start_s == pytest.approx(2.0)
-    assert measurement.harness.warm_up_s == pytest.approx(1.6)
-    assert measurement.harness.timed_s == pytest.approx(1.5 + 3 * 0.5)
-    assert measurement.minor_page_faults == 60, "of both blocks"
-    assert measurement.major_page_faults == 2
-    assert measurement.peak_rss_bytes == 8, "of the block where it was highest"
+    (process,) = measurement.processes
+    assert process.round == 3
+    assert process.harness.start_s == pytest.approx(2.0)
+    assert process.harness.warm_up_s == pytest.approx(1.6)
+    assert process.harness.timed_s == pytest.approx(1.5 + 3 * 0.5)
+    assert process.minor_page_faults == 60, "of both blocks"
+    assert process.major_page_faults == 2
+    assert process.peak_rss_bytes == 8, "of the block where it was highest"
     assert [ending.anonymous_bytes for ending in measurement.endings] == [7, 8], "of each block"
     assert math.isnan(measurement.endings[0].loss)
     assert measurement.parameters == 7
     assert measurement.environment.software.torch == "2.9"
-    assert measurement.calibration_kernel == CalibrationKernel(shape=(4, 4, 4), bursts_ns=((1,), (2,), (3,)))
+    assert process.calibration_kernel == CalibrationKernel(shape=(4, 4, 4), bursts_ns=((1,), (2,), (3,)))
 
 
 @given(st.integers(1, 50), st.integers(1, 12))
@@ -100,7 +102,7 @@ def test_the_calibration_kernels_cpu_time_is_nobody_elses(monkeypatch):
     monkeypatch.setattr("time.process_time", lambda: 0.0)
     worker = ScriptedWorker()
     measurement = measure(CASE, worker, Sampling(blocks=2), clock_s=lambda: worker.now_s)
-    assert measurement.environment.conditions.other_cpu_share == pytest.approx(5 / 20)
+    assert measurement.processes[0].conditions.other_cpu_share == pytest.approx(5 / 20)
 
 
 @pytest.mark.parametrize("refuses", [1, 2, 3])
@@ -109,7 +111,7 @@ def test_a_refused_calibration_kernel_costs_nothing_else(refuses):
     worker.refuses = refuses
     sampling = Sampling(time_s=3.0, min_samples=5, blocks=2)
     measurement = measure(CASE, worker, sampling, clock_s=lambda: worker.now_s)
-    assert measurement.calibration_kernel is None
+    assert measurement.processes[0].calibration_kernel is None
     assert [asked for asked in worker.asked if asked != "calibration_kernel"] == [
         "load",
         "warm_up",

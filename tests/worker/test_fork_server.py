@@ -10,7 +10,7 @@ import pytest
 from ntp.case import Case, Workload
 from ntp.errors import WorkerFailed
 from ntp.worker.driver import PipeWorker
-from ntp.worker.launch import new_process
+from ntp.worker.launch import ForkServer, new_process
 from ntp.worker.sources import Source
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks on Linux alone")
@@ -38,6 +38,19 @@ def test_it_answers_like_a_new_process_and_runs_in_the_same_environment(server):
     process = forked[0].process
     assert process.torch_threads == process.torch_interop_threads == 1
     assert dict(process.variables)["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.worker
+def test_one_that_has_ntp_imported_forks_the_same_workers(server):
+    here = Source.here()
+    with ForkServer(CASE.runtime, here) as ready, PipeWorker(CASE, source=here, launch=ready.launch) as worker:
+        assert psutil.Process(ready._process.pid).num_threads() == 1
+        with PipeWorker(CASE, source=here, launch=server.launch) as other:
+            assert worker.load() == other.load()
+        assert len(worker.run(2).step_time_ns) == 2
+        assert worker.ask("operators", steps=1).operators
+        with pytest.raises(AssertionError, match="another source"):
+            ready.launch(CASE.runtime, Source(folder=here.folder.parent), None)
 
 
 def test_it_warms_up_and_runs(server):

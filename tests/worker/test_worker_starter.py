@@ -19,13 +19,19 @@ class Servers:
 
     def __init__(self):
         self.runtimes = []
+        self.sources = []
         self.events = []
 
-    def __call__(self, runtime):
+    def __call__(self, runtime, source=None):
         number = len(self.runtimes)
+        self.sources.append(source)
         self.runtimes.append(runtime)
         self.events.append(f"start {number}")
-        return SimpleNamespace(launch=f"a fork of {number}", stop=lambda: self.events.append(f"stop {number}"))
+        return SimpleNamespace(
+            launch=f"a fork of {number}",
+            stop=lambda: self.events.append(f"stop {number}"),
+            wait_until_ready=lambda: self.events.append(f"ready {number}"),
+        )
 
 
 @pytest.fixture
@@ -49,6 +55,15 @@ def test_cases_of_one_runtime_are_forks_of_one_process(servers, tmp_path):
         assert servers.events == ["start 0", "start 1"]
     assert launches == ["a fork of 0", "a fork of 1", "a fork of 0", "a fork of 1"]
     assert servers.runtimes == [SMALL.runtime, TWO_THREADS.runtime]
+
+
+def test_prepared_ones_are_started_all_at_once_and_know_their_source(servers, tmp_path):
+    with WorkerStarter(forks=None) as start:
+        start.prepare([SMALL.runtime, TWO_THREADS.runtime, SMALL.runtime], tmp_path)
+        assert servers.events == ["start 0", "start 1", "ready 0", "ready 1"]
+        assert servers.sources == [tmp_path, tmp_path]
+        launches = {start(SMALL, tmp_path).launch for _ in range(2 * FORKS)}
+    assert launches == {"a fork of 0"}, "never renewed"
 
 
 def test_before_a_worker_is_wanted_nothing_is_started(servers):
@@ -98,6 +113,7 @@ def test_all_processes_end_in_the_end_and_none_twice(servers, tmp_path, error):
 def test_elsewhere_than_on_linux_each_worker_is_a_new_process(servers, tmp_path, monkeypatch):
     monkeypatch.setattr(pairs, "sys", SimpleNamespace(platform="darwin"))
     with WorkerStarter() as start:
+        start.prepare([SMALL.runtime], tmp_path)
         worker = start(SMALL, tmp_path)
     assert vars(worker) == {"case": SMALL, "source": tmp_path, "timeout_s": 300.0}
     assert servers.events == []
