@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from ntp.judge.statistics import median_interval
+from ntp.judge.processes import levels
 from ntp.judge.warnings import MAX_FAULTS_PER_STEP, TUNED_YET_CHURNING
 from ntp.records.observations import BETWEEN_OPERATORS, Operator, OperatorProfile
 from ntp.records.peaks import (
@@ -92,14 +92,14 @@ def work_shares(profile: OperatorProfile | None) -> tuple[WorkShare, ...]:
 
 
 def step_point(measurement: Measurement, peaks: ThreadPeaks | None) -> RooflinePoint | None:
-    """Place the whole step under the roof by its counted operations, what its operators moved, and its median time."""
+    """Place the whole step under the roof by its counted operations, what its operators moved, and its time."""
     flops, operators = measurement.observations.flops, measurement.observations.operators
     if peaks is None or flops is None or not flops.total_flops:
         return None
     # Every step moves something: no bytes at all means that nobody counted them.
     # Not sum: Python 3.12 made that more precise, and the same record gives the same report everywhere.
     moved = (math.fsum(operator.moved_bytes_per_step for operator in operators.operators) if operators else 0) or None
-    return peaks.point(flops.total_flops, moved, _median_s(measurement), _dtype(measurement))
+    return peaks.point(flops.total_flops, moved, _step_s(measurement), _dtype(measurement))
 
 
 def _dtype(measurement: Measurement) -> Dtype:
@@ -129,8 +129,8 @@ def operator_points(
     return tuple(points[:most])
 
 
-def _median_s(measurement: Measurement) -> float:
-    return median_interval(measurement.samples_ns).value / 1e9
+def _step_s(measurement: Measurement) -> float:
+    return levels([measurement])[measurement.case].value_ns / 1e9
 
 
 def _share(shares: tuple[WorkShare, ...], work: Work) -> float:
@@ -173,7 +173,7 @@ def _product_rate(measurement: Measurement, share: float, peaks: ThreadPeaks) ->
     flops = measurement.observations.flops
     if flops is None or not flops.total_flops:
         return ""
-    rate = flops.total_flops / (share * _median_s(measurement))
+    rate = flops.total_flops / (share * _step_s(measurement))
     text = f" and run at {_gflops(rate)}"
     default = peaks.rate_flops_per_s("fp32", "default")
     if default:

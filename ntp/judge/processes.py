@@ -304,7 +304,7 @@ def spreads(measurements: Sequence[Measurement]) -> Spreads:
     rest_degrees = degrees - rounds_degrees
     step_degrees = sum(len(logs) - 1 for logs in samples)
     steps = math.sqrt(math.fsum(map(_squares, samples)) / step_degrees) if step_degrees else None
-    if not rounds_degrees or rest_degrees <= 0:
+    if rounds_degrees < 1 or rest_degrees <= 0:
         return Spreads(steps, math.sqrt(squares / degrees) if degrees else None, None)
     rounds_squares = math.fsum(math.fsum(deviations) ** 2 / len(deviations) for deviations in by_round.values())
     rest = max(0.0, squares - rounds_squares) / rest_degrees

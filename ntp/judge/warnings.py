@@ -1,27 +1,28 @@
 """Warnings: typed values that say what casts doubt on a measurement, and carry advice.
 
 They are derived from the record, and never stored in it. A message and an advice are clauses without a full stop, for
-reports join them in their own ways.
+reports join them in their own ways. What several processes of a case have in common is said once, with their number.
 """
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
-import numpy as np
-
 from ntp.case import Frozen, StepConfig
+from ntp.judge.statistics import quantile
 from ntp.records.endings import PRODUCTS, Ending
 from ntp.records.environment import Conditions, Environment, Machine
-from ntp.records.run import Measurement
+from ntp.records.run import MeasuredProcess, Measurement
 
 Kind = Literal[
     "high-steal",
     "throttled",
     "other-load",
     "unsteady-warm-up",
-    "too-few-samples",
+    "too-few-processes",
+    "slow-process",
     "spinning-threads",
     "mmap-churn",
     "noisy-samples",
@@ -49,14 +50,20 @@ MAX_STEAL_SHARE = 0.02
 MAX_OTHER_CPU_SHARE = 0.10
 """A desktop at rest uses a few percent. At 10% another program competes for cores, caches and memory bandwidth."""
 
-MIN_SAMPLES = 10
-"""With fewer than six samples the median's 95% interval is the whole range; from nine on one outlier cannot set it."""
+MIN_PROCESSES = 3
+"""The spread of two is hardly known: Student's t makes their interval 13 standard errors wide to either side."""
+
+MAX_SLOWER = 1.5
+"""How many times as long as in the median process a step may take. Two threads that share a CPU make it 1.5 to 2."""
+
+MAX_TREND = 0.1
+"""By how much the later half of a process's samples may differ from the earlier half, if all processes agree."""
 
 MAX_FAULTS_PER_STEP = 1000
 """4 MiB of 4 KiB pages. A virtual machine takes 1 to 4 µs to fault one in, so a thousand cost milliseconds a step."""
 
 MAX_SPREAD = 0.25
-"""How far the 95th percentile may lie above the median. On a quiet machine it is a few percent."""
+"""How far the 95th percentile may lie above the median of the process. On a quiet machine it is a few percent."""
 
 MAX_DENORMAL_SHARE = 0.001
 """A thousandth of the numbers, each a hundred times as slow, lengthens elementwise work by a tenth."""
@@ -84,14 +91,16 @@ class MeasurementWarning(Frozen):
 def warnings_of(measurement: Measurement) -> tuple[MeasurementWarning, ...]:
     """Return everything that casts doubt on a measurement. What is unknown causes no warning."""
     return (
-        *_of_the_conditions(measurement.processes[-1].conditions),
-        *_of_the_samples(measurement),
+        *_of_all_conditions([process.conditions for process in measurement.processes]),
+        *_of_the_processes(measurement),
+        *_of_the_samples(measurement.processes),
         *_of_the_runtime(measurement),
         *_of_the_waiting(measurement),
         *_of_the_observers(measurement),
         *_of_the_numbers(measurement),
         *_of_the_memory(measurement),
-        *warnings_of_endings(measurement.endings, measurement.case.step),
+        *_of_all_losses(measurement.processes),
+        *_of_the_settings(measurement.endings, measurement.case.step),
     )
 
 
@@ -159,56 +168,107 @@ def _of_the_process(environment: Environment) -> Iterator[MeasurementWarning]:
 
 
 def _of_the_conditions(conditions: Conditions) -> Iterator[MeasurementWarning]:
-    if conditions.steal_share is not None and conditions.steal_share > MAX_STEAL_SHARE:
+    yield from _of_all_conditions([conditions])
+
+
+def _of_all_conditions(conditions: Sequence[Conditions]) -> Iterator[MeasurementWarning]:
+    """Warn of what disturbed the processes on average: a tick of the kernel is 2% of the half second of one of them."""
+    several = len(conditions) > 1
+    steal = [process.steal_share for process in conditions if process.steal_share is not None]
+    if steal and statistics.mean(steal) > MAX_STEAL_SHARE:
+        where = _in(sum(share > MAX_STEAL_SHARE for share in steal), len(conditions))
         yield MeasurementWarning(
             kind="high-steal",
-            message=f"the hypervisor gave {conditions.steal_share:.1%} of the CPU time to other guests",
+            message=f"{where}the hypervisor gave {'up to ' * several}{max(steal):.1%} of the CPU time to other guests",
             advice="measure again at another time, or on a machine that does not share its CPUs",
         )
-    if conditions.throttled_s or conditions.throttled_periods:
+    throttled = [process for process in conditions if process.throttled_s or process.throttled_periods]
+    if throttled:
         extent = []
-        if conditions.throttled_s:
-            extent.append(f"for {conditions.throttled_s:.2g} CPU seconds")
-        if conditions.throttled_periods:
-            extent.append(f"in {conditions.throttled_periods} periods")
+        if throttled_s := math.fsum(process.throttled_s or 0 for process in throttled):
+            extent.append(f"for {throttled_s:.2g} CPU seconds")
+        if periods := sum(process.throttled_periods or 0 for process in throttled):
+            extent.append(f"in {periods} periods")
+        where = _in(len(throttled), len(conditions))
         yield MeasurementWarning(
             kind="throttled",
-            message=f"the cgroup's CPU quota held processes back {' '.join(extent)}",
+            message=f"{where}the cgroup's CPU quota held processes back {' '.join(extent)}",
             advice="raise the container's CPU quota, or use no more threads than it allows",
         )
-    if conditions.other_cpu_share is not None and conditions.other_cpu_share > MAX_OTHER_CPU_SHARE:
+    other = [process.other_cpu_share for process in conditions if process.other_cpu_share is not None]
+    if other and statistics.mean(other) > MAX_OTHER_CPU_SHARE:
+        where = _in(sum(share > MAX_OTHER_CPU_SHARE for share in other), len(conditions))
         yield MeasurementWarning(
             kind="other-load",
-            message=f"other processes used {conditions.other_cpu_share:.0%} of the CPU time",
+            message=f"{where}other programs used {'up to ' * several}{max(other):.0%} of the CPU time",
             advice="stop other programs and measure again",
         )
 
 
-def _of_the_samples(measurement: Measurement) -> Iterator[MeasurementWarning]:
-    warm_up = measurement.processes[-1].warm_up
-    if not warm_up.steady:
-        steps, seconds = len(warm_up.step_time_ns), warm_up.wall_time_ns / 1e9
+def _in(concerned: int, processes: int) -> str:
+    """Say how many processes a message is about, unless there is only one."""
+    if processes == 1:
+        return ""
+    return f"in all {processes} processes: " if concerned == processes else f"in {concerned} of {processes} processes: "
+
+
+def _of_the_processes(measurement: Measurement) -> Iterator[MeasurementWarning]:
+    count = len(measurement.processes)
+    if count < MIN_PROCESSES:
+        yield MeasurementWarning(
+            kind="too-few-processes",
+            message=f"only {count} process{'es' if count > 1 else ''}",
+            advice=f"measure at least {MIN_PROCESSES} rounds (--ntp-rounds): it is hardly known by how much another "
+            "process differs",
+        )
+        return
+    middle_ns = statistics.median(measurement.medians_ns)
+    slow = [process for process in measurement.processes if process.median_ns > MAX_SLOWER * middle_ns]
+    if slow:
+        slowest = max(slow, key=lambda process: process.median_ns)
+        yield MeasurementWarning(
+            kind="slow-process",
+            message=f"{_in(len(slow), count)}a step took {slowest.median_ns / middle_ns:.2f} times as long as in the "
+            f"median process (round {slowest.round})",
+            advice="two threads may have shared a CPU, or something else ran meanwhile: look at the samples, and "
+            "measure more rounds (--ntp-rounds), so that one process weighs less",
+        )
+
+
+def _of_the_samples(processes: Sequence[MeasuredProcess]) -> Iterator[MeasurementWarning]:
+    changes = [_change(process.step_time_ns) for process in processes]
+    agree = all(change > 0 for change in changes) or all(change < 0 for change in changes)
+    trending = [change for change in changes if abs(change) > MAX_TREND]
+    # A process alone agrees with itself: then its warm-up decides.
+    if agree and 2 * len(trending) > len(changes) and (len(processes) > 1 or not processes[0].warm_up.steady):
+        direction = "rising" if trending[0] > 0 else "falling"
         yield MeasurementWarning(
             kind="unsteady-warm-up",
-            message=f"the step time was still changing after a warm-up of {steps:,} steps in {seconds:.1f} s",
-            advice="check the samples for a trend before you trust their median, or measure again on a quieter machine",
+            message=f"{_in(len(trending), len(changes))}the step time was still {direction} after the warm-up, by "
+            f"{abs(statistics.median(trending)):.0%} from the earlier half of the samples to the later",
+            advice="measure longer processes (--ntp-sample-time), and look at the samples for a trend before you trust "
+            "their median",
         )
-    if len(measurement.step_time_ns) < MIN_SAMPLES:
-        samples = len(measurement.step_time_ns)
-        yield MeasurementWarning(
-            kind="too-few-samples",
-            message=f"only {samples} sample{'s' if samples > 1 else ''}",
-            advice=f"take at least {MIN_SAMPLES} (--ntp-min-samples, --ntp-sample-time): the interval is too rough",
-        )
-    median, p95 = np.quantile(measurement.step_time_ns, [0.5, 0.95])
-    if p95 - median > MAX_SPREAD * median:
+    # Relative to its own process: that processes differ is no matter of single steps.
+    excess = (
+        quantile([sample / process.median_ns for process in processes for sample in process.step_time_ns], 0.95) - 1
+    )
+    if excess > MAX_SPREAD:
         yield MeasurementWarning(
             kind="noisy-samples",
-            # Less than a nanosecond is what the clock cannot tell, not nothing.
-            message=f"the 95th percentile lies {(p95 - median) / max(median, 1):.0%} above the median",
+            message=f"the 95th percentile lies {excess:.0%} above the median of the process",
             advice="something disturbs single steps: close other programs, pin the threads, and do not rely on the "
             "mean",
         )
+
+
+def _change(samples_ns: Sequence[int]) -> float:
+    """Return how much longer the later half of the samples took than the earlier half, as a fraction."""
+    half = len(samples_ns) // 2
+    if not half:
+        return 0.0
+    early_ns, late_ns = (max(1.0, statistics.median(part)) for part in (samples_ns[:half], samples_ns[-half:]))
+    return late_ns / early_ns - 1
 
 
 def _of_the_observers(measurement: Measurement) -> Iterator[MeasurementWarning]:
@@ -238,24 +298,46 @@ def _of_the_numbers(measurement: Measurement) -> Iterator[MeasurementWarning]:
 
 
 def _of_the_memory(measurement: Measurement) -> Iterator[MeasurementWarning]:
-    """Warn of memory that grows in every block after the first and does not settle: in the later half it grows at least
-    half as much as in the half before.
-    """
-    sizes = [ending.anonymous_bytes for ending in measurement.endings[1:] if ending.anonymous_bytes is not None]
-    if len(sizes) < MIN_BLOCKS:
-        return
-    middle = len(sizes) // 2
-    early, late = sizes[middle] - sizes[0], sizes[-1] - sizes[middle]
-    ever_larger = all(one < next_one for one, next_one in pairwise(sizes))
-    if ever_larger and early + late >= MIN_GROWTH_BYTES and late >= early / 2:
-        steps = len(measurement.step_time_ns) * (len(sizes) - 1) / len(measurement.endings)
+    """Warn of memory that grows in every process that has blocks enough to show it."""
+    judged = [process for process in measurement.processes if len(_sizes(process)) >= MIN_BLOCKS]
+    if judged and all(_keeps_growing(_sizes(process)) for process in judged):
+        where = _in(len(judged), len(measurement.processes))
+        growth_mib = statistics.median(map(_growth_per_step, judged)) / 2**20
         yield MeasurementWarning(
             kind="growing-memory",
-            message=f"the memory of the process grew by {(early + late) / steps / 2**20:.2g} MiB a step, "
-            f"to {sizes[-1] >> 20:,} MiB",
+            message=f"{where}the memory of the process grew by {growth_mib:.2g} MiB a step, "
+            f"to {max(_sizes(process)[-1] for process in judged) >> 20:,} MiB",
             advice="something keeps what each step makes, and a long training run will run out of memory: look in the "
             "model's code for tensors that are appended to a list or kept without detach()",
         )
+
+
+def _sizes(process: MeasuredProcess) -> list[int]:
+    """The memory of the process after each block but the first, which still fills its heap."""
+    return [ending.anonymous_bytes for ending in process.endings[1:] if ending.anonymous_bytes is not None]
+
+
+def _growth_per_step(process: MeasuredProcess) -> float:
+    sizes = _sizes(process)
+    steps = len(process.step_time_ns) * (len(sizes) - 1) / len(process.endings)
+    return (sizes[-1] - sizes[0]) / steps
+
+
+def _keeps_growing(sizes: Sequence[int]) -> bool:
+    """Return whether memory grows in every block and does not settle: in the later half it grows at least half as much
+    as in the half before.
+    """
+    middle = len(sizes) // 2
+    early, late = sizes[middle] - sizes[0], sizes[-1] - sizes[middle]
+    ever_larger = all(one < next_one for one, next_one in pairwise(sizes))
+    return ever_larger and early + late >= MIN_GROWTH_BYTES and late >= early / 2
+
+
+def _of_all_losses(processes: Sequence[MeasuredProcess]) -> Iterator[MeasurementWarning]:
+    warnings = [warning for process in processes for warning in _of_the_loss(process.endings)]
+    if warnings:
+        message = f"{_in(len(warnings), len(processes))}{warnings[-1].message}"
+        yield warnings[-1].model_copy(update={"message": message})
 
 
 def _of_the_loss(endings: Sequence[Ending]) -> Iterator[MeasurementWarning]:

@@ -11,6 +11,7 @@ from typing import Any
 import altair as alt
 from altair.typing import ChartType
 
+from ntp.judge.processes import levels
 from ntp.judge.statistics import quantile
 from ntp.lines import one_line, shorten
 from ntp.records.observations import BETWEEN_PHASES, OperatorProfile, PhaseTimes
@@ -32,6 +33,7 @@ from ntp.report.drawing import (
     value_texts,
 )
 from ntp.report.memory_charts import memory_timeline, peak_composition, peak_compositions
+from ntp.report.process_charts import boundaries, medians, numbered, round_colour
 from ntp.report.roofline_chart import roofline
 from ntp.report.units import duration, share, significant
 
@@ -180,40 +182,52 @@ def _share(part_ns: float, whole_ns: float) -> str:
 
 @in_one_check
 def step_times(measurement: Measurement) -> ChartType:
-    """All samples in the order in which they were taken, and their median. This shows drift and several modes."""
+    """All samples in the order in which they were taken, and the median of each process.
+
+    This shows drift, slow processes and several modes.
+    """
     samples, part = measurement.step_time_ns, measurement.case.workload.part
-    middle_ns, p95_ns = quantile(samples, 0.5), quantile(samples, 0.95)
-    unit = duration(middle_ns).split()[1]
+    level_ns, p95_ns = levels([measurement])[measurement.case].value_ns, quantile(samples, 0.95)
+    count = len(measurement.processes)
+    unit = duration(level_ns).split()[1]
     unit_ns, most_ns = _TIME_UNITS_NS[unit], _most_shown_ns(samples)
     beyond = sum(sample > most_ns for sample in samples)
     points = chart_of(
         *(
-            {"step": number, "value": sample / unit_ns, "time": duration(sample), "beyond": sample > most_ns}
-            for number, sample in enumerate(samples, start=1)
+            {
+                "step": number,
+                "value": sample / unit_ns,
+                "time": duration(sample),
+                "round": process.round,
+                "beyond": sample > most_ns,
+            }
+            for number, sample, process in numbered(measurement)
         )
-    ).mark_point(filled=True, size=40 if len(samples) <= 200 else 20, opacity=0.65)
+    ).mark_point(filled=True, size=40 if len(samples) <= 200 else 20, opacity=0.75)
+    x = alt.X("step:Q").title("step number").axis(grid=False, tickMinStep=1, format=",d")
+    x = x.scale(domain=[0, len(samples) + 1], nice=False)
     # What lies beyond the scale is drawn at its upper edge.
     y = alt.Y("value:Q").title(f"{part} time ({unit})").axis(tickCount=6)
     y = y.scale(zero=False, clamp=True, domainMax=most_ns / unit_ns) if beyond else y.scale(zero=False)
-    middle = chart_of({"middle": middle_ns / unit_ns, "text": f"median {duration(middle_ns)}"})
-    middle = middle.encode(alt.Y("middle:Q"))
+    mean = "median" if count == 1 else "mean"
+    middle = chart_of({"value": level_ns / unit_ns, "text": f"{mean} {duration(level_ns)}"})
+    colour = round_colour([process.round for process in measurement.processes], legend=count > 1)
     return finished(
         alt.layer(
+            *boundaries(measurement, x),
             points.encode(
-                alt.X("step:Q")
-                .title("step number")
-                .axis(grid=False, tickMinStep=1, format=",d")
-                .scale(domain=[0, len(samples) + 1], nice=False),
+                x,
                 y,
                 alt.condition("datum.beyond", alt.ShapeValue("triangle-up"), alt.ShapeValue("circle")),
-                color=alt.condition("datum.beyond", alt.value(VERMILLION), alt.value(BLUE)),
-                tooltip=tooltip("step", "time"),
+                color=alt.condition("datum.beyond", alt.value(VERMILLION), alt.value(BLUE)) if count == 1 else colour,
+                tooltip=tooltip("round", "step", "time"),
             ),
-            middle.mark_rule(color=VERMILLION, strokeWidth=1.5),
-            middle.mark_text(align="left", dx=5).encode(alt.Text("text:N"), x=alt.value("width")),
+            medians(measurement, unit_ns, x, y),
+            middle.mark_text(align="left", dx=5).encode(y, alt.Text("text:N"), x=alt.value("width")),
         ).properties(width=WIDTH - 80, height=240),
-        f"{'A step' if part == 'step' else f'The {part} part of a step'} takes {duration(middle_ns)}",
-        f"{len(samples):,} step{'s' if len(samples) > 1 else ''} of {shorten(measurement.case.id, 90)}",
+        f"{'A step' if part == 'step' else f'The {part} part of a step'} takes {duration(level_ns)}",
+        f"{len(samples):,} step{'s' if len(samples) > 1 else ''}{f' in {count} processes' if count > 1 else ''} "
+        f"of {shorten(measurement.case.id, 90)}",
         f"Fastest {duration(min(samples))}, 95th percentile {duration(p95_ns)}, slowest {duration(max(samples))}"
         + (f". Triangles: {beyond:,} beyond the scale" if beyond else ""),
     )

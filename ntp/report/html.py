@@ -6,13 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ntp.judge.compare import Comparison
-from ntp.records.run import Measurement, Run
+from ntp.records.run import Measurement, Run, WarmUp
 from ntp.report import charts, document, sweep_charts
 from ntp.report import comparison as comparisons
 from ntp.report.columns import Table
 from ntp.report.facts import Fact, hardware_facts, process_facts, software_facts
 from ntp.report.markdown import PICTURES
-from ntp.report.sentences import answer, failure_message, grouped, machine_lines, time_line
+from ntp.report.sentences import (
+    answer,
+    failure_message,
+    grouped,
+    machine_lines,
+    noise_line,
+    plain_lines,
+    time_line,
+)
 from ntp.report.sweep_columns import PARTS, STEPS, WHY
 from ntp.report.tables import CaseRow, Tables, surroundings, tables_of
 from ntp.report.text import csv
@@ -38,10 +46,14 @@ def page(run: Run, flames: Mapping[str, str] | None = None) -> str:
         flames: flame graphs as SVG, by the names that the run gives them. Others are left out.
     """
     tables = tables_of(run)
+    plain, environment = plain_lines(run, tables, str)
     return render(
         "sweep.html",
         title=f"Training step times, {run.started}",
         answer=list(answer(run, tables, str)),
+        plain=plain,
+        environment="\n".join(environment),
+        noise=noise_line(tables),
         warnings=grouped(tables),
         machine_lines=list(machine_lines(run.peaks)),
         figures=list(_figures(run, tables)),
@@ -90,12 +102,27 @@ def _case_figures(measurement: Measurement) -> Iterator[Figure]:
 
 
 def _case_facts(measurement: Measurement) -> Iterator[Fact]:
-    usage, warm_up = measurement.usage, measurement.processes[0].warm_up
+    processes, usage = measurement.processes, measurement.usage
     yield "Parameters", " ".join((f"{measurement.parameters:,}", *measurement.parameter_dtypes))
-    if warm_up.compiling_step_ns:
-        yield "Compiling", duration(sum(warm_up.compiling_step_ns))
+    yield "Processes", ", ".join(f"{duration(process.median_ns)} (round {process.round})" for process in processes)
+    yield "Warm-up", _warm_ups([process.warm_up for process in processes])
+    if compiling_ns := [step_ns for process in processes for step_ns in process.warm_up.compiling_step_ns]:
+        yield "Compiling", f"{duration(sum(compiling_ns) / len(processes))} in each process"
     yield "Page faults", f"{usage.minor_page_faults:,} minor, {usage.major_page_faults:,} major, in total"
     yield from process_facts(measurement.environment.process)
+
+
+def _warm_ups(warm_ups: Sequence[WarmUp]) -> str:
+    steps = [len(warm_up.step_time_ns) for warm_up in warm_ups]
+    total_ns = sum(warm_up.wall_time_ns for warm_up in warm_ups)
+    text = f"{_range(steps)} step{'s' if max(steps) > 1 else ''}, {duration(total_ns / len(warm_ups))} a process"
+    unsteady = sum(not warm_up.steady for warm_up in warm_ups)
+    return f"{text}; not steady in {unsteady} of {len(warm_ups)}" if unsteady else text
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _told(facts: Sequence[Fact] | Iterator[Fact]) -> tuple[Fact, ...]:

@@ -8,24 +8,35 @@ from ntp.records.run import Failure, Run
 from ntp.report.columns import Table
 from ntp.report.facts import hardware_facts, software_facts
 from ntp.report.markup import code, fenced, prose, table
-from ntp.report.sentences import answer, failure_message, grouped, machine_lines, time_line
+from ntp.report.sentences import (
+    answer,
+    failure_message,
+    grouped,
+    machine_lines,
+    noise_line,
+    plain_lines,
+    time_line,
+)
 from ntp.report.sweep_columns import GROWTHS, PARTS, STEPS, WHY
 from ntp.report.tables import Tables, surroundings, tables_of
 
 _HOW_TO_READ = """\
-- **Step time** is the median over the timed steps of one process, after a warm-up. Its **95% interval** comes from
-  order statistics and assumes no distribution. It covers the steps of that process only: another process, another hour
-  or another machine differs by more, often by several percent. Do not use it to tell two runs apart.
-- **p95** is the 95th percentile of the step times: one step in twenty takes longer.
-- **tokens/s** is batch size x sequence length / median step time.
-- **Speed-up** is the median step time of the same case with one thread divided by this one's; **efficiency** is the
-  speed-up divided by the number of threads. Both need that case in the same run.
+- Each case is measured in several **processes**: one in each round, in random order. **Step time** is the geometric
+  mean over the processes of their median steps, each after a warm-up. Its **95% interval** is made of the processes by
+  Student's t, with one spread for all cases of as many threads: it says how well this run knows the step time. Another
+  run differs by more; the answer says by how much. A single process has no interval, however many steps it took.
+- **p95** is the 95th percentile of all step times: one step in twenty takes longer.
+- **tokens/s** is batch size x sequence length / step time.
+- **Speed-up** is the step time of the same case with one thread divided by this one's; **efficiency** is the speed-up
+  divided by the number of threads. Both need that case in the same run. Their intervals are of ratios within the run.
+- **Processes x steps**: how many processes were measured, and how many steps of each (of the median process).
+- **Cannot be told apart**: the 95% interval of the ratio of the two cases includes 1.
 - **Of peak** is the rate of the step's matrix products, as a share of the fastest fp32 product measured on this machine
   with as many threads. **FLOP/byte** and **bound by** are known where operators were profiled.
 - **Phases** (forward, loss, backward, optimizer, rest) are shares of the step's time, measured in a separate pass.
 - **Peak tensors** is the most memory that torch's allocator had handed out at any moment of a step.
-- **Peak RSS** is the largest resident size of the process: interpreter, libraries, model and activations.
-- **Faults** are minor page faults per step: pages, mostly of 4 KiB, that the kernel had to map.
+- **Peak RSS** is the largest resident size of any of the processes: interpreter, libraries, model and activations.
+- **Faults** are minor page faults per step of the median process: pages, mostly of 4 KiB, that the kernel had to map.
 - A case is named after its model, batch size (b), sequence length (s) and threads (t), followed by whatever differs
   from the defaults.
 """
@@ -37,6 +48,7 @@ At the end: the exponent between the two largest sizes."""
 PICTURES = {
     "throughput": "Tokens a second",
     "scaling": "Thread scaling",
+    "processes": "Where the noise is",
     "samples": "Step times",
     "faults": "Page faults",
     "phases": "Phases of a step",
@@ -58,7 +70,9 @@ def markdown(run: Run, pictures: Collection[str] = ()) -> str:
     sections = [
         f"# Training step times, {prose(run.started)}",
         "\n\n".join(f"**{line}**" for line in answer(run, tables, code)),
+        _plain(run, tables),
         table_text(Table(STEPS, tables.steps, "Whole steps")),
+        noise_line(tables),
         table_text(Table(WHY, tables.why, "Why")),
         "\n\n".join(("## In pictures", *shown)) if shown else "",
         table_text(Table(GROWTHS, tables.growths, "Growth"), _GROWTH_NOTE),
@@ -72,6 +86,11 @@ def markdown(run: Run, pictures: Collection[str] = ()) -> str:
         f"## How to read this\n\n{_HOW_TO_READ.rstrip()}",
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _plain(run: Run, tables: Tables) -> str:
+    sentence, lines = plain_lines(run, tables, code, prose)
+    return "\n\n".join(filter(None, (sentence, fenced("\n".join(lines)) if lines else "")))
 
 
 def table_text(section: Table, note: str = "") -> str:

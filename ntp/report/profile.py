@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from ntp.judge.bottleneck import Advice, Bottleneck, bottleneck, operator_points
-from ntp.judge.statistics import median_interval
+from ntp.judge.statistics import quantile
 from ntp.judge.warnings import warnings_of
 from ntp.records.observations import MemoryProfile, Operator, OperatorProfile, PhaseTimes
 from ntp.records.peaks import MachinePeaks, Product, RooflinePoint, ThreadPeaks, closed_form_flops
@@ -62,8 +62,8 @@ def terminal(run: Run) -> str:
         return "Nothing was measured."
     measurement = run.measurements[0]
     bound_by = bottleneck(measurement, run.peaks)
-    step = median_interval(measurement.step_time_ns)
-    lines = [wrapped(f"{measurement.case.id}, {duration(step.value)} a step: {bound_by.answer}")]
+    median_ns = quantile(measurement.step_time_ns, 0.5)
+    lines = [wrapped(f"{measurement.case.id}, {duration(median_ns)} a step: {bound_by.answer}")]
     lines += [wrapped(f"{number}. {_saving(advice)}", "   ") for number, advice in enumerate(bound_by.advice, 1)]
     return "\n".join(lines)
 
@@ -125,11 +125,12 @@ def _incomplete(run: Run, measurement: Measurement) -> str:
 
 
 def _step(measurement: Measurement) -> str:
-    step = median_interval(measurement.step_time_ns)
-    tokens_per_s = measurement.case.workload.tokens / max(1.0, step.value) * 1e9
+    samples = measurement.step_time_ns
+    median_ns, *quartiles = (quantile(samples, q) for q in (0.5, 0.25, 0.75))
+    tokens_per_s = measurement.case.workload.tokens / max(1.0, median_ns) * 1e9
     return (
-        f"## The step\n\n{duration(step.value)} (95% interval {durations(step.low, step.high)}, "
-        f"{len(measurement.step_time_ns)} steps), {significant(tokens_per_s)} tokens/s, "
+        f"## The step\n\n{duration(median_ns)} (the median of {len(samples):,} steps of one process, half of them "
+        f"within {durations(*quartiles)}; another process may differ by more), {significant(tokens_per_s)} tokens/s, "
         f"{measurement.parameters:,} parameters.\n\n![Every timed step, in order](steps.svg)"
     )
 
@@ -204,11 +205,10 @@ def _flops(measurement: Measurement) -> str:
 
 
 def _memory(measurement: Measurement, memory: MemoryProfile | None) -> str:
-    faults = measurement.minor_page_faults_per_step
+    usage, faults = measurement.usage, measurement.minor_page_faults_per_step
     resident = (
-        f"The process's resident size peaks at {size(measurement.usage.peak_rss_bytes)}, interpreter and libraries included; "
-        f"there are {significant(faults)} minor page faults a step, and {measurement.usage.major_page_faults} major ones in "
-        "all."
+        f"The process's resident size peaks at {size(usage.peak_rss_bytes)}, interpreter and libraries included; "
+        f"there are {significant(faults)} minor page faults a step, and {usage.major_page_faults} major ones in all."
     )
     if memory is None:
         return f"## Memory\n\n{resident}"
@@ -285,7 +285,8 @@ def _warnings(measurement: Measurement) -> str:
     lines = [
         f"- **{warning.kind}**: {prose(warning.message)}. {prose(_sentence(warning.advice))}"
         for warning in warnings_of(measurement)
-        if warning.kind != "not-observed"  # the profile begins with what is missing
+        # A profile begins with what is missing, and says of the step that it has a single process.
+        if warning.kind not in {"not-observed", "too-few-processes"}
     ]
     return "\n".join(["## Warnings", "", *lines]) if lines else ""
 

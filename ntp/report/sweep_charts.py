@@ -1,9 +1,8 @@
 """Charts that compare the cases of a whole sweep. The charts of one case are in :mod:`ntp.report.charts`."""
 
-import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import altair as alt
 from altair.typing import ChartType
@@ -11,8 +10,7 @@ from altair.typing import ChartType
 from ntp.case import Case
 from ntp.judge.bottleneck import step_point
 from ntp.judge.compare import Comparison
-from ntp.judge.statistics import Interval, quantile
-from ntp.lines import shorten
+from ntp.judge.statistics import Interval
 from ntp.records.peaks import MachinePeaks, RooflinePoint
 from ntp.records.run import Measurement, Run
 from ntp.report.charts import peak_compositions, phase_shares, roofline
@@ -23,7 +21,6 @@ from ntp.report.drawing import (
     INK,
     NAMES,
     PALETTE,
-    VERMILLION,
     WIDTH,
     chart_of,
     finished,
@@ -33,11 +30,9 @@ from ntp.report.drawing import (
     tooltip,
     value_texts,
 )
+from ntp.report.process_charts import processes, samples
 from ntp.report.tables import CaseRow, Tables, tables_of
 from ntp.report.units import duration, ratio, share, significant
-
-_SHOWN_RATIO = (0.8, 1.5)
-"""The scale of samples relative to their case's median. What lies beyond is drawn at the edge."""
 
 _LEGEND = alt.Legend(orient="bottom", columns=2, title=None, labelExpr=NAMES)
 
@@ -53,107 +48,110 @@ def _threads(case: Case) -> str:
 
 @in_one_check
 def throughput(rows: Sequence[CaseRow]) -> ChartType:
-    """A heat map of tokens/s over batch size and sequence length, one for each thread count."""
-    rates = [row.tokens_per_s.value for row in rows]
-    low, high = min(rates), max(rates)
-    # Where one is ten times another, all others would have the colour of the slowest.
-    scale: Literal["linear", "log"] = "linear" if high < 10 * low else "log"
-    middle = (low + high) / 2 if scale == "linear" else math.sqrt(low * high)
-    kinds = list(dict.fromkeys(family(row.case) for row in rows))
-    rows = sorted(rows, key=lambda row: (kinds.index(family(row.case)), row.case.workload.batch_size))
-    batches = names("batch").title("batch size" if len(kinds) == 1 else None)
-    cells = chart_of(*(_cell(row, kind=len(kinds) > 1) for row in rows)).encode(
-        alt.X("length:O").title("sequence length").axis(labelAngle=0), batches
+    """Tokens/s of every case, with its interval: a row for each size, a colour for each number of threads."""
+    threads = list(dict.fromkeys(_threads(row.case) for row in sorted(rows, key=lambda row: row.case.runtime.threads)))
+    sizes = list(dict.fromkeys(_size(row.case) for row in rows))
+    base = chart_of(*(_rate(row) for row in sorted(rows, key=lambda row: sizes.index(_size(row.case))))).encode(
+        names("size"),
+        alt.YOffset("threads:N").sort(threads),
+        alt.Color("threads:N").scale(domain=threads, range=list(PALETTE)).legend(_LEGEND),
     )
-    fill = alt.Color("rate:Q").scale(scheme="viridis", type=scale).legend(title="tokens/s", format="~s")
-    tips = tooltip("case", "tokens/s", "interval", "step time")
-    # Viridis is dark at its low end and light at its high one.
-    ink = alt.condition(f"datum.rate > {middle}", alt.value("black"), alt.value("white"))
-    layers = alt.layer(
-        cells.mark_rect(stroke="white").encode(fill, tooltip=tips), cells.mark_text().encode(text="label:N", color=ink)
-    ).properties(width=alt.Step(110), height=alt.Step(40))
-    best = max(rows, key=lambda row: row.tokens_per_s.value)
+    x = alt.X("rate:Q").title("tokens/s").axis(format="~s").scale(zero=False)
+    dots = base.mark_point(filled=True, size=60, opacity=1).encode(
+        x, tooltip=tooltip("case", "tokens/s", "interval", "step time")
+    )
+    best = max(rows, key=lambda row: row.tokens_per_s)
     return finished(
-        layers.facet(column=alt.Column("threads:N").title(None).sort(None)),
-        f"Up to {significant(high)} tokens/s, with {best.case.id}",
+        alt.layer(_bars(base), dots).properties(
+            width=BARS_WIDTH, height=alt.Step(max(22, 14 * len(threads)), **{"for": "position"})
+        ),
+        f"Up to {significant(best.tokens_per_s)} tokens/s, with {best.case.id}",
+        _INTERVALS if any(row.level.interval for row in rows) else "",
     )
 
 
-def _cell(row: CaseRow, *, kind: bool) -> dict[str, Any]:
-    rate, workload = row.tokens_per_s, row.case.workload
+_INTERVALS = "Bars: 95% intervals over processes, within this run"
+
+
+def _bars(base: alt.Chart) -> alt.Chart:
+    """The interval of each row that has one, in the fields ``low`` and ``high``."""
+    bars: alt.Chart = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)
+    return bars.encode(alt.X("low:Q"), alt.X2("high:Q"))
+
+
+def _size(case: Case) -> str:
+    return f"{family(case)}, {_batch(case)}"
+
+
+def _batch(case: Case) -> str:
+    return f"batch {case.workload.batch_size} x {case.workload.seq_len}"
+
+
+def _rate(row: CaseRow) -> dict[str, Any]:
+    rate = row.tokens_per_s_interval
     return {
-        "length": workload.seq_len,
-        "batch": f"{family(row.case)}, batch {workload.batch_size}" if kind else str(workload.batch_size),
+        "size": _size(row.case),
         "threads": _threads(row.case),
-        "rate": rate.value,
-        "label": significant(rate.value),
+        "rate": row.tokens_per_s,
+        "low": rate and rate.low,
+        "high": rate and rate.high,
         "case": row.case.id,
-        "tokens/s": significant(rate.value),
-        "interval": f"{significant(rate.low)} to {significant(rate.high)}",
-        "step time": duration(row.time_ns.value),
+        "tokens/s": significant(row.tokens_per_s),
+        "interval": f"{significant(rate.low)} to {significant(rate.high)}" if rate else "unknown",
+        "step time": duration(row.time_ns),
     }
 
 
 @in_one_check
 def scaling(rows: Sequence[CaseRow]) -> ChartType:
-    """Speed-up over one thread against the number of threads, with the line of perfect scaling."""
+    """Speed-up over one thread against the number of threads, with its interval and the line of perfect scaling."""
     compared = [row for row in rows if row.speed_up is not None]
     counts = sorted({row.case.runtime.threads for row in compared})
-    points = chart_of(*(_speed_up(row) for row in compared)).encode(
-        alt.X("threads:Q").title("threads").axis(values=counts, format="d").scale(domain=[1, counts[-1]], nice=False),
-        alt.Y("speed-up:Q").title("speed-up over one thread").scale(zero=False),
+    workloads = list(dict.fromkeys(_size(row.case) for row in compared))
+    # Intervals at the same place would hide each other: those of each workload are a little aside.
+    apart = (counts[-1] - 1) / max(60, 10 * len(workloads))
+    points = chart_of(
+        *(
+            _speed_up(row, aside=apart * (workloads.index(_size(row.case)) - (len(workloads) - 1) / 2))
+            for row in compared
+        )
+    ).encode(
         alt.Color("workload:N").sort(None).scale(range=list(PALETTE)).legend(_LEGEND),
     )
-    ideal = chart_of(*({"threads": count, "speed-up": count} for count in (1, counts[-1])))
-    best = max(compared, key=lambda row: row.speed_up or 0)
+    x = alt.X("at:Q").title("threads").axis(values=counts, format="d")
+    x = x.scale(domain=[1, counts[-1]], nice=False, padding=24)
+    y = alt.Y("speed-up:Q").title("speed-up over one thread").scale(zero=False)
+    ideal = chart_of(*({"at": count, "speed-up": count} for count in (1, counts[-1])))
+    best = max(compared, key=lambda row: row.speed_up.value if row.speed_up else 0)
+    bars = points.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2)
     return finished(
         alt.layer(
-            ideal.mark_line(color=GREY, strokeDash=[5, 4]).encode(x="threads:Q", y="speed-up:Q"),
-            points.mark_line(),
-            points.mark_point(filled=True, size=70, opacity=1).encode(tooltip=tooltip("case", "times", "efficiency")),
+            ideal.mark_line(color=GREY, strokeDash=[5, 4]).encode(x, y),
+            points.mark_line(opacity=0.4).encode(x, y),
+            bars.encode(x, alt.Y("low:Q"), alt.Y2("high:Q")),
+            points.mark_point(filled=True, size=70, opacity=1).encode(
+                x, y, tooltip=tooltip("case", "times", "efficiency")
+            ),
         ).properties(width=WIDTH * 0.7, height=260),
-        f"{_threads(best.case)} are up to {ratio(best.speed_up)} times as fast as one",
-        "Dashed: perfect scaling",
+        f"{_threads(best.case)} are up to {ratio(best.speed_up and best.speed_up.value)} times as fast as one",
+        "Dashed: perfect scaling. " + (_INTERVALS if any(row.level.interval for row in compared) else ""),
     )
 
 
-def _speed_up(row: CaseRow) -> dict[str, Any]:
-    workload = row.case.workload
+def _speed_up(row: CaseRow, aside: float) -> dict[str, Any]:
+    assert row.speed_up is not None
+    interval = row.speed_up.interval
+    between = f" ({ratio(interval.low)} to {ratio(interval.high)})" if interval else ""
     return {
-        "threads": row.case.runtime.threads,
-        "speed-up": row.speed_up,
-        "workload": f"{family(row.case)}, batch {workload.batch_size} x {workload.seq_len}",
+        "at": row.case.runtime.threads + aside,
+        "speed-up": row.speed_up.value,
+        "low": interval and interval.low,
+        "high": interval and interval.high,
+        "workload": _size(row.case),
         "case": row.case.id,
-        "times": ratio(row.speed_up),
+        "times": f"{ratio(row.speed_up.value)}{between}",
         "efficiency": share(row.efficiency),
     }
-
-
-@in_one_check
-def samples(measurements: Sequence[Measurement]) -> ChartType:
-    """Every sample of every case, in order, relative to its case's median. This shows drift and several modes."""
-    return finished(
-        alt.vconcat(*map(_samples, measurements), spacing=6),
-        "Every timed step, in order",
-        "Relative to the median of its case. Steps beyond the scale are drawn at its edge",
-    )
-
-
-def _samples(measurement: Measurement) -> ChartType:
-    middle_ns = max(1.0, quantile(measurement.step_time_ns, 0.5))
-    low, high = _SHOWN_RATIO
-    # As CSV: there are thousands, and each would repeat the names of its fields.
-    lines = (f"{number},{sample / middle_ns:.3f}" for number, sample in enumerate(measurement.step_time_ns, 1))
-    data = alt.InlineData(values="\n".join(["step,ratio", *lines]), format=alt.CsvDataFormat(type="csv"))
-    count = len(measurement.step_time_ns)
-    x = alt.X("step:Q").title(None).scale(domain=[0, count + 1], nice=False)
-    y = alt.Y("ratio:Q").title(None).scale(domain=[low, high], nice=False, clamp=True)
-    y = y.axis(values=[low, 1, high], format=".1f", labelOverlap=False)
-    points = alt.Chart(data).encode(x.axis(labels=False, ticks=False, grid=False), y)
-    middle = chart_of({"ratio": 1}).mark_rule(color=VERMILLION).encode(y)
-    title = f"{shorten(measurement.case.id, 70)}: {count:,} steps of {duration(middle_ns)}"
-    layers = alt.layer(middle, points.mark_point(filled=True, size=16, opacity=0.7, color=BLUE))
-    return layers.properties(width=WIDTH, height=44, title=alt.TitleParams(title, fontSize=11, fontWeight="normal"))
 
 
 @in_one_check
@@ -232,6 +230,8 @@ def charts_of(run: Run, tables: Tables) -> dict[str, ChartType]:
         drawn["throughput"] = throughput(rows)
         if any(row.case.runtime.threads > 1 and row.speed_up is not None for row in rows):
             drawn["scaling"] = scaling(rows)
+        if any(len(row.measurement.processes) > 1 for row in rows):
+            drawn["processes"] = processes(rows, tables.spreads)
         drawn["samples"] = samples(whole)
         if any(row.measurement.minor_page_faults_per_step for row in rows):
             drawn["faults"] = page_faults(rows)

@@ -1,12 +1,14 @@
 """The rows of a sweep's tables, as numbers. How they are shown is up to the columns."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from ntp.case import Case, Workload
 from ntp.judge.bottleneck import step_point
 from ntp.judge.growth import Growth, growths
-from ntp.judge.processes import levels
+from ntp.judge.processes import Level, Ratio, Spreads, levels, ratio, spreads
 from ntp.judge.statistics import Interval, quantile
 from ntp.judge.warnings import MeasurementWarning, warnings_of
 from ntp.records.environment import Conditions, Git, Machine, Software
@@ -14,18 +16,22 @@ from ntp.records.observations import Observations
 from ntp.records.peaks import MachinePeaks, RooflinePoint
 from ntp.records.run import Measurement, Run
 
+AS_FAST = Ratio(log_mean=0.0, std_error=0.0, degrees=0)
+"""The speed-up of a case over itself, which has no interval."""
+
 
 class CaseRow(NamedTuple):
     """A measured case with all that is derived from it, and from the other cases of its run."""
 
     measurement: Measurement
-    time_ns: Interval
-    """The median time of the step, or of its part, and its 95% interval."""
+    level: Level
+    """The time of the step, or of its part, over the processes."""
     p95_ns: float
-    speed_up: float | None
-    """Median step time of the same case with one thread, over this one's. None if the run has no such case."""
-    share_of_step: float | None
-    """Median time of the part, over that of the same case's whole step. None if the run has no such case."""
+    """The 95th percentile of all samples."""
+    speed_up: Ratio | None
+    """The step time of the same case with one thread, over this one's. None if the run has no such case."""
+    share_of_step: Ratio | None
+    """The time of the part, over that of the same case's whole step. None if the run has no such case."""
     observations: Observations
     """Those of a whole step; a part has none."""
     roofline: RooflinePoint | None
@@ -43,24 +49,50 @@ class CaseRow(NamedTuple):
 
     @property
     def conditions(self) -> Conditions:
-        return self.measurement.processes[-1].conditions
+        """What disturbed the processes: the mean of the shares, the sum of what was throttled, the highest load."""
+        of_processes = [process.conditions for process in self.measurement.processes]
+
+        def together(name: str, how: Callable[[list[Any]], Any]) -> Any:
+            values = [value for value in (getattr(process, name) for process in of_processes) if value is not None]
+            return how(values) if values else None
+
+        return Conditions(
+            steal_share=together("steal_share", statistics.mean),
+            other_cpu_share=together("other_cpu_share", statistics.mean),
+            throttled_s=together("throttled_s", math.fsum),
+            throttled_periods=together("throttled_periods", sum),
+            load_1min=together("load_1min", max),
+        )
 
     @property
-    def tokens_per_s(self) -> Interval:
-        """Tokens of one step over the median time."""
-        tokens = self.case.workload.tokens * 1e9
+    def time_ns(self) -> float:
+        return self.level.value_ns
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens of one step over its time."""
+        return self.case.workload.tokens * 1e9 / self.time_ns
+
+    @property
+    def tokens_per_s_interval(self) -> Interval | None:
+        time_ns, tokens = self.level.interval, self.case.workload.tokens * 1e9
         # The longest time is the lowest rate.
-        return Interval(tokens / self.time_ns.value, tokens / self.time_ns.high, tokens / self.time_ns.low)
+        return time_ns and Interval(tokens / time_ns.value, tokens / time_ns.high, tokens / time_ns.low)
 
     @property
     def efficiency(self) -> float | None:
         """Speed-up over threads: 1 is perfect scaling."""
-        return self.speed_up / self.case.runtime.threads if self.speed_up else None
+        return self.speed_up.value / self.case.runtime.threads if self.speed_up else None
+
+    @property
+    def efficiency_interval(self) -> Interval | None:
+        interval, threads = self.speed_up and self.speed_up.interval, self.case.runtime.threads
+        return interval and Interval(*(speed_up / threads for speed_up in interval))
 
     @property
     def achieved_flops_per_s(self) -> float | None:
         flops = self.observations.flops
-        return flops.total_flops / self.time_ns.value * 1e9 if flops else None
+        return flops.total_flops / self.time_ns * 1e9 if flops else None
 
     @property
     def phase_shares(self) -> dict[str, float]:
@@ -74,7 +106,17 @@ class Fastest(NamedTuple):
 
     row: CaseRow
     rivals: tuple[CaseRow, ...]
-    """Cases of the same model whose interval overlaps that of the fastest."""
+    """Cases of the same model that cannot be told from it, the fastest first."""
+
+
+class Plain(NamedTuple):
+    """The largest case in a plain process, against the same case as it was measured in the sweep."""
+
+    measurement: Measurement
+    row: CaseRow
+    """The case that it is compared with."""
+    ratio: Ratio
+    """The time in the plain process, over that of the case."""
 
 
 class HarnessTime(NamedTuple):
@@ -86,7 +128,7 @@ class HarnessTime(NamedTuple):
     observed_s: float
     """Time of the observers, after the last sample."""
     rest_s: float
-    """Everything else: failed cases, ending workers, writing files, pytest itself."""
+    """Everything else: importing torch, failed cases, ending workers, writing files, pytest itself."""
     wall_s: float
     share_of_steps: float
     """Warm-up and timed steps, over the wall time."""
@@ -103,6 +145,10 @@ class Tables(NamedTuple):
     """One for each model and its sizes: tokens per second of different models cannot be compared."""
     growths: tuple[Growth, ...]
     """How the step time grows, if the run has cases of enough sizes."""
+    plain: Plain | None
+    """None if there was no plain process, or if it is the same as a case of the run."""
+    spreads: Spreads
+    """Where the noise is."""
     time: HarnessTime
 
     @property
@@ -127,36 +173,39 @@ class Tables(NamedTuple):
 def tables_of(run: Run) -> Tables:
     """The tables of a run, in the order in which it was measured."""
     by_case = levels(run.measurements)
-    timed = [
-        (measurement, by_case[measurement.case].interval or Interval(*[by_case[measurement.case].value_ns] * 3))
+    last = {measurement.case: measurement for measurement in run.measurements}
+    rows = tuple(
+        # A case measured twice, as a benchmark that is collected twice would be, is compared by its last measurement.
+        _row(measurement, by_case if measurement == last[measurement.case] else levels([measurement]), run.peaks)
         for measurement in run.measurements
-    ]
-    # A case measured twice, as a benchmark that is collected twice would be, is compared by its last measurement.
-    medians_ns = {measurement.case: time_ns.value for measurement, time_ns in timed}
-    rows = tuple(_row(measurement, time_ns, medians_ns, run.peaks) for measurement, time_ns in timed)
+    )
     steps = [row for row in rows if row.is_step]
     return Tables(
         rows=rows,
         fastest=_fastest(steps),
-        growths=growths((row.case, row.time_ns.value) for row in steps),
+        growths=growths((row.case, row.time_ns) for row in steps),
+        plain=_plain(run.plain, steps),
+        spreads=spreads(run.measurements),
         time=_harness_time(run),
     )
 
 
-def _row(
-    measurement: Measurement, time_ns: Interval, medians_ns: dict[Case, float], peaks: MachinePeaks | None
-) -> CaseRow:
+def _row(measurement: Measurement, by_case: dict[Case, Level], peaks: MachinePeaks | None) -> CaseRow:
     case = measurement.case
-    whole = case.workload.part == "step"
+    level, whole = by_case[case], case.workload.part == "step"
     one_thread = case.model_copy(update={"runtime": case.runtime.model_copy(update={"threads": 1})})
     step = case.model_copy(update={"workload": case.workload.model_copy(update={"part": "step"})})
-    one_thread_ns, step_ns = medians_ns.get(one_thread), medians_ns.get(step)
+    speed_up = share = None
+    if whole and one_thread in by_case:
+        speed_up = AS_FAST if case == one_thread else ratio(by_case[one_thread], level)
+    if not whole and step in by_case:
+        share = ratio(level, by_case[step])
     return CaseRow(
         measurement=measurement,
-        time_ns=time_ns,
+        level=level,
         p95_ns=quantile(measurement.samples_ns, 0.95),
-        speed_up=one_thread_ns / time_ns.value if whole and one_thread_ns else None,
-        share_of_step=time_ns.value / step_ns if not whole and step_ns else None,
+        speed_up=speed_up,
+        share_of_step=share,
         observations=measurement.observations if whole else Observations(),
         roofline=step_point(measurement, peaks.at(case.runtime.threads) if peaks else None) if whole else None,
         warnings=warnings_of(measurement),
@@ -173,10 +222,32 @@ def _fastest(rows: Sequence[CaseRow]) -> tuple[Fastest, ...]:
         by_model.setdefault(_model_and_sizes(row.case.workload), []).append(row)
     answers = []
     for group in by_model.values():
-        best = max(group, key=lambda row: row.tokens_per_s.value)
-        rivals = (row for row in group if row is not best and row.tokens_per_s.high >= best.tokens_per_s.low)
-        answers.append(Fastest(best, tuple(rivals)))
+        first, *others = sorted(group, key=lambda row: -row.tokens_per_s)
+        answers.append(Fastest(first, tuple(row for row in others if not _is_slower(row, first))))
     return tuple(answers)
+
+
+def _is_slower(row: CaseRow, fastest: CaseRow) -> bool:
+    """Whether the interval of the two cases' ratio, of time per token, says so."""
+    interval = ratio(row.level, fastest.level).interval
+    tokens = fastest.case.workload.tokens / row.case.workload.tokens
+    return interval is not None and interval.low * tokens > 1
+
+
+def _plain(plain: Measurement | None, steps: Sequence[CaseRow]) -> Plain | None:
+    if plain is None or any(row.case == plain.case for row in steps):
+        return None
+    for row in steps:
+        threads = row.case.runtime.threads
+        if (row.case.workload, row.case.step, threads) == (
+            plain.case.workload,
+            plain.case.step,
+            plain.case.runtime.threads,
+        ):
+            # It has a spread of its own, which is none of those that the cases share.
+            level = levels([plain])[plain.case]._replace(pool=None)
+            return Plain(plain, row, ratio(level, row.level))
+    return None
 
 
 def _harness_time(run: Run) -> HarnessTime:

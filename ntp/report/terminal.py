@@ -7,7 +7,16 @@ from tabulate import SEPARATING_LINE, tabulate
 from ntp.lines import one_line, shorten
 from ntp.records.run import Run
 from ntp.report.columns import Table
-from ntp.report.sentences import NAMED, answer, failure_message, grouped, machine_lines, time_line
+from ntp.report.sentences import (
+    NAMED,
+    answer,
+    failure_message,
+    grouped,
+    machine_lines,
+    noise_line,
+    plain_lines,
+    time_line,
+)
 from ntp.report.sweep_columns import GROWTHS, PARTS, STEPS, WHY
 from ntp.report.tables import Tables, tables_of
 
@@ -17,7 +26,9 @@ WIDTH = 100
 _ID_WIDTH = 60
 """Longer case ids are shortened where they stand in a sentence."""
 
-_STEPS_NOTE = "Step time: median over the steps of one process, with its 95% interval. Separate runs differ more."
+_STEPS_NOTE = """\
+Step time: mean over processes of their median steps, with its 95% interval within this run. Steps: processes x steps
+of each; p95 is of all of them."""
 _WHY_NOTE = """\
 Of peak: share of the fastest fp32 product measured here with as many threads. Phases: shares of the step's time.
 Tensors: their peak memory. Faults: minor page faults per step."""
@@ -28,7 +39,9 @@ def terminal(run: Run) -> str:
     tables = tables_of(run)
     sections = [
         "\n".join(wrapped(line) for line in answer(run, tables, lambda case_id: shorten(case_id, _ID_WIDTH))),
+        _plain(run, tables),
         table_text(Table(STEPS, tables.steps), _STEPS_NOTE),
+        wrapped(noise_line(tables)),
         table_text(Table(WHY, tables.why), _WHY_NOTE),
         table_text(Table(GROWTHS, tables.growths)),
         table_text(Table(PARTS, tables.parts)),
@@ -38,6 +51,13 @@ def terminal(run: Run) -> str:
         wrapped(time_line(tables.time)) if run.measurements else "",
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _plain(run: Run, tables: Tables) -> str:
+    sentence, lines = plain_lines(run, tables, lambda case_id: shorten(case_id, _ID_WIDTH))
+    shown = [one_line(line) for line in lines]
+    # A line that is too long is cut where a reader sees it; the reports have it whole.
+    return "\n".join([wrapped(sentence), *(f"    {shorten(line, WIDTH - 4)}" for line in shown)])
 
 
 def wrapped(text: str, indent: str = "", first: str = "", width: int = WIDTH) -> str:

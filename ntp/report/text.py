@@ -2,12 +2,15 @@
 
 import json as json_format
 from collections.abc import Callable
+from typing import Any
 
+from ntp.judge.processes import ratio_of_runs
 from ntp.records.run import Run
 from ntp.report.markdown import PICTURES, markdown
+from ntp.report.sentences import plain_lines
 from ntp.report.spreadsheet import csv_text
 from ntp.report.sweep_columns import VALUES, record
-from ntp.report.tables import surroundings, tables_of
+from ntp.report.tables import CaseRow, Tables, surroundings, tables_of
 from ntp.report.terminal import terminal
 
 __all__ = ["FORMATS", "PICTURES", "csv", "json", "markdown", "terminal"]
@@ -26,7 +29,20 @@ def json(run: Run) -> str:
         "command": run.command,
         "planned": run.planned,
         "missing": run.missing,
-        "fastest": [answer.row.case.id for answer in tables.fastest],
+        "rounds": run.rounds,
+        "precision": run.precision,
+        "budget_s": run.budget_s,
+        "fastest": [
+            {
+                "case_id": fastest.row.case.id,
+                "cannot_be_told_from": [rival.case.id for rival in fastest.rivals],
+                "half_width": None if fastest.row.level.interval is None else fastest.row.level.half_width,
+                "half_width_of_another_run": _of_another_run(fastest.row),
+            }
+            for fastest in tables.fastest
+        ],
+        "plain": _plain(run, tables),
+        "spreads": tables.spreads._asdict(),
         "measurements": [record(row) for row in tables.rows],
         "failures": [failure.model_dump(mode="json") for failure in run.failures],
         "warnings": [{"case_id": case_id, **warning.model_dump(mode="json")} for case_id, warning in tables.warnings],
@@ -41,6 +57,27 @@ def json(run: Run) -> str:
         ],
     }
     return json_format.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _of_another_run(row: CaseRow) -> float | None:
+    another = ratio_of_runs(row.level, row.level)
+    return None if another.interval is None else another.half_width
+
+
+def _plain(run: Run, tables: Tables) -> dict[str, Any] | None:
+    """The plain process against its case: the ratio of their times, and what gets the difference."""
+    if run.plain_failure is not None:
+        return {"failure": run.plain_failure.model_dump(mode="json")}
+    if tables.plain is None:
+        return None
+    interval = tables.plain.ratio.interval
+    return {
+        "case_id": tables.plain.row.case.id,
+        "step_time_ratio": tables.plain.ratio.value,
+        "step_time_ratio_low": interval and interval.low,
+        "step_time_ratio_high": interval and interval.high,
+        "environment": plain_lines(run, tables, str)[1],
+    }
 
 
 FORMATS: dict[str, Callable[[Run], str]] = {"markdown": markdown, "csv": csv, "json": json}

@@ -1,7 +1,6 @@
 """The report of a search: the winner, what it gains, what each lever is worth, and how to have the same elsewhere."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from shlex import quote
 from textwrap import indent
 
 from ntp.case import EAGER, Case, Options
@@ -12,6 +11,7 @@ from ntp.records.levers import recipes_of
 from ntp.records.tuning import Race, Tuning
 from ntp.report.columns import Column, Table
 from ntp.report.document import Listing, Report
+from ntp.report.environment import exports
 from ntp.report.units import duration, significant, size
 from ntp.report.verdicts import counted, doubts
 
@@ -115,7 +115,7 @@ def _recipe(case: Case, variables: Mapping[str, str], cpus: Sequence[int] | None
     yield ""
     for recipe in recipes_of(case.step):
         variables = {**variables, **recipe.variables}
-    yield from (f"export {name}={quote(value)}" for name, value in variables.items())
+    yield from exports(variables)
     pinned = f"taskset -c {','.join(map(str, cpus))} " if cpus else ""
     yield f"{pinned}python train.py"
     yield ""

@@ -283,7 +283,8 @@ class TestPoints:
     def test_a_step_without_its_operators_has_no_bytes(self, make_measurement, make_observations, make_peaks):
         measurement = make_measurement(CASE, [50 * MS], observations=make_observations(operators=None))
         point = step_point(measurement, make_peaks(fp32=300).at(2))
-        assert (point.flops, point.bytes_moved, point.time_s) == (19_176_357_888, None, 0.05)
+        assert (point.flops, point.bytes_moved) == (19_176_357_888, None)
+        assert point.time_s == pytest.approx(0.05)
         assert point.peak_flops_per_s == pytest.approx(300e9)
 
     def test_a_steps_bytes_are_those_of_all_its_operators(self, make_measurement, make_observations, make_peaks):

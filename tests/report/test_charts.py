@@ -192,7 +192,22 @@ class TestStepTimes:
         chart = charts.step_times(make_measurement("simple-b32-s128-t1", [130_000_000, 134_000_000, 131_000_000]))
         written = {"A step takes 131 ms", "median 131 ms", "3 steps of simple-b32-s128-t1", "step time (ms)"}
         assert written <= set(texts(chart))
-        assert [(row["step"], row["value"]) for row in marks(chart) if "step" in row] == [(1, 130), (2, 134), (3, 131)]
+        samples = [(row["step"], row["value"]) for row in marks(chart) if "time" in row]
+        assert samples == [(1, 130), (2, 134), (3, 131)]
+
+    def test_each_process_has_its_part_its_round_and_its_median(self, make_measurement):
+        samples = [10_000_000, 12_000_000, 11_000_000]
+        chart = charts.step_times(make_measurement("simple-b32-s128-t1", samples, levels=(1, 4)))
+        rows = marks(chart)
+        assert {"A step takes 22.0 ms", "mean 22.0 ms", "6 steps in 2 processes of simple-b32-s128-t1"} <= {
+            *texts(chart)
+        }
+        assert [(row["step"], row["round"]) for row in rows if "time" in row] == [
+            *((1, 1), (2, 1), (3, 1)), *((4, 2), (5, 2), (6, 2)),
+        ]  # fmt: skip
+        medians = [(row["step"], row["end"], row["value"]) for row in rows if "end" in row]
+        assert medians == [(0.5, 3.5, 11), (3.5, 6.5, 44)]
+        assert [row for row in rows if row.keys() == {"step"}] == [{"step": 3.5}]
 
     def test_what_is_far_out_does_not_press_the_others_flat(self, make_measurement):
         samples = [10_000_000 + 1000 * (number % 50) for number in range(100)] + [90_000_000]
@@ -202,6 +217,62 @@ class TestStepTimes:
         assert any(text.endswith("slowest 90.0 ms. Triangles: 1 beyond the scale") for text in texts(chart))
         part = make_measurement(Case(workload=Workload(part="forward")))
         assert "The forward part of a step takes 10.0 ms" in texts(charts.step_times(part))
+
+
+LEVELS = (1.0, 0.99, 1.02)
+
+
+@pytest.fixture(scope="module")
+def three_rounds(make_measurement, make_run):
+    """A case with one thread and with two, in three processes each; and one in a single process."""
+    return make_run(
+        make_measurement("simple-b8-s64-t1", [20_000_000] * 4, LEVELS),
+        make_measurement("simple-b8-s64-t2", [10_000_000] * 4, LEVELS),
+        make_measurement("simple-b32-s64-t2", [50_000_000] * 4),
+    )
+
+
+class TestIntervals:
+    def test_of_a_rate_is_a_bar_if_there_are_processes_enough(self, three_rounds):
+        one, two, single = tables_of(three_rounds).steps
+        chart = sweep_charts.throughput((one, two, single))
+        bars = {row["case"]: (row["low"], row["high"]) for row in marks(chart)}
+        assert bars[two.case.id] == (two.tokens_per_s_interval.low, two.tokens_per_s_interval.high)
+        assert bars[single.case.id] == (None, None)
+        assert "Bars: 95% intervals over processes, within this run" in texts(chart)
+        assert not any("interval" in text for text in texts(sweep_charts.throughput((single,))))
+
+    def test_of_a_speed_up_is_a_bar(self, three_rounds):
+        rows = tables_of(three_rounds).steps
+        chart = sweep_charts.scaling(rows)
+        drawn = {row["case"]: row for row in marks(chart) if "case" in row}
+        assert drawn["simple-b8-s64-t2"]["low"] == rows[1].speed_up.interval.low
+        assert drawn["simple-b8-s64-t1"]["low"] is None
+        assert "Dashed: perfect scaling. Bars: 95% intervals over processes, within this run" in texts(chart)
+
+
+class TestProcesses:
+    def test_each_is_a_dot_in_the_colour_of_its_round(self, three_rounds):
+        tables = tables_of(three_rounds)
+        chart = sweep_charts.processes(tables.steps, tables.spreads)
+        dots = [(row["case"], row["round"]) for row in marks(chart) if "round" in row]
+        assert dots == [
+            *(("simple-b8-s64-t1", number) for number in (1, 2, 3)),
+            *(("simple-b8-s64-t2", number) for number in (1, 2, 3)),
+            ("simple-b32-s64-t2", 1),
+        ]
+        bars = {row["case"]: row for row in marks(chart) if "low" in row}
+        assert bars["simple-b8-s64-t2"]["low"] < 0.99 < 1.01 < bars["simple-b8-s64-t2"]["high"]
+        assert bars["simple-b32-s64-t2"]["low"] == bars["simple-b32-s64-t2"]["high"] == 1
+        assert any(
+            re.fullmatch(r"Noise: steps [\d.]+%, processes [\d.]+%, rounds [\d.]+%", text) for text in texts(chart)
+        )
+
+    def test_many_rounds_have_a_legend_of_some(self, make_measurement, make_run):
+        tables = tables_of(make_run(make_measurement(levels=[1 + number / 1000 for number in range(20)])))
+        written = texts(sweep_charts.processes(tables.steps, tables.spreads))
+        assert {"1", "11", "20"} <= set(written)
+        assert "2" not in written
 
 
 class TestDocuments:
@@ -231,12 +302,15 @@ def crowded(observed, make_measurement, make_run, make_peaks):
     """Many cases, some with long names, and samples that are all equal, a single one, or vary."""
     models = ("simple", LONG_MODEL, "path/to/my \udcff model.py:make")
     samples = ([40_000_000] * 30, [5], [10_000_000 + 10**6 * (number % 7) for number in range(300)])
+    levels = ((1, 1.02, 0.97, 9), (1,), [1 + number % 5 / 100 for number in range(12)])
     cases = [
         Case(workload=Workload(model=model, batch_size=batch_size), runtime={"threads": threads})
         for model, batch_size, threads in itertools.product(models, (8, 32, 128), (1, 2))
     ]
     measurements = [
-        make_measurement(case, samples[number % 3], minor_page_faults=number * 600, observations=observed)
+        make_measurement(
+            case, samples[number % 3], levels[number % 3], minor_page_faults=number * 600, observations=observed
+        )
         for number, case in enumerate(cases)
     ]
     return make_run(*measurements, peaks=make_peaks(2))
@@ -245,7 +319,16 @@ def crowded(observed, make_measurement, make_run, make_peaks):
 class TestReadable:
     def test_a_sweep_and_runs_side_by_side(self, crowded):
         drawn = sweep_charts.charts_of(crowded, tables_of(crowded))
-        assert {"throughput", "scaling", "samples", "faults", "phases", "roofline", "memory"} == drawn.keys()
+        assert {
+            "throughput",
+            "scaling",
+            "processes",
+            "samples",
+            "faults",
+            "phases",
+            "roofline",
+            "memory",
+        } == drawn.keys()
         for chart in drawn.values():
             assert_readable(chart)
         columns = [Column.of(name, crowded.measurements) for name in ("one", "other", LONG.id)]
@@ -290,12 +373,18 @@ def memories(draw):
     phases=st.dictionaries(names, st.tuples(counts, st.lists(st.floats(0, 1), min_size=6, max_size=6)), min_size=1),
     rows=st.lists(st.tuples(names, names, st.floats(0, 1e6)), max_size=20),
     samples=st.lists(counts, min_size=1, max_size=30),
+    levels=st.lists(st.floats(0, 100), min_size=1, max_size=12),
 )
-def test_odd_records_are_drawn(memory, points, phases, rows, samples, make_peaks, make_measurement, make_operators):
+def test_odd_records_are_drawn(
+    memory, points, phases, rows, samples, levels, make_peaks, make_measurement, make_operators, make_run
+):
     # Altair checks each chart against Vega-Lite's schema on the way.
     assert texts(charts.memory_timeline(memory))
     assert texts(charts.peak_composition(memory))
     assert texts(charts.roofline(make_peaks(), points))
     assert texts(charts.phase_shares({name: phase_times(*times) for name, times in phases.items()}))
     assert texts(charts.operator_times(make_operators(*rows)))
-    assert texts(charts.step_times(make_measurement(step_time_ns=samples)))
+    measurement = make_measurement(step_time_ns=samples, levels=levels)
+    assert texts(charts.step_times(measurement))
+    run = make_run(measurement)
+    assert all(map(texts, sweep_charts.charts_of(run, tables_of(run)).values()))

@@ -21,6 +21,9 @@ pytestmark = pytest.mark.long
 
 CASES = ("simple-b8-s64-t1", "simple-b32-s64-t1", "simple-b8-s64-t2", "simple-b32-s64-t2")
 
+LEVELS = (1.0, 0.99, 1.02, 1.006, 0.985)
+"""The levels of five processes."""
+
 
 def samples(ms):
     return [ms * 1_000_000 + i * 10_000 for i in range(30)]
@@ -30,17 +33,22 @@ def samples(ms):
 def sweep(make_measurement, make_run, make_observations, make_peaks):
     """Four cases and a part, with all that observers see."""
     whole = [
-        make_measurement(case_id, samples(40 - 5 * number), minor_page_faults=600, observations=make_observations())
+        make_measurement(
+            case_id, samples(40 - 5 * number), LEVELS, minor_page_faults=600, observations=make_observations()
+        )
         for number, case_id in enumerate(CASES)
     ]
-    part = make_measurement("simple-b32-s64-t2-forward", [9_000_000] * 12)
-    return make_run(*whole, part, peaks=make_peaks(2))
+    part = make_measurement("simple-b32-s64-t2-forward", [9_000_000] * 12, LEVELS)
+    plain = make_measurement("simple-b32-s64-t2-glibc-free", samples(30), LEVELS)
+    return make_run(*whole, part, plain=plain, peaks=make_peaks(2))
 
 
 def test_the_answer_is_the_first_thing_said(sweep):
     text = re.sub(r"<style>.*?</style>|<[^>]+>", " ", page(sweep), flags=re.DOTALL)
     words = " ".join(unescape(text).split())
     assert words.index("Fastest: simple-b32-s64-t2") < words.index("In pictures") < words.index("The machine")
+    assert words.index("In a plain process") < words.index("export MALLOC_") < words.index("In pictures")
+    assert words.index("Noise: the steps of a process differ by") < words.index("The machine")
 
 
 def test_the_same_run_gives_the_same_page(sweep):
@@ -241,7 +249,10 @@ def test_flame_graphs_are_read_from_the_runs_own_folder(make_measurement, make_r
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_browser_shows_a_comparison(browser, sweep, tmp_path, width):
-    comparison = compare([Column.of(name, sweep.measurements) for name in ("one", "two", "three")])
+    single = [
+        measurement.model_copy(update={"processes": measurement.processes[:1]}) for measurement in sweep.measurements
+    ]
+    comparison = compare([Column.of(name, single) for name in ("one", "two", "three")])
     text = comparison_page(comparison, ("ntp", "compare"))
     assert "two against one: in 5 of 5 cases no difference can be told: a single process has no interval." in text
     shown(browser, tmp_path / "comparison.html", text, width)

@@ -42,7 +42,7 @@ def test_every_csv_of_the_reports_is_harmless(make_measurement, make_run):
     case = make_measurement().case
     formula = case.model_copy(update={"workload": case.workload.model_copy(update={"model": '=cmd|"/c calc"!A1:make'})})
     run = make_run(make_measurement(formula))
-    compared = compare([Column("-2+3", run.measurements), Column("@SUM(1)", run.measurements)])
+    compared = compare([Column.of("-2+3", run.measurements), Column.of("@SUM(1)", run.measurements)])
     rows = read(text.csv(run)) + read(comparison.csv(compared))
     cells = [cell for row in rows for cell in row.values()]
     assert {'\'=cmd|"/c calc"!A1:make', "'-2+3", "'@SUM(1)"} <= set(cells)

@@ -1,9 +1,11 @@
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from ntp.case import PHASES, Runtime, StepConfig, Workload
+from ntp.judge.processes import Spreads
 from ntp.records.environment import Machine
 from ntp.records.observations import Observations
 from ntp.records.peaks import MachinePeaks
@@ -17,23 +19,45 @@ MakeObservations = Callable[..., Observations]
 MakePeaks = Callable[..., MachinePeaks]
 
 MS = 1_000_000
+LEVELS = (1.0, 0.99, 1.01, 1.005, 0.995)
+"""The levels of five processes that differ by half a percent or so."""
 
 
 def records_of(run: Run) -> list[dict[str, Any]]:
     return [record(row) for row in tables_of(run).rows]
 
 
-def test_a_row_is_made_of_the_samples(make_measurement: Make, make_run: MakeRun) -> None:
+def test_a_row_is_made_of_the_processes(make_measurement: Make, make_run: MakeRun) -> None:
     samples = [n * MS for n in (9, 1, 2, 3, 4, 5, 6, 7, 8)]
-    measurement = make_measurement("simple-b8-s64-t1", samples, minor_page_faults=18, peak_rss_bytes=123)
-    run = make_run(measurement)
-    (row,) = tables_of(run).steps
-    assert row.time_ns == (5 * MS, 2 * MS, 8 * MS)
-    assert row.p95_ns == pytest.approx(8.6 * MS)
-    # 8 x 64 tokens in 5 ms; the slowest step has the lowest rate.
-    assert row.tokens_per_s == pytest.approx((102_400, 64_000, 256_000))
-    (record,) = records_of(run)
-    assert (record["samples"], record["minor_page_faults_per_step"], record["peak_rss_bytes"]) == (9, 2, 123)
+    measurement = make_measurement("simple-b8-s64-t1", samples, levels=(1, 4), minor_page_faults=18, peak_rss_bytes=123)
+    (row,) = tables_of(make_run(measurement)).steps
+    # The geometric mean of 5 and 20 ms. With one degree of freedom, t is 12.7, and the standard error is log 2.
+    assert row.time_ns == pytest.approx(10 * MS)
+    assert row.level.interval.high == pytest.approx(10 * MS * math.exp(12.706205 * math.log(2)))
+    assert row.p95_ns == pytest.approx(32.6 * MS)
+    # 8 x 64 tokens in 10 ms; the longest time is the lowest rate.
+    assert row.tokens_per_s == pytest.approx(51_200)
+    assert row.tokens_per_s_interval.low == pytest.approx(512e9 / row.level.interval.high)
+    (record,) = records_of(make_run(measurement))
+    assert (record["processes"], record["samples"]) == (2, 18)
+    assert (record["minor_page_faults_per_step"], record["peak_rss_bytes"]) == (2, 123)
+    assert record["step_time_low_ns"] == row.level.interval.low
+
+
+def test_a_single_process_has_no_interval(make_measurement: Make, make_run: MakeRun) -> None:
+    run = make_run(
+        make_measurement("simple-b8-s64-t1", [8 * MS]),
+        make_measurement("simple-b8-s64-t2", [5 * MS]),
+        make_measurement("simple-b8-s64-t2-forward", [2 * MS]),
+    )
+    for row, values in zip(tables_of(run).rows, records_of(run), strict=True):
+        assert row.level.interval is row.tokens_per_s_interval is row.efficiency_interval is None
+        assert not [name for name in values if ("_low" in name or "_high" in name) and values[name] is not None]
+
+
+def test_equal_processes_have_an_interval_of_no_width(make_measurement: Make, make_run: MakeRun) -> None:
+    (row,) = tables_of(make_run(make_measurement(step_time_ns=[5 * MS], levels=(1, 1, 1)))).steps
+    assert row.level.interval.low == row.level.interval.high == row.time_ns
 
 
 def test_the_speed_up_is_over_the_same_case_with_one_thread(make_measurement: Make, make_run: MakeRun) -> None:
@@ -45,8 +69,23 @@ def test_the_speed_up_is_over_the_same_case_with_one_thread(make_measurement: Ma
         make_measurement("simple-b8-s64-t4", [4 * MS]),
     )
     rows = tables_of(run).steps
-    assert [row.speed_up for row in rows] == [1.6, 1, None, None, 2]
-    assert [row.efficiency for row in rows] == [0.8, 1, None, None, 0.5]
+    assert [row.speed_up and row.speed_up.value for row in rows] == pytest.approx([1.6, 1, None, None, 2])
+    assert [row.efficiency for row in rows] == pytest.approx([0.8, 1, None, None, 0.5])
+
+
+def test_ratios_within_a_run_have_intervals_but_that_of_a_case_to_itself(
+    make_measurement: Make, make_run: MakeRun
+) -> None:
+    run = make_run(
+        make_measurement("simple-b8-s64-t1", [8 * MS], levels=LEVELS),
+        make_measurement("simple-b8-s64-t2", [5 * MS], levels=LEVELS),
+        make_measurement("simple-b8-s64-t2-forward", [2 * MS], levels=LEVELS),
+    )
+    one, two, part = tables_of(run).rows
+    assert (one.speed_up.value, one.speed_up.interval) == (1, None)
+    assert two.speed_up.interval.low < 1.6 < two.speed_up.interval.high < 1.7
+    assert two.efficiency_interval.high == pytest.approx(two.speed_up.interval.high / 2)
+    assert part.share_of_step.interval.low < 0.4 < part.share_of_step.interval.high
 
 
 def test_a_part_is_a_share_of_its_own_step(make_measurement: Make, make_run: MakeRun) -> None:
@@ -56,10 +95,8 @@ def test_a_part_is_a_share_of_its_own_step(make_measurement: Make, make_run: Mak
         make_measurement("simple-b8-s64-t2", [8 * MS]),
     )
     tables = tables_of(run)
-    assert [(row.case.id, row.share_of_step) for row in tables.parts] == [
-        ("simple-b8-s64-t2-forward", 0.25),
-        ("simple-b8-s64-t1-forward", None),
-    ]
+    assert [row.case.id for row in tables.parts] == ["simple-b8-s64-t2-forward", "simple-b8-s64-t1-forward"]
+    assert [row.share_of_step and row.share_of_step.value for row in tables.parts] == pytest.approx([0.25, None])
     assert [row.case.id for row in tables.steps] == ["simple-b8-s64-t2"]
 
 
@@ -68,7 +105,7 @@ def test_a_step_too_short_for_the_clock_has_its_rates_all_the_same(
 ) -> None:
     run = make_run(make_measurement("simple-b1-s1-t1", [0, 0], observations=make_observations()), peaks=make_peaks(1))
     (row,) = tables_of(run).steps
-    assert (row.tokens_per_s.value, row.speed_up) == (1e9, 1)
+    assert (row.tokens_per_s, row.speed_up.value) == (1e9, 1)
     assert row.achieved_flops_per_s == pytest.approx(19_176_357_888e9)
     assert row.roofline.share_of_peak == pytest.approx(row.achieved_flops_per_s / 300e9)
 
@@ -77,15 +114,34 @@ def test_the_fastest_is_the_one_with_the_most_tokens_a_second_of_each_model(
     make_measurement: Make, make_run: MakeRun
 ) -> None:
     run = make_run(
-        make_measurement("simple-b8-s64-t1", [4 * MS] * 9),
-        make_measurement("simple-b32-s64-t1", [15 * MS] * 9),
-        make_measurement("simple-b32-s64-t2", [14 * MS, 15 * MS, 15 * MS, *[18 * MS] * 6]),
-        make_measurement("simple-b8-s64-t1-e16", [1 * MS] * 9),
+        make_measurement("simple-b8-s64-t1", [4 * MS], levels=LEVELS),
+        make_measurement("simple-b32-s64-t1", [15 * MS], levels=LEVELS),
+        make_measurement("simple-b32-s64-t2", [round(15.1 * MS)], levels=LEVELS),
+        make_measurement("simple-b8-s64-t1-e16", [1 * MS], levels=LEVELS),
         make_measurement("simple-b8-s64-t1-data", [1]),
     )
     fastest = tables_of(run).fastest
     assert [answer.row.case.id for answer in fastest] == ["simple-b32-s64-t1", "simple-b8-s64-t1-e16"]
     assert [[rival.case.id for rival in answer.rivals] for answer in fastest] == [["simple-b32-s64-t2"], []]
+
+
+def test_single_processes_are_never_told_apart(make_measurement: Make, make_run: MakeRun) -> None:
+    run = make_run(make_measurement("simple-b8-s64-t1", [4 * MS]), make_measurement("simple-b8-s64-t2", [1 * MS]))
+    (answer,) = tables_of(run).fastest
+    assert (answer.row.case.id, [row.case.id for row in answer.rivals]) == ("simple-b8-s64-t2", ["simple-b8-s64-t1"])
+
+
+def test_the_plain_process_is_compared_with_its_own_case(make_measurement: Make, make_run: MakeRun) -> None:
+    cases = [make_measurement(f"simple-b8-s64-t{threads}", [8 * MS], levels=LEVELS) for threads in (1, 2)]
+    plain = make_measurement("simple-b8-s64-t2-glibc-free", [10 * MS], levels=LEVELS)
+    compared = tables_of(make_run(*cases, plain=plain)).plain
+    assert compared.row.case.id == "simple-b8-s64-t2"
+    assert compared.ratio.value == pytest.approx(1.25)
+    assert 1.2 < compared.ratio.interval.low < 1.25 < compared.ratio.interval.high < 1.3
+    assert tables_of(make_run(cases[0], plain=plain)).plain is None
+    assert tables_of(make_run(*cases)).plain is None
+    # A sweep of the plain runtime itself.
+    assert tables_of(make_run(plain, plain=plain)).plain is None
 
 
 def test_the_time_adds_up(make_measurement: Make, make_run: MakeRun) -> None:
@@ -99,7 +155,7 @@ def test_the_time_adds_up(make_measurement: Make, make_run: MakeRun) -> None:
 
 def test_a_run_without_measurements_has_tables_without_rows(make_run: MakeRun) -> None:
     tables = tables_of(make_run(planned=3))
-    assert tables[:-1] == ((),) * 3
+    assert tables[:-1] == ((), (), (), None, Spreads(None, None, None))
     assert set(tables.time) == {0}
 
 
@@ -128,6 +184,7 @@ def test_the_fields_of_a_case_do_not_hide_each_other(
     # The rate of a part would mean nothing.
     unknown = {
         *("speed_up", "efficiency", "share_of_step"),
+        *(name for name in step if "_low" in name or "_high" in name),  # each has a single process
         *("steal_share", "other_cpu_share", "throttled_s", "throttled_periods", "load_1min"),
     }
     observed = {
@@ -139,7 +196,7 @@ def test_the_fields_of_a_case_do_not_hide_each_other(
     assert {name for name, value in unobserved.items() if value is None} == unknown | observed
     assert observed < {name for name, value in part.items() if value is None}
     assert part["tokens_per_s"] is None
-    assert part["step_time_median_ns"] == 10 * MS
+    assert part["step_time_ns"] == pytest.approx(10 * MS)
 
 
 def test_why_is_told_in_the_units_of_its_names(

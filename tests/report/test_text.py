@@ -1,7 +1,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from ntp.case import PHASES, Case, Runtime, Workload
-from ntp.records.environment import Conditions, Machine
+from ntp.records.environment import Conditions, Machine, Process
 from ntp.records.observations import (
     FlopCount,
     FlopShare,
@@ -29,6 +29,7 @@ from ntp.records.peaks import MachinePeaks, Product, Setting, Stream, ThreadPeak
 from ntp.records.run import Failure, Measurement, Run
 from ntp.report import text
 from ntp.report.columns import Table
+from ntp.report.sentences import plain_lines
 from ntp.report.sweep_columns import GROWTHS, PARTS, STEPS, VALUES, WHY
 from ntp.report.tables import tables_of
 from ntp.report.terminal import WIDTH
@@ -40,6 +41,8 @@ MakePeaks = Callable[..., MachinePeaks]
 
 GOLDEN = Path(__file__).parent / "golden"
 MS = 1_000_000
+LEVELS = (1.0, 0.99, 1.02, 1.006, 0.985)
+"""The levels of five processes."""
 LONG = "path/to/a/very/long/folder/of/experiments/with/models.py:make_transformer"
 RENDERERS = {"terminal": text.terminal, **text.FORMATS}
 
@@ -55,30 +58,33 @@ def small_run(
 ) -> Run:
     observed = make_observations()
     return make_run(
-        make_measurement("simple-b8-s64-t1", spread(20, 0.02)),
-        make_measurement("simple-b8-s64-t2", spread(12.3, 0.02), conditions=Conditions(steal_share=0.051)),
+        make_measurement("simple-b8-s64-t1", spread(20, 0.02), LEVELS),
+        make_measurement("simple-b8-s64-t2", spread(12.3, 0.02), LEVELS, conditions=Conditions(steal_share=0.051)),
         make_measurement(
             "simple-b32-s128-t1",
             spread(151.2, 0.03),
+            LEVELS,
             peak_rss_bytes=1300 << 20,
             observations=make_observations(operators=None, memory=None),
         ),
         make_measurement(
             "simple-b32-s128-t2",
             spread(79.4, 0.4),
+            LEVELS,
             conditions=Conditions(steal_share=0.031),
             minor_page_faults=205_000,
             peak_rss_bytes=1301 << 20,
             observations=observed,
         ),
-        make_measurement("simple-b32-s128-t2-foreach", spread(79.9, 0.02), peak_rss_bytes=1302 << 20),
+        make_measurement("simple-b32-s128-t2-foreach", spread(79.9, 0.02), LEVELS, peak_rss_bytes=1302 << 20),
         make_measurement(
             Case(workload=Workload(model=LONG), runtime=Runtime(threads=2)),
             spread(800, 0.02, 9),
+            (1.0, 1.03),
             observations=Observations(phases=observed.phases, memory=observed.memory),
         ),
-        make_measurement("simple-b32-s128-t2-forward", spread(25, 0.02)),
-        make_measurement("simple-b32-s128-t2-data", spread(0.0312, 0.02)),
+        make_measurement("simple-b32-s128-t2-forward", spread(25, 0.02), LEVELS),
+        make_measurement("simple-b32-s128-t2-data", spread(0.0312, 0.02), LEVELS),
         failures=(
             Failure(
                 case_id="simple-b512-s1024-t2",
@@ -88,7 +94,11 @@ def small_run(
             ),
         ),
         planned=11,
-        wall_time_s=61.2,
+        rounds=5,
+        precision=0.01,
+        budget_s=60,
+        plain=make_measurement("simple-b32-s128-t2-glibc-free", spread(90, 0.1), (1.0, 1.02, 0.99, 1.01, 1.0)),
+        wall_time_s=261.2,
         peaks=make_peaks(
             threads=2,
             fp32=310,
@@ -115,6 +125,119 @@ def test_the_same_run_gives_the_same_text_also_when_it_was_written_and_read(
     assert first == render(Run.model_validate_json(small_run.model_dump_json()))
     assert first.endswith("\n")
     assert "\r" not in first
+
+
+PLAIN = "simple-b8-s64-t2-glibc-free"
+
+
+def against_plain(make_measurement: Make, make_run: MakeRun, ms: float, levels: Sequence[float] = LEVELS) -> Run:
+    """A run of one case of 10 ms, and of its plain process."""
+    case = make_measurement("simple-b8-s64-t2", [10 * MS], levels)
+    environment = case.environment.model_copy(update={"process": Process(affinity=(0, 1))})
+    case = case.model_copy(update={"environment": environment})
+    return make_run(case, plain=make_measurement(PLAIN, [round(ms * MS)], levels))
+
+
+def test_a_plain_process_that_is_slower_comes_with_what_gets_the_difference(
+    make_measurement: Make, make_run: MakeRun
+) -> None:
+    run = against_plain(make_measurement, make_run, 12.5)
+    lines = text.terminal(run).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("In a plain process"))
+    assert " ".join(lines[start : start + 2]).startswith(
+        "In a plain process (no environment set) the step of simple-b8-s64-t2 takes 1.25 (1.23 to 1.28) times as long; "
+        "these lines get the difference:"
+    )
+    exports = [line.strip() for line in lines if line.startswith("    export ")]
+    assert [line.split("=")[0] for line in exports] == [
+        *("export MALLOC_MMAP_THRESHOLD_", "export MALLOC_TRIM_THRESHOLD_", "export MALLOC_TOP_PAD_"),
+        *("export OMP_PROC_BIND", "export OMP_PLACES"),
+    ]
+    assert exports[-1] == "export OMP_PLACES='{0},{1}'"
+    assert "\n".join(exports) in text.markdown(run)
+
+
+@pytest.mark.parametrize(
+    ("ms", "levels", "words"),
+    [
+        (10.1, LEVELS, "times as long: they cannot be told apart."),
+        (8, LEVELS, "times as long: the environment of ntp's workers makes it slower here."),
+        (12.5, (1.0,), "takes 1.25 times as long; a single process cannot tell whether it does."),
+    ],
+)
+def test_a_plain_process_that_is_not_slower_comes_without_lines(
+    make_measurement: Make, make_run: MakeRun, ms: float, levels: Sequence[float], words: str
+) -> None:
+    rendered = text.terminal(against_plain(make_measurement, make_run, ms, levels))
+    assert words in " ".join(rendered.split())
+    assert "export" not in rendered
+
+
+def test_a_plain_process_that_failed_is_told(make_measurement: Make, make_run: MakeRun) -> None:
+    failure = Failure(case_id=PLAIN, message=f"{PLAIN}: died of SIGSEGV")
+    run = make_run(make_measurement(), plain_failure=failure)
+    sentence = "The step was not measured in a plain process (no environment set): died of SIGSEGV."
+    assert sentence in " ".join(text.terminal(run).split())
+    assert sentence in text.markdown(run)
+    assert "Incomplete" not in text.terminal(run)
+    assert json.loads(text.json(run))["plain"]["failure"]["case_id"] == PLAIN
+
+
+def test_a_winner_is_crowned_only_if_it_can_be_told_from_the_others(make_measurement: Make, make_run: MakeRun) -> None:
+    def first(*times_ms: float, levels: Sequence[float] = LEVELS) -> str:
+        cases = (
+            make_measurement(f"simple-b8-s64-t{threads}", [round(ms * MS)], levels)
+            for threads, ms in enumerate(times_ms, 2)
+        )
+        return " ".join(text.terminal(make_run(*cases)).split("\n\n")[0].split())
+
+    assert first(20, 10).startswith("Fastest: simple-b8-s64-t3 with 51,")
+    close = first(10, 10.05)
+    assert close.startswith("Fastest: simple-b8-s64-t2, or simple-b8-s64-t3: they cannot be told apart. ")
+    assert "±1.7% in this run; another run: ±5.4%." in close
+    assert "±0.00% in this run" in first(10, levels=(1, 1, 1))
+    assert first(10, 20, levels=(1,)).startswith(
+        "Fastest: simple-b8-s64-t2 with 51,200 tokens/s, 10.0 ms a step, in a single process: another may differ by "
+        "more than cases do."
+    )
+
+
+def test_an_interrupted_sweep_says_how_many_processes_are_missing(make_measurement: Make, make_run: MakeRun) -> None:
+    cases = [make_measurement(f"simple-b8-s64-t{n}", levels=LEVELS[:n]) for n in (2, 3, 5)]
+    answer = " ".join(text.terminal(make_run(*cases, rounds=5)).split())
+    assert "Interrupted: 2 of 3 cases have only 2 to 3 of the 5 processes that were asked for." in answer
+    assert "Interrupted" not in text.terminal(make_run(*cases, rounds=2))
+
+
+def test_a_precision_that_was_not_reached_is_named_with_its_cases(make_measurement: Make, make_run: MakeRun) -> None:
+    case = make_measurement("simple-b8-s64-t1", [10 * MS], LEVELS)
+
+    def answer(precision: float) -> str:
+        return " ".join(text.terminal(make_run(case, precision=precision, budget_s=300)).split())
+
+    missed = "The precision of ±1.0% was not reached in the 300 s allowed (--ntp-budget): simple-b8-s64-t1 ±1.7%."
+    assert missed in answer(0.01)
+    assert "not reached" not in answer(0.02)
+
+
+@pytest.mark.parametrize(
+    ("samples", "levels", "advice"),
+    [
+        ([10 * MS] * 9, ((1, 1.1, 0.9), (1.1, 0.9, 1)), "The processes dominate: more rounds"),
+        ([10 * MS] * 9, ((1, 1.1, 0.9), (1, 1.101, 0.9)), "The rounds dominate: the machine changed"),
+        ([10 * MS, 20 * MS, 30 * MS], ((1, 1.01, 0.99), (1.01, 0.99, 1)), "The steps dominate: longer processes"),
+        ([10 * MS] * 9, ((1,), (1,)), "One process of each case: the noise between processes is unknown"),
+    ],
+)
+def test_a_reader_learns_where_the_noise_is(
+    make_measurement: Make,
+    make_run: MakeRun,
+    samples: Sequence[int],
+    levels: Sequence[Sequence[float]],
+    advice: str,
+) -> None:
+    cases = (make_measurement(f"simple-b8-s64-t{n}", samples, of_case) for n, of_case in enumerate(levels, 1))
+    assert advice in " ".join(text.terminal(make_run(*cases)).split())
 
 
 @pytest.mark.parametrize("render", [text.terminal, text.markdown])
@@ -151,6 +274,7 @@ models = st.from_regex(r"[a-z/_]{1,150}:[a-z]{1,20}", fullmatch=True) | st.just(
 amounts = st.floats(0, 1e18)
 counts = st.integers(0, 10**18)
 times_ns = st.integers(1, 10**14)
+processes = st.lists(st.sampled_from([1.0, 1.01, 0.5, 1e3]), min_size=1, max_size=5)
 
 
 def operators(texts: st.SearchStrategy[str]) -> st.SearchStrategy[Operator]:
@@ -251,14 +375,22 @@ def runs(draw: st.DrawFn, make_measurement: Make, make_run: MakeRun) -> Run:
             "observations": draw(st.just(Observations()) | observations()),
         }
         measurements.append(
-            make_measurement(Case(workload=workload, runtime=Runtime(threads=threads)), samples, **other)
+            make_measurement(
+                Case(workload=workload, runtime=Runtime(threads=threads)), samples, draw(processes), **other
+            )
         )
     texts = any_text | nasty_text
+    plain = make_measurement("simple-b32-s128-t2-glibc-free", levels=draw(processes))
     failures = st.builds(Failure, case_id=texts, message=texts, stderr_tail=texts)
     return make_run(
         *measurements,
         failures=tuple(draw(st.lists(failures, max_size=2))),
         planned=draw(st.integers(0, 12)),
+        rounds=draw(st.integers(1, 6)),
+        precision=draw(st.none() | st.floats(1e-6, 1e6)),
+        budget_s=draw(st.none() | st.floats(0, 1e6)),
+        plain=draw(st.none() | st.just(plain)),
+        plain_failure=draw(st.none() | failures),
         command=tuple(draw(st.lists(texts, max_size=3))),
         peaks=draw(st.none() | machine_peaks()),
     )
@@ -296,7 +428,8 @@ def test_nothing_that_a_model_says_breaks_the_markdown(
     machine_cells = 2 * (kinds.count("tr_open") - rows)
     assert kinds.count("td_open") + kinds.count("th_open") == cells + machine_cells
     assert "html_block" not in kinds
-    assert kinds.count("fence") == 1 + sum(bool(failure.stderr_tail.strip()) for failure in run.failures)
+    exported = bool(plain_lines(run, tables, str)[1])
+    assert kinds.count("fence") == 1 + exported + sum(bool(failure.stderr_tail.strip()) for failure in run.failures)
     inline = [child.type for token in tokens for child in token.children or ()]
     assert not {"html_inline", "link_open", "image", "em_open", "s_open"} & set(inline)
 
@@ -334,16 +467,21 @@ def test_an_empty_run_has_a_csv_of_headers(make_run: MakeRun) -> None:
 def test_json_holds_what_the_report_says(small_run: Run) -> None:
     document = json.loads(text.json(small_run))
     assert document["missing"] == 2
-    assert document["fastest"] == ["simple-b32-s128-t2", f"{LONG}-b32-s128-t2"]
+    assert [answer["case_id"] for answer in document["fastest"]] == ["simple-b32-s128-t2", f"{LONG}-b32-s128-t2"]
+    assert document["fastest"][0]["cannot_be_told_from"] == ["simple-b32-s128-t2-foreach"]
+    assert 0 < document["fastest"][0]["half_width"] < document["fastest"][0]["half_width_of_another_run"]
+    assert document["plain"]["case_id"] == "simple-b32-s128-t2"
+    assert document["plain"]["environment"][0].startswith("export MALLOC_")
+    assert document["spreads"].keys() == {"steps", "processes", "rounds"}
     case_ids = [measurement.case.id for measurement in small_run.measurements]
     assert [row["case_id"] for row in document["measurements"]] == case_ids
     assert document["failures"][0]["stderr_tail"].endswith("MemoryError")
     assert {warning["kind"] for warning in document["warnings"]} == {
-        *("high-steal", "noisy-samples", "mmap-churn", "too-few-samples")
+        *("high-steal", "noisy-samples", "mmap-churn", "too-few-processes")
     }
     (environment,) = document["environments"]
     assert environment["machine"]["fingerprint"] == small_run.measurements[0].environment.machine.fingerprint
-    assert document["time"]["wall_s"] == 61.2
+    assert document["time"]["wall_s"] == 261.2
 
 
 def test_reports_need_neither_torch_nor_scipy() -> None:
