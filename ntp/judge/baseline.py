@@ -1,8 +1,8 @@
 """A run against a stored baseline: it compares counts exactly, and times as far as those of two runs can be compared.
 
 **Normalised time** is the median step time of a process over that of the calibration kernel in it
-(:class:`ntp.records.run.CalibrationKernel`): what slows the whole machine down for a while slows both. On a machine
-whose neighbours are busy it differs a third to a half as much between processes, and between runs.
+(:class:`ntp.records.run.CalibrationKernel`): what slows the whole machine down for a while slows both. How much less it
+differs than the time itself: ``reports/sweeps/README.md``.
 
 Such times are compared by :func:`ntp.judge.processes.ratio_of_runs`: the interval covers the processes of both runs,
 and the noise between runs of identical code, learned from the runs that this machine remembers
