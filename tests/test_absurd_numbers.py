@@ -22,7 +22,7 @@ from ntp.records.environment import Conditions, CoreKind, Process
 from ntp.records.flame import Flame
 from ntp.records.guard import GuardRecord, Preparation
 from ntp.records.peaks import MachinePeaks
-from ntp.records.run import CalibrationKernel, Run
+from ntp.records.run import CalibrationKernel, Run, WarmUp
 from ntp.records.run_file import document_of
 from ntp.records.tuning import Lever, Race, Tuning
 from ntp.report import profile, tuning
@@ -82,8 +82,13 @@ def run(make_measurement, make_run, make_observations, make_peaks):
     for case_id in ("simple-b8-s64-t2", "simple-b8-s64-t1", "simple-b8-s64-t2-forward"):
         whole = not case_id.endswith("forward")
         observations = {"observations": make_observations(flame=flame)} if whole else {}
+        warm_up = WarmUp(
+            step_time_ns=(30_000_000,), wall_time_ns=30_000_000, steady=True, compiling_step_ns=(5_000_000,)
+        )
         plain = make_measurement(
             case_id,
+            levels=(1.0, 1.01),
+            warm_up=warm_up,
             calibration_kernel=CalibrationKernel(shape=(2, 3, 4), bursts_ns=((5, 6), (7, 8))),
             conditions=conditions,
             **observations,
@@ -91,14 +96,19 @@ def run(make_measurement, make_run, make_observations, make_peaks):
         environment = plain.environment
         kinds = (CoreKind(name="performance", capacity=1024, max_frequency_mhz=3000, cpus=2),)
         machine = environment.machine.model_copy(update={"numa_nodes": 1, "core_kinds": kinds})
-        warm_up = plain.warm_up.model_copy(update={"compiling_step_ns": (5_000_000,)})
         environment = environment.model_copy(update={"machine": machine, "process": process})
-        measurements.append(plain.model_copy(update={"environment": environment, "warm_up": warm_up}))
+        measurements.append(plain.model_copy(update={"environment": environment}))
     peaks = make_peaks(fp32=300.0, onednn=400.0, bf16=600.0, workload=measurements[0].case.workload)
     (at_threads,) = peaks.by_threads
     setting = at_threads.setting.model_copy(update={"cpus": (0, 1), "quota_cpus": 1.5})
     at_threads = at_threads.model_copy(update={"setting": setting, "other_cpu_share": 0.02})
-    run = make_run(*measurements, peaks=peaks.model_copy(update={"by_threads": (at_threads,)}))
+    search = {
+        "rounds": 2,
+        "precision": 0.01,
+        "budget_s": 60.0,
+        "plain": make_measurement("simple-b8-s64-t2-glibc-free"),
+    }
+    run = make_run(*measurements, **search, peaks=peaks.model_copy(update={"by_threads": (at_threads,)}))
     assert MachinePeaks.model_validate(run.peaks.model_dump()) == run.peaks
     return run
 

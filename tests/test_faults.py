@@ -220,6 +220,24 @@ def test_what_the_machine_has_run_out_of_is_no_wrong_usage(monkeypatch, capsys, 
     assert os.strerror(number) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments", [("report",), ("compare", "run.json"), ("compare", "--gate", "run.json"), ("baseline",)]
+)
+def test_a_run_of_an_older_version_is_refused_in_one_line(
+    tmp_path, monkeypatch, capsys, make_run, make_measurement, arguments
+):
+    from ntp.records.run_file import document_of
+
+    document = document_of(make_run(make_measurement()))
+    document["ntp"]["schema_version"] -= 1
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*arguments, "run.json"]) == exit_status.USAGE
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "run.json has schema version 2, this ntp reads 3: measure again" in err
+
+
 LONG = "x" * 10_000
 HUGE = 2**62
 

@@ -221,7 +221,7 @@ class Run(Frozen):
     order_seed: Count = 0
     """The seed of the order of the cases within the rounds."""
     measurements: tuple[Measurement, ...] = ()
-    precision: Annotated[float, Field(gt=0)] | None = None
+    precision: Annotated[float, Field(gt=0, lt=1)] | None = None
     """The half-width, as a fraction, that every interval within the run was to reach. Null if rounds alone were asked
     for."""
     budget_s: Amount | None = None
@@ -259,9 +259,7 @@ class Run(Frozen):
         header = dict(header)
         version = header.pop("schema_version")
         if version != SCHEMA_VERSION:
-            raise RecordError(
-                f"{name} has schema version {reprlib.repr(version)}, this ntp reads {SCHEMA_VERSION}: upgrade ntp"
-            )
+            raise _other_version(name, version, SCHEMA_VERSION)
         try:
             records = [bench["extra_info"]["ntp"] for bench in benchmarks if "ntp" in bench["extra_info"]]
             return cls.model_validate({**header, "measurements": records})
@@ -284,6 +282,12 @@ class Run(Frozen):
         except (ValueError, RecursionError) as error:
             raise RecordError(f"{path} is not JSON, or is truncated ({error}): measure again") from error
         return cls.from_document(document, str(path))
+
+
+def _other_version(name: object, version: object, readable: int) -> RecordError:
+    """The error for a file of another version: an older ntp wrote it, or a newer one."""
+    remedy = "measure again" if isinstance(version, int) and version < readable else "upgrade ntp"
+    return RecordError(f"{name} has schema version {reprlib.repr(version)}, this ntp reads {readable}: {remedy}")
 
 
 def _parsed(text: str) -> Any:
@@ -335,7 +339,7 @@ def read_versioned(path: Path, kind: type[Record], what: str, version: int, *, w
         raise RecordError(f"{path} is not text ({error}): give a file written with --out") from error
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is not a {what}: Invalid JSON ({error}); give a file written with --out") from error
-    raise RecordError(f"{path} has schema version {file_version}, this ntp reads {version}: upgrade ntp")
+    raise _other_version(path, file_version, version)
 
 
 def write_whole(path: Path, text: str) -> None:

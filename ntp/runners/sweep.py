@@ -54,7 +54,7 @@ class Plan(Frozen):
     sampling: Sampling = Sampling()
     observing: Observing | None = None
     """The observers that look at each whole step, in its process of the last planned round. None: nobody does."""
-    precision: float | None = Field(None, gt=0)
+    precision: float | None = Field(None, gt=0, lt=1)
     """Rounds are added for the cases whose interval within the run is wider than this, to either side."""
     budget_s: Amount = BUDGET_S
     """How long the whole sweep may take, if it has a precision to reach."""

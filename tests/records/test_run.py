@@ -149,7 +149,7 @@ def test_measurements_are_frozen_and_need_samples(make_measurement):
         ('{"benchmarks": [], "ntp": {"schema_version": 3}}', "damaged: started: Field required"),
         ('{"benchmarks": [{}], "ntp": {"schema_version": 3}}', "damaged"),
         ('{"benchmarks": [{"extra_info": {"ntp": 1}}], "ntp": {"schema_version": 3}}', "damaged"),
-        ('{"benchmarks": [], "ntp": {"schema_version": 2}}', "schema version 2, this ntp reads 3"),
+        ('{"benchmarks": [], "ntp": {"schema_version": 2}}', "schema version 2, this ntp reads 3: measure again"),
     ],
 )
 def test_files_that_are_no_run_get_one_line(tmp_path, text, message):
