@@ -211,7 +211,7 @@ class TestTheEnvironment:
     @pytest.mark.parametrize(
         ("runtime", "values"),
         [
-            (Runtime(threads=2), ["2", "2", "PASSIVE", str(64 * 2**20), None, "kept"]),
+            (Runtime(threads=2), ["2", "2", None, str(64 * 2**20), None, "kept"]),
             (Runtime(allocator="glibc", wait_policy="active"), ["1", "1", "ACTIVE", None, None, "kept"]),
         ],
     )
