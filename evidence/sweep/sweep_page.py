@@ -115,27 +115,32 @@ ON_COVERAGE = f"""\
 *Half-width* is the median over the quiet sweeps, *speed-ups* are of two threads over one: how many of them differ
 between two sweeps by more than the two intervals allow. The rows of other tools are readings of what they show, and
 most of them show a spread, not an interval. *Noise of the other sweeps* is a variance between runs that was learned
-from the quiet sweeps other than the two compared; the default is a standard deviation of {DEFAULT_NOISE.spread:.1%}. No
-other number of these rows was fitted to more than the two sweeps that it compares, but the method of `ntp compare` was
-chosen among these rows: its own share is therefore a little too good.
+from the quiet sweeps other than the two compared; the default is a standard deviation of {DEFAULT_NOISE.spread:.1%}.
+It was assumed before these sweeps were recorded, and nothing else in a row was fitted to more than the two sweeps that
+it compares. But the method of `ntp compare` was chosen by such a table, made of the first of these sweeps: its own
+share is a little too good.
 
-*Relative to the kernel*: every process also times a matrix product of its own, between the blocks of its steps. What
-slows the machine down for a while slows both, so that their ratio varies less than either. A level within a run is that
-ratio's mean, times the kernel's mean in all processes of the run with as many threads; two runs are compared by the
-ratios alone, as if the machine had been equally fast in both."""
+Every process also times a matrix product of its own, the calibration kernel, between the blocks of its steps. What
+slows the machine down for a while slows both. *Relative to the kernel* divides one by the other. *As a covariate*, the
+slope of log times over log kernel times is fitted: it is close to 1 while nothing else runs. Beside a busy process,
+which takes turns with the short kernel on one CPU, it is close to 0: there the quotient is useless, and the covariate
+costs nothing. A level is that at the kernel's mean time in its run; two runs are compared as if the kernel had been as
+fast in both."""
 
 ON_COMPONENTS = """\
 Standard deviations of the logarithm of a process's median step time, and their shares of its variance, of the quiet
 sweeps. More rounds make what lies between processes and rounds smaller; what lies between runs they leave as it is. The
-kernel takes out what it sees: as measured, the processes of one case differ by many times what an interval of 2% would
-need."""
+kernel takes out what it sees. What is left between processes is still several times what an interval of ±2% from five
+processes would need: this machine's CPUs are shared with others, and their speed changes from second to second."""
 
 ON_VARIANTS = """\
-All rows use the method of `ntp compare`, without noise added between runs, on the same recordings: with fewer of their
-rounds or steps, or with the steps of a process summed up in another way."""
+All rows are of times relative to the kernel with the default noise added, from the same recordings: with fewer of their
+rounds or steps, or with the steps of a process summed up in another way. Fewer rounds widen the intervals, most of all
+within a run; no other summary makes them much narrower without more of them being wrong."""
 
 ON_COMPUTED = """\
-Computed from the components relative to the kernel: what half-widths would be typical with other numbers of rounds."""
+Computed from the components relative to the kernel: what half-widths would be typical with other numbers of rounds, if
+the noise between runs were known exactly."""
 
 
 def _charts(whole: Sequence[RecordedSweep]) -> dict[str, str]:

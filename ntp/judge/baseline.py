@@ -26,8 +26,7 @@ from ntp.judge.processes import (
     another_run,
     levels,
     levels_of_processes,
-    normalised_levels,
-    ratio_of_runs,
+    ratio_at_equal_speed,
     remembered_runs,
     run_noise,
 )
@@ -150,14 +149,13 @@ def judge_run(
     """
     bases, heads = ({measurement.case: measurement for measurement in run.measurements} for run in (base, head))
     base_levels, head_levels = (levels(run.measurements) for run in (base, head))
-    base_normalised, head_normalised = (normalised_levels(run.measurements) for run in (base, head))
     metric = Metric(name="median", threshold=threshold)
     failures = {failure.case_id: failure.message.removeprefix(f"{failure.case_id}: ") for failure in head.failures}
 
     def times(case: Case) -> TimeFinding:
         if reasons := tuple(_obstacles(bases[case], heads[case], noise)):
             return TimeFinding("not comparable", reasons=reasons)
-        slowdown = ratio_of_runs(head_normalised[case], base_normalised[case], noise)
+        slowdown = ratio_at_equal_speed(head_levels[case], base_levels[case], noise)
         assert slowdown.interval is not None
         assert slowdown.log_interval is not None
         return TimeFinding(verdict_of(slowdown.log_interval, metric), slowdown.interval)

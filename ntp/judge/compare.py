@@ -15,8 +15,8 @@ from ntp.judge.processes import (
     RunNoise,
     another_run,
     levels,
-    normalised_levels,
     ratio,
+    ratio_at_equal_speed,
     ratio_of_runs,
 )
 from ntp.records.calibration import fingerprints
@@ -30,13 +30,11 @@ class Column(NamedTuple):
     name: str
     measurements: tuple[Measurement, ...]
     levels: Mapping[Case, Level]
-    normalised: Mapping[Case, Level] = {}
-    """The levels of the normalised times, where a whole run has them."""
 
     @classmethod
     def of(cls, name: str, measurements: Sequence[Measurement]) -> Self:
         """Make a column of a whole run."""
-        return cls(name, tuple(measurements), levels(measurements), normalised_levels(measurements))
+        return cls(name, tuple(measurements), levels(measurements))
 
 
 class Setting(NamedTuple):
@@ -56,8 +54,6 @@ class Compared(NamedTuple):
     ratio: Ratio | None
     """The time a token takes, over the first column's: above 1, it is slower. None in the first column."""
     processes: int
-    compared: Level
-    """What is compared: the normalised time, where all columns have it, or else the step time."""
 
     @property
     def differs(self) -> bool:
@@ -94,17 +90,19 @@ class Comparison(NamedTuple):
     noise: RunNoise
     """The noise between runs. It is part of no ratio within one run."""
     normalised: bool
-    """Whether the ratios are those of normalised times."""
+    """Whether the ratios leave out how fast the machine was in each run."""
 
     @property
     def within(self) -> float:
-        """By how much what is compared may be off within its run, as a fraction: the median over all levels."""
-        return _median([cell.compared.half_width for cell in self._cells])
+        """By how much a level may be off within its run, as a fraction: the median over all."""
+        return _median([cell.level.half_width for cell in self._cells])
 
     @property
     def another_run(self) -> float:
         """By how much another run of the same code may differ, as a fraction: the median over all levels."""
-        return _median([another_run(cell.compared, self.noise).half_width for cell in self._cells])
+        return _median(
+            [another_run(cell.level, self.noise, equal_speed=self.normalised).half_width for cell in self._cells]
+        )
 
     @property
     def _cells(self) -> Iterator[Compared]:
@@ -167,7 +165,7 @@ def compare(columns: Sequence[Column], by: str = "", noise: RunNoise = DEFAULT_N
 
 
 def are_normalised(columns: Sequence[Column]) -> bool:
-    """Whether runs are compared by their normalised times, which leave out how fast the machine was in each.
+    """Whether runs are compared as if the machine had been equally fast in each, by the calibration kernel.
 
     They are, if all runs are of the same machine, software and runtime, and have the same calibration kernel in every
     process: another library or allocator could change the kernel as well as the step, which would hide its effect.
@@ -207,29 +205,28 @@ def _row(
     """Compare a case in every column. Without a noise between runs, the columns are of one run."""
     cases = [measurement.case for measurement in measurements]
     of_cases = [column.levels[case] for column, case in zip(columns, cases, strict=True)]
-    compared = (
-        [column.normalised[case] for column, case in zip(columns, cases, strict=True)] if normalised else of_cases
-    )
-    per_token = [
-        level._replace(log_mean=level.log_mean - math.log(case.workload.tokens))
-        for level, case in zip(compared, cases, strict=True)
-    ]
 
-    def over(denominator: Level, numerator: Level) -> Ratio:
-        return ratio(numerator, denominator) if noise is None else ratio_of_runs(numerator, denominator, noise)
+    def over(denominator: int, numerator: int) -> Ratio:
+        a, b = of_cases[numerator], of_cases[denominator]
+        if noise is None:
+            compared = ratio(a, b)
+        else:
+            compared = ratio_at_equal_speed(a, b, noise) if normalised else ratio_of_runs(a, b, noise)
+        tokens = cases[numerator].workload.tokens / cases[denominator].workload.tokens
+        return compared._replace(log_mean=compared.log_mean - math.log(tokens))
 
+    ratios = [over(0, number) for number in range(len(columns))]
     cells = tuple(
         Compared(
             level,
             measurement.case.workload.tokens / level.value_ns * 1e9,
-            over(per_token[0], per_token[number]) if number else None,
+            ratios[number] if number else None,
             len(measurement.processes),
-            compared[number],
         )
         for number, (level, measurement) in enumerate(zip(of_cases, measurements, strict=True))
     )
-    fastest = min(range(len(cells)), key=lambda number: per_token[number].log_mean)
-    others = [over(per_token[fastest], level).interval for level in per_token if level is not per_token[fastest]]
+    fastest = min(range(len(columns)), key=lambda number: ratios[number].log_mean if number else 0.0)
+    others = [over(fastest, number).interval for number in range(len(columns)) if number != fastest]
     is_told = all(interval is not None and interval.low > 1 for interval in others)
     return ComparedRow(cases[0], cells, fastest if is_told else None)
 

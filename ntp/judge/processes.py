@@ -6,8 +6,8 @@ no number of steps tells: intervals are made of the processes' median times, on 
 **Within a run** an interval says by how much another process of the same sweep may differ. **Between runs** there is
 more: whole runs of identical code differ, all their cases alike, by what no number of processes of one run shows.
 :class:`RunNoise` is that part. Most of it is the machine's own speed, and so is much of the spread between processes:
-two runs of one machine are compared by normalised times, those relative to the calibration kernel in the same process.
-How often such intervals exclude 1 for identical code: reports/sweeps/README.md.
+both are told apart by the calibration kernel, which every process times, too. How often the intervals exclude 1 for
+identical code: reports/sweeps/README.md.
 
 Sources:
     B. L. Welch, The Generalization of "Student's" Problem when Several Different Population Variances are Involved,
@@ -20,9 +20,10 @@ Sources:
 
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from itertools import chain, zip_longest
 from typing import NamedTuple, Self
 
-from ntp.case import Case
+from ntp.case import Case, Runtime
 from ntp.judge.statistics import Interval, t_quantile
 from ntp.records.calibration import Calibration, kernel_times_ns
 from ntp.records.run import Measurement
@@ -50,7 +51,9 @@ class CaseProcesses(NamedTuple):
         """
         pairs = zip(self.medians_ns, self.kernel_ns, strict=True)
         ratios = tuple(median_ns / kernel_ns for median_ns, kernel_ns in pairs if kernel_ns)
-        return self._replace(medians_ns=ratios) if len(ratios) == len(self.medians_ns) else None
+        if len(ratios) < len(self.medians_ns):
+            return None
+        return self._replace(medians_ns=ratios, kernel_ns=(None,) * len(ratios))
 
     @property
     def log_medians(self) -> list[float]:
@@ -67,6 +70,8 @@ class LogEstimate(NamedTuple):
     """Degrees of freedom of the standard error. 0 for a single process."""
     pool: Hashable = None
     """Estimates of one run that have the same pool share one estimate of their spread."""
+    beside: "BesideKernel | None" = None
+    """What the calibration kernel in the same processes says. None of a ratio, and where there was no kernel."""
 
     @property
     def value(self) -> float:
@@ -94,6 +99,50 @@ class LogEstimate(NamedTuple):
         return t_quantile(self.degrees, (1 + CONFIDENCE) / 2) * self.std_error
 
 
+class KernelFit(NamedTuple):
+    """How log step times depend on those of the kernel in the same processes, within the cases of one runtime."""
+
+    kernel_squares: float
+    """The sum of squares of the log kernel times about the mean of each case."""
+    products: float
+    time_squares: float
+    degrees: int
+    """Those of the sums."""
+    log_kernel: float
+    """The mean over all processes: levels hold where the kernel takes this time."""
+    log_kernel_part: tuple[float, float]
+    """The variance of that mean, and its degrees of freedom."""
+
+    def rest(self, slope: float) -> tuple[float, float]:
+        """Return the variance of a process that the slope leaves, and its degrees of freedom."""
+        degrees = self.degrees - self.kernel_squares / (self.kernel_squares + SLOPE_PRIOR)
+        squares = self.time_squares - 2 * slope * self.products + slope**2 * self.kernel_squares
+        return max(0.0, squares) / degrees if degrees else math.nan, degrees
+
+
+SLOPE_PRIOR = 0.01
+"""What a slope of exactly 1 counts for, as a sum of squares of log kernel times: less than that of a usual run."""
+
+
+def common_slope(*fits: KernelFit) -> tuple[float, float]:
+    """Return the slope of log times over log kernel times, and what divides its variance.
+
+    A machine that is slower for a while slows step and kernel alike, which is a slope of 1. A process that takes turns
+    with them on one CPU slows them by different amounts, and then the slope is close to 0.
+    """
+    squares = math.fsum(fit.kernel_squares for fit in fits) + SLOPE_PRIOR
+    return (math.fsum(fit.products for fit in fits) + SLOPE_PRIOR) / squares, squares
+
+
+class BesideKernel(NamedTuple):
+    """The means of a case's processes, and the fit that they were part of."""
+
+    log_time: float
+    log_kernel: float
+    processes: int
+    fit: KernelFit
+
+
 class Level(LogEstimate):
     """The level of one case: the geometric mean of its processes' medians, in nanoseconds."""
 
@@ -116,40 +165,80 @@ def pooled_spread(cases: Sequence[CaseProcesses]) -> list[Level]:
     degrees = sum(len(values) - 1 for values in logs)
     squares = math.fsum(_squares(values) for values in logs)
     spread = math.sqrt(squares / degrees) if degrees else math.nan
-    threads = cases[0].case.runtime.threads
+    runtime = cases[0].case.runtime
     return [
-        Level(mean, spread / math.sqrt(len(values)), degrees, threads) if len(values) > 1 else Level(mean, math.nan, 0)
+        Level(mean, spread / math.sqrt(len(values)), degrees, runtime) if len(values) > 1 else Level(mean, math.nan, 0)
         for values, mean in zip(logs, means, strict=True)
     ]
 
 
+def adjusted_to_kernel(cases: Sequence[CaseProcesses]) -> list[Level]:
+    """Return the levels of cases at the kernel's mean time in all their processes: an analysis of covariance.
+
+    Without a kernel in every process, the spread is only pooled. What the levels of a pool share is how far the
+    kernel's mean may be off: its variance is that between processes of different cases that were measured one after the
+    other, in a round.
+
+    Source: H. Scheffé, The Analysis of Variance (1959), chapter 6.
+    """
+    if any(None in case.kernel_ns for case in cases):
+        return pooled_spread(cases)
+    logs = [case.log_medians for case in cases]
+    kernels = [[math.log(kernel_ns) for kernel_ns in case.kernel_ns if kernel_ns] for case in cases]
+    fit = _kernel_fit(logs, kernels)
+    slope, slope_squares = common_slope(fit)
+    variance, degrees = fit.rest(slope)
+    shared = (slope**2 * fit.log_kernel_part[0], fit.log_kernel_part[1])
+
+    def level(times: Sequence[float], of_kernel: Sequence[float]) -> Level:
+        beside = BesideKernel(_mean(times), _mean(of_kernel), len(times), fit)
+        off = beside.log_kernel - fit.log_kernel
+        log_mean = beside.log_time - slope * off
+        if len(times) == 1:
+            return Level(log_mean, math.nan, 0, beside=beside)
+        own = variance * (1 / len(times) + off**2 / slope_squares)
+        of_sum = _sum([(own, degrees), shared])
+        return Level(log_mean, math.sqrt(of_sum[0]), of_sum[1], cases[0].case.runtime, beside)
+
+    return [level(times, of_kernel) for times, of_kernel in zip(logs, kernels, strict=True)]
+
+
+def _kernel_fit(logs: Sequence[Sequence[float]], kernels: Sequence[Sequence[float]]) -> KernelFit:
+    time_squares = math.fsum(map(_squares, logs))
+    kernel_squares = math.fsum(map(_squares, kernels))
+    products = math.fsum(
+        (time - _mean(times)) * (kernel - _mean(of_kernel))
+        for times, of_kernel in zip(logs, kernels, strict=True)
+        for time, kernel in zip(times, of_kernel, strict=True)
+    )
+    of_rounds = [_mean([kernel for kernel in of_round if kernel is not None]) for of_round in zip_longest(*kernels)]
+    rounds = len(of_rounds)
+    part = (_squares(of_rounds) / (rounds - 1) / rounds, rounds - 1.0) if rounds > 1 else (0.0, 1.0)
+    degrees = sum(len(times) - 1 for times in logs)
+    return KernelFit(kernel_squares, products, time_squares, degrees, _mean(list(chain(*kernels))), part)
+
+
 Estimator = Callable[[Sequence[CaseProcesses]], list[Level]]
-"""Returns the levels of those cases of one run that have the same number of threads."""
+"""Returns the levels of those cases of one run that have the same runtime."""
 
 
-def levels(measurements: Iterable[Measurement], estimator: Estimator = pooled_spread) -> dict[Case, Level]:
+def levels(measurements: Iterable[Measurement], estimator: Estimator = adjusted_to_kernel) -> dict[Case, Level]:
     """Return the levels of the cases of one run. A case measured twice counts by its last measurement."""
     return levels_of_processes(map(CaseProcesses.of, measurements), estimator)
 
 
-def levels_of_processes(cases: Iterable[CaseProcesses], estimator: Estimator = pooled_spread) -> dict[Case, Level]:
+def levels_of_processes(cases: Iterable[CaseProcesses], estimator: Estimator = adjusted_to_kernel) -> dict[Case, Level]:
     """Return the levels of the cases of one run, from their processes' medians alone."""
     last = {processes.case: processes for processes in cases}
-    groups: dict[int, list[CaseProcesses]] = {}
+    groups: dict[Runtime, list[CaseProcesses]] = {}
     for processes in last.values():
-        groups.setdefault(processes.case.runtime.threads, []).append(processes)
+        groups.setdefault(processes.case.runtime, []).append(processes)
     estimated = {
         processes.case: level
         for group in groups.values()
         for processes, level in zip(group, estimator(group), strict=True)
     }
     return {case: estimated[case] for case in last}
-
-
-def normalised_levels(measurements: Iterable[Measurement]) -> dict[Case, Level]:
-    """Return the levels of the normalised times, of the cases that have them: multiples of the kernel's time."""
-    last = {measurement.case: CaseProcesses.of(measurement).normalised() for measurement in measurements}
-    return levels_of_processes(filter(None, last.values()))
 
 
 def half_widths(measurements: Sequence[Measurement]) -> dict[Case, float]:
@@ -237,23 +326,53 @@ def _mean_of(cases: Sequence[CaseProcesses]) -> LogEstimate:
 def ratio(numerator: Level, denominator: Level) -> Ratio:
     """Compare two cases of one run: no part of the difference is that between runs."""
     a, b = numerator, denominator
-    shared = a.pool is not None and a.pool == b.pool
-    parts = [(a.std_error**2 + b.std_error**2, a.degrees)] if shared else _parts(a, b)
-    return _ratio(a, b, parts)
+    if a.pool is None or a.pool != b.pool:
+        return _ratio(a, b, _parts(a, b))
+    if not a.beside or not b.beside:
+        return _ratio(a, b, [(a.std_error**2 + b.std_error**2, a.degrees)])
+    slope, slope_squares = common_slope(a.beside.fit)
+    variance, degrees = a.beside.fit.rest(slope)
+    off = a.beside.log_kernel - b.beside.log_kernel
+    return _ratio(
+        a, b, [(variance * (1 / a.beside.processes + 1 / b.beside.processes + off**2 / slope_squares), degrees)]
+    )
 
 
-def ratio_of_runs(numerator: Level, denominator: Level, noise: RunNoise = DEFAULT_NOISE) -> Ratio:
+def ratio_of_runs(numerator: Level, denominator: Level, noise: RunNoise = DEFAULT_NOISE_AS_MEASURED) -> Ratio:
     """Compare a case of one run with that of another: either run has a deviation of its own besides."""
     parts = [*_parts(numerator, denominator), (2 * noise.spread**2, noise.degrees)]
     return _ratio(numerator, denominator, parts)
 
 
-def another_run(level: Level, noise: RunNoise = DEFAULT_NOISE) -> Ratio:
+def ratio_at_equal_speed(numerator: Level, denominator: Level, noise: RunNoise = DEFAULT_NOISE) -> Ratio:
+    """Compare a case of two runs as if the kernel had taken the same time in both. Both must have it."""
+    a, b = numerator.beside, denominator.beside
+    assert a is not None
+    assert b is not None
+    slope, slope_squares = common_slope(a.fit, b.fit)
+    off = a.log_kernel - b.log_kernel
+    log_mean = a.log_time - b.log_time - slope * off
+    if not numerator.degrees or not denominator.degrees:
+        return Ratio(log_mean, math.nan, 0)
+    rests = [(beside.fit.rest(slope), beside.processes) for beside in (a, b)]
+    variances = [variance for (variance, _), _ in rests]
+    parts = [(variance / processes, degrees) for (variance, degrees), processes in rests]
+    degrees = math.fsum(degrees for _, degrees in parts)
+    parts += [(_mean(variances) * off**2 / slope_squares, degrees), (2 * noise.spread**2, noise.degrees)]
+    variance, degrees = _sum(parts)
+    return Ratio(log_mean, math.sqrt(variance), degrees)
+
+
+def another_run(level: Level, noise: RunNoise = DEFAULT_NOISE, *, equal_speed: bool = False) -> Ratio:
     """How far another run of the same code, with as many processes, may lie from this one: the ratio is 1.
 
     Of the other run's spread nothing is known but what this run shows.
     """
-    return _ratio(level, level, [(2 * level.std_error**2, level.degrees), (2 * noise.spread**2, noise.degrees)])
+    part = (level.std_error**2, level.degrees)
+    if equal_speed and level.beside and level.degrees:
+        variance, degrees = level.beside.fit.rest(common_slope(level.beside.fit)[0])
+        part = (variance / level.beside.processes, degrees)
+    return _ratio(level, level, [(2 * part[0], part[1]), (2 * noise.spread**2, noise.degrees)])
 
 
 def _parts(*levels: Level) -> list[tuple[float, float]]:
@@ -261,15 +380,19 @@ def _parts(*levels: Level) -> list[tuple[float, float]]:
 
 
 def _ratio(a: Level, b: Level, parts: Sequence[tuple[float, float]]) -> Ratio:
-    """Add variances that were estimated independently, each with its degrees of freedom (Satterthwaite 1946)."""
     log_mean = a.log_mean - b.log_mean
     if not a.degrees or not b.degrees:
         return Ratio(log_mean, math.nan, 0)
+    variance, degrees = _sum(parts)
+    return Ratio(log_mean, math.sqrt(variance), degrees)
+
+
+def _sum(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Add variances that were estimated independently, each with its degrees of freedom (Satterthwaite 1946)."""
     variance = math.fsum(part for part, _ in parts)
     if not variance:
-        return Ratio(log_mean, 0.0, min(degrees for _, degrees in parts))
-    shares = math.fsum((part / variance) ** 2 / degrees for part, degrees in parts)
-    return Ratio(log_mean, math.sqrt(variance), 1 / shares)
+        return 0.0, min(degrees for _, degrees in parts)
+    return variance, 1 / math.fsum((part / variance) ** 2 / degrees for part, degrees in parts)
 
 
 class Spreads(NamedTuple):
@@ -321,6 +444,10 @@ def _squares(values: Sequence[float]) -> float:
     """Return the sum of the squared deviations from the mean. That of equal values is exactly 0."""
     mean = math.fsum(values) / len(values)
     return 0.0 if min(values) == max(values) else math.fsum((value - mean) ** 2 for value in values)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def _exp(log: float) -> float:

@@ -145,7 +145,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         noise = noise if comparison.one_run else "include the noise between runs"
         what = "the time per token"
         if comparison.normalised:
-            what += " relative to the calibration kernel's, so that a faster or slower machine is no difference"
+            what += " as if the machine had been equally fast in each run, by the calibration kernel"
         yield f"ratios compare {what}; their intervals {noise}; 1 in 20 misses the truth"
         yield from _reach(comparison)
 
@@ -158,6 +158,6 @@ def _reach(comparison: Comparison) -> Iterator[str]:
         within, another = (
             f"±{share(width)}".replace("±>", "more than ±") for width in (comparison.within, comparison.another_run)
         )
-        what = "a step time, relative to the kernel's" if comparison.normalised else "a step time"
-        times = f"{what}: {within} in its run; another run: {another}"
+        other = "another run, with the machine as fast" if comparison.normalised else "another run"
+        times = f"a step time: {within} in its run; {other}: {another}"
         yield f"{times} (noise between runs: {noise.spread:.1%}, {learned})"

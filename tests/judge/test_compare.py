@@ -142,7 +142,7 @@ def test_how_fast_the_machine_was_is_no_difference_between_runs(run_at):
     assert cells[1].ratio.value == pytest.approx(1)
     assert cells[1].level.value_ns == pytest.approx(1.5 * cells[0].level.value_ns), "step times are shown as they are"
     assert not cells[1].differs
-    assert comparison.another_run == pytest.approx(cells[1].ratio.half_width, rel=0.1)
+    assert comparison.another_run < cells[1].ratio.half_width, "the kernel's slope is not known exactly"
 
 
 def test_what_may_have_changed_the_kernel_is_not_taken_out(run_at, make_measurement, make_run):

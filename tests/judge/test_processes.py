@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +20,7 @@ from ntp.judge.processes import (
     levels,
     levels_of_processes,
     ratio,
+    ratio_at_equal_speed,
     ratio_of_runs,
     run_noise,
     spreads,
@@ -264,3 +266,54 @@ def test_normalised_times_are_free_of_what_slows_the_machine(medians: list[int],
 def test_students_quantile_falls_with_the_degrees_of_freedom(widths: list[float]) -> None:
     quantiles = [t_quantile(degrees, 0.975) for degrees in sorted(widths)]
     assert all(a >= b - 1e-6 for a, b in pairwise(quantiles))
+
+
+def beside(case: Case, kernel: Sequence[float], slope: float, rest: Sequence[float]) -> CaseProcesses:
+    """A case whose log times follow the log kernel times with a slope, and have a rest of their own."""
+    medians = (math.exp(16 + slope * log + own) for log, own in zip(kernel, rest, strict=True))
+    return CaseProcesses(case, tuple(medians), tuple(math.exp(13 + log) for log in kernel))
+
+
+KERNEL_A, KERNEL_B = (0.0, 0.2, 0.1, -0.1, 0.3), (0.1, -0.2, 0.3, 0.2, 0.0)
+REST_A, REST_B = (0.01, -0.01, 0.0, 0.02, -0.02), (-0.01, 0.01, 0.02, -0.02, 0.0)
+
+
+def without_kernel(cases: Sequence[CaseProcesses]) -> list[CaseProcesses]:
+    return [processes._replace(kernel_ns=(None,) * 5) for processes in cases]
+
+
+@pytest.mark.parametrize(("slope", "gain"), [(1.0, 1.5), (0.0, 0.9)])
+def test_levels_hold_at_the_kernels_mean_and_are_as_certain_as_it_lets_them_be(slope: float, gain: float) -> None:
+    cases = [beside(CASE_A, KERNEL_A, slope, REST_A), beside(CASE_B, KERNEL_B, slope, REST_B)]
+    adjusted, plain = levels_of_processes(cases), levels_of_processes(without_kernel(cases))
+    for level in adjusted.values():
+        assert level.log_mean == pytest.approx(16 + slope * np.mean(KERNEL_A + KERNEL_B), abs=0.01)
+        assert level.half_width * gain < plain[CASE_A].half_width
+    same_run = ratio(*adjusted.values())
+    assert same_run.value == pytest.approx(1, abs=0.02)
+    assert same_run.half_width * 4 * slope < ratio(*plain.values()).half_width, "how fast the machine was is shared"
+
+
+def test_two_runs_are_compared_as_if_the_kernel_had_been_as_fast() -> None:
+    slower = tuple(log + 0.5 for log in KERNEL_A)
+    one, two = (levels_of_processes([beside(CASE_A, logs, 1.0, REST_A)])[CASE_A] for logs in (KERNEL_A, slower))
+    assert ratio_of_runs(two, one).value == pytest.approx(math.exp(0.5))
+    compared, turned = ratio_at_equal_speed(two, one), ratio_at_equal_speed(one, two)
+    assert compared.interval is not None
+    assert compared.interval.low < 1 < compared.interval.high < 1.4
+    assert turned == pytest.approx(compared._replace(log_mean=-compared.log_mean))
+    assert another_run(one, equal_speed=True).half_width < another_run(one).half_width
+
+
+def test_a_kernel_that_never_varies_counts_as_slowed_like_the_step() -> None:
+    one, two = (levels_of_processes([beside(CASE_A, (log,) * 5, 1.0, REST_A)])[CASE_A] for log in (0.0, 0.5))
+    assert ratio_at_equal_speed(two, one).value == pytest.approx(1)
+    assert one.std_error == pytest.approx(level_of(*(math.exp(16 + own) for own in REST_A)).std_error)
+
+
+def test_a_single_process_beside_a_kernel_has_no_interval() -> None:
+    single = levels_of_processes([CaseProcesses(CASE_A, (1e7,), (1e6,))])[CASE_A]
+    assert single.value_ns == pytest.approx(1e7)
+    for compared in (ratio(single, single), ratio_at_equal_speed(single, single)):
+        assert compared.interval is None
+        assert compared.value == pytest.approx(1)
