@@ -141,7 +141,7 @@ def of_ntp(recorded: Sequence[RecordedSweep], sweeps: Sequence[Sweep], noise: st
         return None if noise == "default" else RunNoise(math.sqrt(variance), degrees)
 
     def ratios(pair: tuple[int, int]) -> Iterator[LogRatio]:
-        return map(_log_ratio, compared(*(recorded[i] for i in pair), run_noise(pair)))
+        return map(_log_ratio, compared(recorded[pair[0]], recorded[pair[1]], run_noise(pair)))
 
     def speedups(i: int) -> Iterator[LogRatio]:
         return (_log_ratio(processes.ratio(runs[i][a], runs[i][b])) for a, b in sweeps[i].speedups())
