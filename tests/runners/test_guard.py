@@ -14,7 +14,7 @@ from ntp.records.environment import Machine, Software
 from ntp.records.guard import GuardRecord, Plan
 from ntp.runners.bench import Bench, forking
 from ntp.runners.guard import Sides, default_cases, guard
-from ntp.worker.pairs import MIN_BLOCKS, count
+from ntp.worker.pairs import FORKS, MIN_BLOCKS, count
 from ntp.worker.sources import Source
 
 MACHINE = Machine(cpu_model="Example CPU")
@@ -456,6 +456,9 @@ def test_forks_come_from_a_starter_that_ends_with_the_bench(monkeypatch):
     log = []
 
     class Starter:
+        def __init__(self, forks):
+            assert forks == FORKS
+
         def __enter__(self):
             log.append("enter")
             return self

@@ -199,14 +199,14 @@ class TestDisturbance:
 
 
 class TestSetting:
-    def test_the_probe_runs_in_the_quiet_runtime(self, probe, monkeypatch):
+    def test_the_probe_runs_in_the_default_runtime(self, probe, monkeypatch):
         monkeypatch.setenv("OMP_PROC_BIND", "true")
+        monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
         monkeypatch.setenv("OMP_NUM_THREADS", "17")
         probe.measure([2])
         request, environ = probe.calls[0]
         assert environ["OMP_NUM_THREADS"] == environ["MKL_NUM_THREADS"] == "2"
-        assert environ["OMP_WAIT_POLICY"] == "PASSIVE"
-        assert "OMP_PROC_BIND" not in environ
+        assert not {"OMP_WAIT_POLICY", "OMP_PROC_BIND"} & environ.keys()
         assert request["cpus"] == (None if (cpus := setting_for(2).cpus) is None else list(cpus))
 
     def test_variables(self):

@@ -77,7 +77,7 @@ def test_requests_reach_the_worker_one_line_each():
         worker.warm_up()
         with pytest.raises(WorkerFailed) as failure:
             worker.run(3)
-    asked = [{"do": "warm_up", "min_window": 4}, {"do": "run", "steps": 3}]
+    asked = [{"do": "warm_up", "min_window": 2}, {"do": "run", "steps": 3}]
     assert json.loads(str(failure.value).removeprefix(f"{CASE.id}: ")) == asked
 
 
@@ -276,12 +276,12 @@ def test_the_environment_is_the_runtimes_not_the_callers(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "17")
     monkeypatch.setenv("GOMP_CPU_AFFINITY", "0")
     monkeypatch.setenv("MINE", "kept")
-    case = CASE.model_copy(update={"runtime": Runtime(threads=2)})
+    case = CASE.model_copy(update={"runtime": Runtime(threads=2, wait_policy="passive")})
     names = ["OMP_NUM_THREADS", "GOMP_CPU_AFFINITY", "MINE", "OMP_WAIT_POLICY"]
     script = f"import json, os; print(json.dumps({{'error': ' '.join(map(str, map(os.environ.get, {names})))}}))"
     with PipeWorker(case, launch=launching(script)) as worker, pytest.raises(WorkerFailed) as failure:
         worker.load()
-    assert str(failure.value) == "simple-b2-s4-t2: 2 None kept PASSIVE"
+    assert str(failure.value) == "simple-b2-s4-t2-passive: 2 None kept PASSIVE"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
