@@ -1,6 +1,6 @@
-"""Recordings of both kinds of evidence: how they are written and read, and how they say when and where they were made.
+"""Recordings of all kinds of evidence: how they are written and read, and how they say when and where they were made.
 
-The scripts in ``evidence/guard`` and ``evidence/fastest`` share this module, and with it their options.
+All scripts in ``evidence`` share this module, and with it their options.
 """
 
 import gzip

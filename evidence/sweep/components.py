@@ -5,12 +5,12 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import coverage
 import intervals
 import numpy as np
-from coverage import Candidate
+import sweep_coverage
 from recording import RecordedSweep
 from scipy.special import stdtrit
+from sweep_coverage import Candidate
 from sweeps import Summary, Sweep, Values, arrays
 
 
@@ -100,11 +100,11 @@ def variants(recorded: Sequence[RecordedSweep], candidate: Candidate) -> Iterato
     """Yield the rows of the table of what could be measured or summed up in another way, by one method."""
     for name, (summary, rounds, share) in VARIANTS.items():
         sweeps = [arrays(sweep, summary, rounds, share) for sweep in recorded]
-        yield coverage.row(name, coverage.of_candidate(sweeps, candidate))
+        yield sweep_coverage.row(name, sweep_coverage.of_candidate(sweeps, candidate))
     sweeps = [arrays(sweep) for sweep in recorded]
-    yield coverage.row(
+    yield sweep_coverage.row(
         "medians of processes, their median",
-        coverage.of_candidate(sweeps, candidate._replace(method=median_of_medians)),
+        sweep_coverage.of_candidate(sweeps, candidate._replace(method=median_of_medians)),
     )
 
 

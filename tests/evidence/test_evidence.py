@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path += [str(Path(__file__).parents[2] / folder) for folder in ("evidence", "evidence/guard", "evidence/fastest")]
+sys.path += [
+    str(Path(__file__).parents[2] / folder)
+    for folder in ("evidence", "evidence/guard", "evidence/fastest", "evidence/sweep")
+]
 
 import draws
 import findings
@@ -21,6 +24,7 @@ import races
 import racing  # noqa: F401
 import searching  # noqa: F401
 import suites
+import sweep_page
 from recordings import REPORTS, read
 
 from ntp.cli import guard as cli
@@ -52,7 +56,13 @@ def fastest_files(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "files"), [("guard", guard_files), ("guard-epyc", guard_files), ("fastest", fastest_files)]
+    ("name", "files"),
+    [
+        ("guard", guard_files),
+        ("guard-epyc", guard_files),
+        ("fastest", fastest_files),
+        ("sweeps", sweep_page.files),
+    ],
 )
 def test_the_committed_page_is_what_the_recordings_make(name, files):
     made, folder = files(REPORTS / name), REPORTS / name

@@ -11,16 +11,16 @@ from scipy.stats import ttest_ind
 sys.path += [str(Path(__file__).parents[2] / folder) for folder in ("evidence", "evidence/sweep")]
 
 import components
-import coverage
 import intervals
 import peers
 import recording
 import runtime_effects
 import runtimes
+import sweep_coverage
 import sweep_page
-from coverage import Candidate
 from intervals import Level, Part
 from recordings import REPORTS, provenance, write
+from sweep_coverage import Candidate
 from sweeps import Sweep
 
 from ntp.case import Case
@@ -100,7 +100,9 @@ def test_a_speed_up_has_the_errors_of_both_levels():
 def test_no_method_learns_the_noise_from_the_sweeps_that_it_compares():
     three = simulated(3, process=0.01, run=0.2)
     candidate = Candidate("", intervals.pooled, noise="others")
-    assert coverage.of_candidate(three, candidate) == coverage.of_candidate(three, candidate._replace(noise=""))
+    assert sweep_coverage.of_candidate(three, candidate) == sweep_coverage.of_candidate(
+        three, candidate._replace(noise="")
+    )
 
 
 def test_pyperfs_test_is_students():
