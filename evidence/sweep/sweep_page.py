@@ -89,23 +89,27 @@ def _since(whole: Sequence[RecordedSweep]) -> Coverage:
 def headline(ntp: Coverage, later: Coverage) -> str:
     """Say what was to be reached, and what was."""
 
-    def against(value: float, target: float, what: str) -> str:
-        return f"| {what} | {value:.1%} | at most {target:.1%} | {'yes' if value <= target else '**no**'} |"
+    def against(value: float, target: float, what: str, of: Sequence[bool] = ()) -> tuple[str, ...]:
+        count = f" ({sum(of)} of {len(of)})" if of else ""
+        return (what, f"{value:.1%}{count}", f"at most {target:.0%}", "yes" if value <= target else "**no**")
 
-    lines = ["| `ntp compare` on this machine | measured | wanted | reached |", "| :--- | ---: | ---: | ---: |"]
-    for condition, flags in ntp.different.items():
-        if flags:
-            what = f"intervals of two sweeps of identical code that exclude 1, {CONDITIONS[condition]}"
-            lines.append(against(sum(flags) / len(flags), TARGET_DIFFERENT[condition], what))
-    if flags := later.different["quiet"]:
-        what = "the first again, between the sweeps that were recorded after the method was chosen"
-        lines.append(against(sum(flags) / len(flags), TARGET_DIFFERENT["quiet"], what))
-    lines.append(against(median(ntp.level), TARGET_LEVEL, "half-width of a level within a run, median"))
-    lines.append(against(median(ntp.ratio), TARGET_RATIO, "half-width of a ratio between runs, median"))
-    if flags := ntp.speedups["quiet"]:
-        what = "speed-ups that differ between two quiet sweeps by more than their intervals"
-        lines.append(against(sum(flags) / len(flags), TARGET_SPEEDUPS, what))
-    return "\n".join(lines)
+    def wrong(flags: Sequence[bool], target: float, what: str) -> list[tuple[str, ...]]:
+        return [against(sum(flags) / len(flags), target, what, flags)] if flags else []
+
+    identical = "intervals of two sweeps of identical code that exclude 1"
+    rows = [
+        *wrong(ntp.different["quiet"], TARGET_DIFFERENT["quiet"], f"{identical}, {CONDITIONS['quiet']}"),
+        *wrong(later.different["quiet"], TARGET_DIFFERENT["quiet"], "those recorded after the method was chosen"),
+        *wrong(ntp.different["neighbour"], TARGET_DIFFERENT["neighbour"], f"{identical}, {CONDITIONS['neighbour']}"),
+        against(median(ntp.level), TARGET_LEVEL, "half-width of a level within a run, median of quiet sweeps"),
+        against(median(ntp.ratio), TARGET_RATIO, "half-width of a ratio between runs, median of quiet sweeps"),
+        *wrong(
+            ntp.speedups["quiet"],
+            TARGET_SPEEDUPS,
+            "speed-ups that differ between two quiet sweeps by more than allowed",
+        ),
+    ]
+    return table(("`ntp compare` on this machine", "measured", "wanted", "reached"), rows)
 
 
 def _counts(recorded: Sequence[RecordedSweep], whole: Sequence[RecordedSweep]) -> str:
