@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from itertools import chain, zip_longest
 from typing import NamedTuple, Self
 
-from ntp.case import Case, Runtime
+from ntp.case import Case
 from ntp.judge.statistics import Interval, t_quantile
 from ntp.records.calibration import Calibration, kernel_times_ns
 from ntp.records.run import Measurement
@@ -54,6 +54,14 @@ class CaseProcesses(NamedTuple):
         if len(ratios) < len(self.medians_ns):
             return None
         return self._replace(medians_ns=ratios, kernel_ns=(None,) * len(ratios))
+
+    @property
+    def pool(self) -> Hashable:
+        """What cases have in common whose processes are assumed to spread alike: the runtime, and what is timed.
+
+        A batch is drawn in microseconds, and is as steady as a whole step never is.
+        """
+        return self.case.runtime, self.case.workload.part
 
     @property
     def log_medians(self) -> list[float]:
@@ -100,7 +108,7 @@ class LogEstimate(NamedTuple):
 
 
 class KernelFit(NamedTuple):
-    """How log step times depend on those of the kernel in the same processes, within the cases of one runtime."""
+    """How log step times depend on those of the kernel in the same processes, within the cases of one pool."""
 
     kernel_squares: float
     """The sum of squares of the log kernel times about the mean of each case."""
@@ -164,10 +172,9 @@ def pooled_spread(cases: Sequence[CaseProcesses]) -> list[Level]:
     means = [math.fsum(values) / len(values) for values in logs]
     degrees = sum(len(values) - 1 for values in logs)
     squares = math.fsum(_squares(values) for values in logs)
-    spread = math.sqrt(squares / degrees) if degrees else math.nan
-    runtime = cases[0].case.runtime
+    spread, pool = math.sqrt(squares / degrees) if degrees else math.nan, cases[0].pool
     return [
-        Level(mean, spread / math.sqrt(len(values)), degrees, runtime) if len(values) > 1 else Level(mean, math.nan, 0)
+        Level(mean, spread / math.sqrt(len(values)), degrees, pool) if len(values) > 1 else Level(mean, math.nan, 0)
         for values, mean in zip(logs, means, strict=True)
     ]
 
@@ -198,7 +205,7 @@ def adjusted_to_kernel(cases: Sequence[CaseProcesses]) -> list[Level]:
             return Level(log_mean, math.nan, 0, beside=beside)
         own = variance * (1 / len(times) + off**2 / slope_squares)
         of_sum = _sum([(own, degrees), shared])
-        return Level(log_mean, math.sqrt(of_sum[0]), of_sum[1], cases[0].case.runtime, beside)
+        return Level(log_mean, math.sqrt(of_sum[0]), of_sum[1], cases[0].pool, beside)
 
     return [level(times, of_kernel) for times, of_kernel in zip(logs, kernels, strict=True)]
 
@@ -219,7 +226,7 @@ def _kernel_fit(logs: Sequence[Sequence[float]], kernels: Sequence[Sequence[floa
 
 
 Estimator = Callable[[Sequence[CaseProcesses]], list[Level]]
-"""Returns the levels of those cases of one run that have the same runtime."""
+"""Returns the levels of those cases of one run that are in one pool."""
 
 
 def levels(measurements: Iterable[Measurement], estimator: Estimator = adjusted_to_kernel) -> dict[Case, Level]:
@@ -230,9 +237,9 @@ def levels(measurements: Iterable[Measurement], estimator: Estimator = adjusted_
 def levels_of_processes(cases: Iterable[CaseProcesses], estimator: Estimator = adjusted_to_kernel) -> dict[Case, Level]:
     """Return the levels of the cases of one run, from their processes' medians alone."""
     last = {processes.case: processes for processes in cases}
-    groups: dict[Runtime, list[CaseProcesses]] = {}
+    groups: dict[Hashable, list[CaseProcesses]] = {}
     for processes in last.values():
-        groups.setdefault(processes.case.runtime, []).append(processes)
+        groups.setdefault(processes.pool, []).append(processes)
     estimated = {
         processes.case: level
         for group in groups.values()

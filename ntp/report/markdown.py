@@ -22,9 +22,10 @@ from ntp.report.tables import Tables, surroundings, tables_of
 
 _HOW_TO_READ = """\
 - Each case is measured in several **processes**: one in each round, in random order. **Step time** is the geometric
-  mean over the processes of their median steps, each after a warm-up. Its **95% interval** is made of the processes by
-  Student's t, with one spread for all cases of as many threads: it says how well this run knows the step time. Another
-  run differs by more; the answer says by how much. A single process has no interval, however many steps it took.
+  mean over the processes of their median steps, each after a warm-up, adjusted to how fast the machine was meanwhile:
+  each process also times a calibration kernel. Its **95% interval** is made of the processes by Student's t, with one
+  spread for the whole steps of one runtime: it says how well this run knows the step time. Another run differs by more;
+  the answer says by how much. A single process has no interval, however many steps it took.
 - **p95** is the 95th percentile of all step times: one step in twenty takes longer.
 - **tokens/s** is batch size x sequence length / step time.
 - **Speed-up** is the step time of the same case with one thread divided by this one's; **efficiency** is the speed-up
