@@ -18,8 +18,11 @@ from ntp.case import Case
 from ntp.cli.exit_status import NOT_COMPARABLE, TOOL_FAILED
 from ntp.errors import MachineError, NtpError, RecordError, WorkerFailed
 from ntp.interrupts import Interrupts
+from ntp.judge.processes import run_noise
+from ntp.machine.cache import load_kept
+from ntp.records.calibration import Calibration, fingerprints
 from ntp.records.peaks import MachinePeaks
-from ntp.records.run import Failure, Measurement, Run
+from ntp.records.run import Failure, Measurement, NoiseBetweenRuns, Run
 from ntp.runners.bench import Bench
 from ntp.runners.calibrate import try_to_remember
 from ntp.runners.roofline import measure_peaks
@@ -218,6 +221,12 @@ class Sweep:
             self._tell(f"the roofline could not be measured: {error}")
             return None
 
+    @cached_property
+    def _noise(self) -> NoiseBetweenRuns:
+        """How much runs differ, by what this machine remembers of those before this one."""
+        measured = next(measured for rounds in self._rounds for measured in rounds.measurements.values())
+        return NoiseBetweenRuns(**run_noise(load_kept(Calibration, *fingerprints(measured)))._asdict())
+
     def _tell(self, message: str) -> None:
         """Say what takes long, if somebody is watching."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
@@ -242,6 +251,7 @@ class Sweep:
             budget_s=None if plan.precision is None else plan.budget_s,
             plain=next((rounds.plain for rounds in self._rounds if rounds.plain), None),
             plain_failure=next((Failure.of(case.id, error) for case, error in plain_failures if case and error), None),
+            noise=self._noise if self.measured else None,
             failures=tuple(self.failures),
             # Nobody should wait for them in vain, or after Ctrl-C.
             peaks=self.peaks if self.measured and self.interrupted is None else None,

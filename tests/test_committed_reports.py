@@ -50,7 +50,9 @@ def test_a_profile_and_its_pictures(path):
 
 
 def test_two_sweeps_of_identical_code():
-    columns = [Column(name, Run.load(REPORTS / name / "run.json").measurements) for name in ("sweep", "repeatability")]
+    columns = [
+        Column.of(name, Run.load(REPORTS / name / "run.json").measurements) for name in ("sweep", "repeatability")
+    ]
     assert (REPORTS / "repeatability/comparison.md").read_text() == markdown(comparison.report(compare(columns)))
 
 

@@ -26,7 +26,7 @@ from typing import NamedTuple, Self
 from ntp.case import Case
 from ntp.judge.statistics import Interval, t_quantile
 from ntp.records.calibration import Calibration, kernel_times_ns
-from ntp.records.run import Measurement
+from ntp.records.run import Measurement, Run
 
 CONFIDENCE = 0.95
 """The two-sided confidence of each interval."""
@@ -328,6 +328,11 @@ def _mean_of(cases: Sequence[CaseProcesses]) -> LogEstimate:
     number = len(estimates)
     std_error = math.sqrt(math.fsum(level.std_error**2 for level in estimates)) / number
     return LogEstimate(math.fsum(level.log_mean for level in estimates) / number, std_error, number)
+
+
+def noise_when_measured(run: Run) -> RunNoise:
+    """Return the noise between runs as the machine knew it when a run was measured, or the default."""
+    return DEFAULT_NOISE_AS_MEASURED if run.noise is None else RunNoise(*dict(run.noise).values())
 
 
 def ratio(numerator: Level, denominator: Level) -> Ratio:

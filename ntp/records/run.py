@@ -207,6 +207,17 @@ class Failure(Frozen):
         return WorkerFailed(self.message, self.stderr_tail, self.kind)
 
 
+class NoiseBetweenRuns(Frozen):
+    """By how much whole runs of identical code differ on a machine, as far as it knew when a run was measured."""
+
+    spread: Amount
+    """The standard deviation of the logarithm of a run's times, all cases alike."""
+    degrees: Amount
+    """Degrees of freedom of the spread."""
+    remembered: Count
+    """How many runs of the machine it was learned from. 0: it is the default."""
+
+
 class Run(Frozen):
     """The measurements of one sweep."""
 
@@ -230,6 +241,8 @@ class Run(Frozen):
     """The largest case in a plain process, whose environment sets nothing, measured in the same rounds."""
     plain_failure: Failure | None = None
     """Why the plain process has no measurement. It is none of the planned cases, and not among their failures."""
+    noise: NoiseBetweenRuns | None = None
+    """What the machine knew, before this run, of how much runs differ. Null: nothing."""
     failures: tuple[Failure, ...] = ()
     peaks: MachinePeaks | None = None
     """This machine's roofline, for the thread counts of the measurements."""

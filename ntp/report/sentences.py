@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from math import isfinite, pi
 from statistics import median
 
-from ntp.judge.processes import ratio_of_runs
+from ntp.judge.processes import RunNoise, another_run, noise_when_measured
 from ntp.judge.warnings import Kind, MeasurementWarning
 from ntp.records.peaks import MachinePeaks, matmul_advice
 from ntp.records.run import Failure, MeasuredProcess, Run
@@ -23,7 +23,7 @@ def answer(run: Run, tables: Tables, name: Callable[[str], str]) -> Iterator[str
     """The sentences that a report begins with; ``name`` renders a case id."""
     for fastest in tables.fastest:
         doubts = [warning.kind for case_id, warning in tables.warnings if case_id == fastest.row.case.id]
-        yield _fastest_line(fastest, doubts, name)
+        yield _fastest_line(fastest, doubts, noise_when_measured(run), name)
     if not tables.fastest:
         yield "No whole step was measured." if run.measurements else "Nothing was measured."
     yield from _gaps(run, tables)
@@ -72,7 +72,7 @@ def _plus_minus(half_width: float) -> str:
     return f"±{share(half_width)}" if isfinite(half_width) else "unknown, from a single process"
 
 
-def _fastest_line(fastest: Fastest, doubts: list[Kind], name: Callable[[str], str]) -> str:
+def _fastest_line(fastest: Fastest, doubts: list[Kind], noise: RunNoise, name: Callable[[str], str]) -> str:
     row, rate = fastest.row, fastest.row.tokens_per_s_interval
     case = name(row.case.id)
     line = f"Fastest: {case}"
@@ -83,7 +83,7 @@ def _fastest_line(fastest: Fastest, doubts: list[Kind], name: Callable[[str], st
     else:
         speed += f" ({significant(rate.low)} to {significant(rate.high)}), {duration(row.time_ns)} a step: "
         speed += f"{_plus_minus(row.level.half_width)} in this run; another run: "
-        speed += _plus_minus(ratio_of_runs(row.level, row.level).half_width)
+        speed += _plus_minus(another_run(row.level, noise).half_width)
         rivals = _some((name(rival.case.id) for rival in fastest.rivals), " or ")
         line += f", or {rivals}: they cannot be told apart. {case}: {speed}" if rivals else f" with {speed}"
     if row.case.runtime.threads > 1 and row.speed_up is not None:

@@ -4,7 +4,7 @@ import json as json_format
 from collections.abc import Callable
 from typing import Any
 
-from ntp.judge.processes import ratio_of_runs
+from ntp.judge.processes import RunNoise, another_run, noise_when_measured
 from ntp.records.run import Run
 from ntp.report.markdown import PICTURES, markdown
 from ntp.report.sentences import plain_lines
@@ -37,7 +37,7 @@ def json(run: Run) -> str:
                 "case_id": fastest.row.case.id,
                 "cannot_be_told_from": [rival.case.id for rival in fastest.rivals],
                 "half_width": None if fastest.row.level.interval is None else fastest.row.level.half_width,
-                "half_width_of_another_run": _of_another_run(fastest.row),
+                "half_width_of_another_run": _of_another_run(fastest.row, noise_when_measured(run)),
             }
             for fastest in tables.fastest
         ],
@@ -59,8 +59,8 @@ def json(run: Run) -> str:
     return json_format.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _of_another_run(row: CaseRow) -> float | None:
-    another = ratio_of_runs(row.level, row.level)
+def _of_another_run(row: CaseRow, noise: RunNoise) -> float | None:
+    another = another_run(row.level, noise)
     return None if another.interval is None else another.half_width
 
 

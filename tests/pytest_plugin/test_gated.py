@@ -145,6 +145,7 @@ def test_a_complete_sweep_is_remembered_and_one_round_is_not(gated, pytester, lo
 
     gated()
     assert {remembered.runs[-1].started for remembered in kept().cases} == {load().started}
+    assert load().noise.remembered == 20, "those before it"
     before = kept()
     gated("--ntp-rounds=1", calibrated=False)
     assert kept() == before

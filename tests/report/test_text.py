@@ -26,7 +26,7 @@ from ntp.records.observations import (
     TensorBytes,
 )
 from ntp.records.peaks import MachinePeaks, Product, Setting, Stream, ThreadPeaks
-from ntp.records.run import Failure, Measurement, Run
+from ntp.records.run import Failure, Measurement, NoiseBetweenRuns, Run
 from ntp.report import text
 from ntp.report.columns import Table
 from ntp.report.sentences import plain_lines
@@ -200,6 +200,13 @@ def test_a_winner_is_crowned_only_if_it_can_be_told_from_the_others(make_measure
         "Fastest: simple-b8-s64-t2 with 51,200 tokens/s, 10.0 ms a step, in a single process: another may differ by "
         "more than cases do."
     )
+
+
+def test_another_run_is_told_by_what_the_machine_knew(make_measurement: Make, make_run: MakeRun) -> None:
+    case = make_measurement("simple-b8-s64-t2", [10 * MS], LEVELS)
+    quiet = NoiseBetweenRuns(spread=0.01, degrees=25, remembered=16)
+    assert "±1.7% in this run; another run: ±3.5%." in " ".join(text.terminal(make_run(case, noise=quiet)).split())
+    assert json.loads(text.json(make_run(case, noise=quiet)))["fastest"][0]["half_width_of_another_run"] < 0.04
 
 
 def test_an_interrupted_sweep_says_how_many_processes_are_missing(make_measurement: Make, make_run: MakeRun) -> None:
@@ -387,7 +394,7 @@ def runs(draw: st.DrawFn, make_measurement: Make, make_run: MakeRun) -> Run:
         failures=tuple(draw(st.lists(failures, max_size=2))),
         planned=draw(st.integers(0, 12)),
         rounds=draw(st.integers(1, 6)),
-        precision=draw(st.none() | st.floats(1e-6, 1e6)),
+        precision=draw(st.none() | st.floats(1e-6, 0.999)),
         budget_s=draw(st.none() | st.floats(0, 1e6)),
         plain=draw(st.none() | st.just(plain)),
         plain_failure=draw(st.none() | failures),
