@@ -50,6 +50,10 @@ MAX_STEAL_SHARE = 0.02
 MAX_OTHER_CPU_SHARE = 0.10
 """A desktop at rest uses a few percent. At 10% another program competes for cores, caches and memory bandwidth."""
 
+MIN_TIMED_S = 1.0
+"""Shares of less time are too coarse: the kernel counts in ticks of 10 ms, and what a worker does around its steps
+looks like another program."""
+
 MIN_PROCESSES = 3
 """The spread of two is hardly known: Student's t makes their interval 13 standard errors wide to either side."""
 
@@ -91,7 +95,7 @@ class MeasurementWarning(Frozen):
 def warnings_of(measurement: Measurement) -> tuple[MeasurementWarning, ...]:
     """Return everything that casts doubt on a measurement. What is unknown causes no warning."""
     return (
-        *_of_all_conditions([process.conditions for process in measurement.processes]),
+        *_of_all_conditions([process.conditions for process in _long_enough(measurement)]),
         *_of_the_processes(measurement),
         *_of_the_samples(measurement.processes),
         *_of_the_runtime(measurement),
@@ -203,6 +207,12 @@ def _of_all_conditions(conditions: Sequence[Conditions]) -> Iterator[Measurement
             message=f"{where}other programs used {'up to ' * several}{max(other):.0%} of the CPU time",
             advice="stop other programs and measure again",
         )
+
+
+def _long_enough(measurement: Measurement) -> Sequence[MeasuredProcess]:
+    """Return the processes, if they were timed for long enough together to say what ran beside them."""
+    timed_s = math.fsum(process.harness.timed_s for process in measurement.processes)
+    return measurement.processes if timed_s >= MIN_TIMED_S else ()
 
 
 def _in(concerned: int, processes: int) -> str:

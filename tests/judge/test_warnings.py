@@ -12,6 +12,7 @@ from ntp.judge.warnings import (
     MAX_DENORMAL_SHARE,
     MAX_FAULTS_PER_STEP,
     MIN_PROCESSES,
+    MIN_TIMED_S,
     Kind,
     untested_torch,
     warnings_about,
@@ -20,7 +21,7 @@ from ntp.judge.warnings import (
 from ntp.records.endings import PRODUCTS, Ending, SettingChange
 from ntp.records.environment import Conditions, Environment, Machine, Process, Software
 from ntp.records.observations import Denormals, Observations
-from ntp.records.run import Measurement, WarmUp
+from ntp.records.run import Harness, Measurement, WarmUp
 
 Make = Callable[..., Measurement]
 
@@ -75,6 +76,10 @@ AT_THE_LIMIT: list[dict[str, Any]] = [
     {"conditions": Conditions()},
     {"conditions": Conditions(steal_share=0.02, other_cpu_share=0.10, throttled_s=0.0, throttled_periods=0)},
     {"conditions": Conditions(load_1min=64.0)},
+    {
+        "conditions": Conditions(steal_share=0.5, other_cpu_share=0.5),
+        "harness": Harness(start_s=1, warm_up_s=1, timed_s=(MIN_TIMED_S - 0.01) / len(ALIKE), parent_cpu_s=0),
+    },
     {"step_time_ns": (1000,)},
     {"warm_up": UNSTEADY},
     {"step_time_ns": (*[1100] * 10, *[1000] * 10)},
