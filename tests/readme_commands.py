@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 SMALL = "--batch-size 2 --seq-len 8"
-SWEEP = "--ntp-batch-sizes 2 --ntp-seq-lens 8 --ntp-sample-time 0.1"
+SWEEP = "--ntp-rounds 2 --ntp-batch-sizes 2 --ntp-seq-lens 8 --ntp-sample-time 0.1"
 ALONE = f"{SWEEP} --ntp-threads 1 --ntp-no-profile -k train_step"
 APART = f"{ALONE} --ntp-report-dir reports/apart"
 

@@ -255,11 +255,17 @@ def test_an_interrupt_leaves_no_worktree_and_no_process(repository, number, stat
     assert GuardRecord.load(kept).cases[0].base is not None
 
 
-LOADER = """
+LOADER = r"""
 import os, subprocess, sys
 subprocess.Popen([sys.executable, "-c", "import os, time\nwhile os.getppid() == %d: time.sleep(0.01)" % os.getpid()])
 """
 """Starts what a data loader starts: a process in its own's group, that ends when it finds its parent gone."""
+
+
+def is_stopped(process):
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+        return process.status() == psutil.STATUS_STOPPED
+    return False
 
 
 def test_a_guard_that_is_killed_leaves_no_process_though_one_side_is_paused(repository):
@@ -267,8 +273,9 @@ def test_a_guard_that_is_killed_leaves_no_process_though_one_side_is_paused(repo
     command = [*NTP_GUARD, *OPTIONS, "--cases", "model.py:make-b2-s4-t2-v50-active", "--budget", "100s"]
     with subprocess.Popen(command, cwd=repository.path, stderr=subprocess.DEVNULL) as process:
         started = psutil.Process(process.pid)
-        while sum(child.status() == psutil.STATUS_STOPPED for child in started.children(recursive=True)) < 2:
+        while sum(map(is_stopped, started.children(recursive=True))) < 2:
             assert process.poll() is None
+            time.sleep(0.005)
         left = started.children(recursive=True)
         process.kill()
     _, alive = psutil.wait_procs(left, timeout=10)
