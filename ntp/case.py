@@ -188,7 +188,8 @@ EAGER = "eager"
 
 
 class Runtime(Options):
-    """How the machine is set up for the process that runs the step. The defaults are the quiet ones."""
+    """How the machine is set up for the process that runs the step. The defaults keep noise low, and threads wait as they
+    do in a plain process."""
 
     threads: Positive = 1
     """Number of torch threads."""
