@@ -273,11 +273,12 @@ def test_a_guard_that_is_killed_leaves_no_process_though_one_side_is_paused(repo
     command = [*NTP_GUARD, *OPTIONS, "--cases", "model.py:make-b2-s4-t2-v50-active", "--budget", "100s"]
     with subprocess.Popen(command, cwd=repository.path, stderr=subprocess.DEVNULL) as process:
         started = psutil.Process(process.pid)
-        while sum(map(is_stopped, started.children(recursive=True))) < 2:
+        left = []
+        # The server, and a worker and its loader on each side, of which one is paused.
+        while len(left) < 5 or sum(map(is_stopped, left)) < 2:
             assert process.poll() is None
             time.sleep(0.005)
-        left = started.children(recursive=True)
+            left = started.children(recursive=True)
         process.kill()
     _, alive = psutil.wait_procs(left, timeout=10)
     assert not alive
-    assert len(left) >= 5, "the server, and a worker and its loader on each side"
