@@ -188,8 +188,7 @@ EAGER = "eager"
 
 
 class Runtime(Options):
-    """How the machine is set up for the process that runs the step. The defaults keep noise low, and threads wait as they
-    do in a plain process."""
+    """How the machine is set up for the step's process. By default, threads wait as they do in a plain one."""
 
     threads: Positive = 1
     """Number of torch threads."""
