@@ -18,7 +18,7 @@ from ntp.case import Case
 from ntp.cli.exit_status import NOT_COMPARABLE, TOOL_FAILED
 from ntp.errors import MachineError, NtpError, RecordError, WorkerFailed
 from ntp.interrupts import Interrupts
-from ntp.judge.processes import run_noise
+from ntp.judge.between_runs import run_noise
 from ntp.machine.cache import load_kept
 from ntp.records.calibration import Calibration, fingerprints
 from ntp.records.peaks import MachinePeaks
@@ -118,9 +118,12 @@ class Sweep:
             return []
         plan, cases = self._plan, "1 case" if self.planned == 1 else f"{self.planned} cases"
         rounds = "1 round" if plan.rounds == 1 else f"{plan.rounds} rounds"
-        about = f"about {forecast_s(self._cases, plan):.0f} s"
-        if plan.precision is not None:
+        about_s = forecast_s(self._cases, plan)
+        about = f"about {about_s:.0f} s"
+        if plan.precision is not None and plan.budget_s > about_s:
             about += f", up to {plan.budget_s:.0f} s for ±{plan.precision:.2%}"
+        elif plan.precision is not None:
+            about += f", and none more for ±{plan.precision:.2%}: the budget is only {plan.budget_s:.0f} s"
         lines = [f"ntp: {cases} in {rounds}, {about}; reports go to {os.path.relpath(self.files.folder)}"]
         return lines if self.gate is None else [*lines, *(f"ntp: {line}" for line in self.gate.forecast())]
 

@@ -13,8 +13,8 @@ from recording import CONDITIONS, RecordedSweep
 from sweeps import Sweep
 
 from ntp.judge import processes
+from ntp.judge.between_runs import DEFAULT_NOISE, RunNoise, default_noise
 from ntp.judge.compare import Column, are_normalised, compare
-from ntp.judge.processes import DEFAULT_NOISE, RunNoise
 from ntp.report.units import UNKNOWN
 
 
@@ -126,7 +126,7 @@ def _coverage(
 def compared(a: RecordedSweep, b: RecordedSweep, noise: RunNoise | None = None) -> list[processes.Ratio]:
     """Return the ratios of two sweeps as ``ntp compare`` shows them, on a machine that remembers no runs."""
     columns = [Column.of("", sweep.run.measurements) for sweep in (a, b)]
-    noise = noise or processes.default_noise(are_normalised(columns))
+    noise = noise or default_noise(are_normalised(columns))
     return [row.cells[1].ratio or processes.Ratio(0.0, 0.0, 1.0) for row in compare(columns, noise=noise).rows]
 
 

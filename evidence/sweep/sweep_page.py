@@ -18,7 +18,7 @@ from runtimes import RecordedModel
 from sweep_coverage import Coverage
 from sweeps import Sweep, arrays, complete
 
-from ntp.judge.processes import DEFAULT_NOISE
+from ntp.judge.between_runs import DEFAULT_NOISE
 from ntp.judge.statistics import Interval, median_interval
 from ntp.report.drawing import svg
 from ntp.report.markup import code, table

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ntp.cli.exit_status import OF_VERDICT, TOOL_FAILED
 from ntp.judge.baseline import THRESHOLD, BaselineVerdict, judge_run, nearest
-from ntp.judge.processes import RunNoise, default_noise, run_noise
+from ntp.judge.between_runs import RunNoise, default_noise, run_noise
 from ntp.judge.verdict import Verdict
 from ntp.machine.cache import load_kept
 from ntp.machine.system import read_machine

@@ -4,7 +4,7 @@
 (:class:`ntp.records.run.CalibrationKernel`): what slows the whole machine down for a while slows both. How much less it
 differs than the time itself: ``reports/sweeps/README.md``.
 
-Such times are compared by :func:`ntp.judge.processes.ratio_of_runs`: the interval covers the processes of both runs,
+Such times are compared by :func:`ntp.judge.between_runs.ratio_of_runs`: the interval covers the processes of both runs,
 and the noise between runs of identical code, learned from the runs that this machine remembers
 (``ntp doctor --calibrate`` adds some). The verdict is read off that interval as the guard's is.
 
@@ -17,19 +17,17 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ntp.case import Case
-from ntp.judge.counts import Change, changes, counts_of, not_counted, regressions
-from ntp.judge.differences import differences
-from ntp.judge.processes import (
+from ntp.judge.between_runs import (
     DEFAULT_NOISE,
-    Level,
     RunNoise,
     another_run,
-    levels,
-    levels_of_processes,
     ratio_at_equal_speed,
     remembered_runs,
     run_noise,
 )
+from ntp.judge.counts import Change, changes, counts_of, not_counted, regressions
+from ntp.judge.differences import differences
+from ntp.judge.processes import Level, levels, levels_of_processes
 from ntp.judge.statistics import Interval
 from ntp.judge.verdict import Verdict, gravest, verdict_of
 from ntp.records.calibration import MIN_ROUNDS, Calibration, fingerprints

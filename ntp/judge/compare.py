@@ -7,18 +7,9 @@ from typing import Any, NamedTuple, Self
 
 from ntp.case import GROUPS, Case, Runtime, Workload
 from ntp.errors import OptionError
+from ntp.judge.between_runs import DEFAULT_NOISE, RunNoise, another_run, ratio_at_equal_speed, ratio_of_runs
 from ntp.judge.differences import differences
-from ntp.judge.processes import (
-    DEFAULT_NOISE,
-    Level,
-    Ratio,
-    RunNoise,
-    another_run,
-    levels,
-    ratio,
-    ratio_at_equal_speed,
-    ratio_of_runs,
-)
+from ntp.judge.processes import Level, Ratio, levels, ratio
 from ntp.records.calibration import fingerprints
 from ntp.records.environment import Machine, Software
 from ntp.records.run import Measurement, Run

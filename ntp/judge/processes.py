@@ -4,10 +4,10 @@ The process is the unit of evidence. Step times within one are correlated, and t
 no number of steps tells: intervals are made of the processes' median times, on a logarithmic scale, by Student's t.
 
 **Within a run** an interval says by how much another process of the same sweep may differ. **Between runs** there is
-more: whole runs of identical code differ, all their cases alike, by what no number of processes of one run shows.
-:class:`RunNoise` is that part. Most of it is the machine's own speed, and so is much of the spread between processes:
-both are told apart by the calibration kernel, which every process times, too. How often the intervals exclude 1 for
-identical code: reports/sweeps/README.md.
+more: whole runs of identical code differ, all their cases alike, by what no number of processes of one run shows. That
+part is :class:`ntp.judge.between_runs.RunNoise`. Most of it is the machine's own speed, and so is much of the spread
+between processes: both are told apart by the calibration kernel, which every process times, too. How often the
+intervals exclude 1 for identical code: reports/sweeps/README.md.
 
 Sources:
     B. L. Welch, The Generalization of "Student's" Problem when Several Different Population Variances are Involved,
@@ -19,14 +19,14 @@ Sources:
 """
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import chain, zip_longest
 from typing import NamedTuple, Self
 
 from ntp.case import Case
 from ntp.judge.statistics import Interval, t_quantile
-from ntp.records.calibration import Calibration, kernel_times_ns
-from ntp.records.run import Measurement, Run
+from ntp.records.calibration import kernel_times_ns
+from ntp.records.run import Measurement
 
 CONFIDENCE = 0.95
 """The two-sided confidence of each interval."""
@@ -171,7 +171,7 @@ def pooled_spread(cases: Sequence[CaseProcesses]) -> list[Level]:
     logs = [case.log_medians for case in cases]
     means = [math.fsum(values) / len(values) for values in logs]
     degrees = sum(len(values) - 1 for values in logs)
-    squares = math.fsum(_squares(values) for values in logs)
+    squares = math.fsum(squared_deviations(values) for values in logs)
     spread, pool = math.sqrt(squares / degrees) if degrees else math.nan, cases[0].pool
     return [
         Level(mean, spread / math.sqrt(len(values)), degrees, pool) if len(values) > 1 else Level(mean, math.nan, 0)
@@ -204,15 +204,15 @@ def adjusted_to_kernel(cases: Sequence[CaseProcesses]) -> list[Level]:
         if len(times) == 1:
             return Level(log_mean, math.nan, 0, beside=beside)
         own = variance * (1 / len(times) + off**2 / slope_squares)
-        of_sum = _sum([(own, degrees), shared])
+        of_sum = sum_of_variances([(own, degrees), shared])
         return Level(log_mean, math.sqrt(of_sum[0]), of_sum[1], cases[0].pool, beside)
 
     return [level(times, of_kernel) for times, of_kernel in zip(logs, kernels, strict=True)]
 
 
 def _kernel_fit(logs: Sequence[Sequence[float]], kernels: Sequence[Sequence[float]]) -> KernelFit:
-    time_squares = math.fsum(map(_squares, logs))
-    kernel_squares = math.fsum(map(_squares, kernels))
+    time_squares = math.fsum(map(squared_deviations, logs))
+    kernel_squares = math.fsum(map(squared_deviations, kernels))
     products = math.fsum(
         (time - _mean(times)) * (kernel - _mean(of_kernel))
         for times, of_kernel in zip(logs, kernels, strict=True)
@@ -220,7 +220,7 @@ def _kernel_fit(logs: Sequence[Sequence[float]], kernels: Sequence[Sequence[floa
     )
     of_rounds = [_mean([kernel for kernel in of_round if kernel is not None]) for of_round in zip_longest(*kernels)]
     rounds = len(of_rounds)
-    part = (_squares(of_rounds) / (rounds - 1) / rounds, rounds - 1.0) if rounds > 1 else (0.0, 1.0)
+    part = (squared_deviations(of_rounds) / (rounds - 1) / rounds, rounds - 1.0) if rounds > 1 else (0.0, 1.0)
     degrees = sum(len(times) - 1 for times in logs)
     return KernelFit(kernel_squares, products, time_squares, degrees, _mean(list(chain(*kernels))), part)
 
@@ -253,153 +253,36 @@ def half_widths(measurements: Sequence[Measurement]) -> dict[Case, float]:
     return {case: level.half_width for case, level in levels(measurements).items()}
 
 
-class RunNoise(NamedTuple):
-    """By how much whole runs of identical code differ on one machine, all their cases alike."""
-
-    spread: float
-    """The standard deviation of the logarithm of a run's times."""
-    degrees: float
-    """Degrees of freedom of the spread."""
-    remembered: int = 0
-    """How many runs of this machine it was learned from. 0: it is the default."""
-
-
-DEFAULT_NOISE = RunNoise(spread=0.016, degrees=10)
-"""The noise between runs of normalised times, on a machine that remembers no runs of identical code.
-
-Default sweeps of identical code, minutes apart on a busy virtual machine of two CPUs: reports/sweeps/README.md. It
-counts as much as ten runs' deviations, so that few remembered runs do not make it jump.
-"""
-
-DEFAULT_NOISE_AS_MEASURED = RunNoise(spread=0.05, degrees=10)
-"""The same of times as they are, from the same sweeps: the machine itself is faster in one run than in the next."""
-
-
-def default_noise(normalised: bool) -> RunNoise:
-    """Return the noise of a machine that remembers no runs."""
-    return DEFAULT_NOISE if normalised else DEFAULT_NOISE_AS_MEASURED
-
-
-def run_noise(calibration: Calibration, without: Collection[str] = (), *, normalised: bool = False) -> RunNoise:
-    """Learn the noise between runs from what a machine remembers.
-
-    Runs of the same code with the same cases are compared: the deviations of their mean log levels, less what the
-    processes within each run let expect. The default is the prior, scaled-inverse-chi-squared, of these deviations.
-
-    Args:
-        calibration: the remembered runs.
-        without: the start of each run that is to be judged by this noise: it must not excuse itself.
-        normalised: whether the noise is that of :meth:`CaseProcesses.normalised` times.
-
-    Source: A. Gelman et al., Bayesian Data Analysis, 3rd ed. (2013), section 2.6: a normal variance with a conjugate
-    prior.
-    """
-    alike: dict[Hashable, list[LogEstimate]] = {}
-    for (code, started), cases in remembered_runs(calibration, normalised=normalised).items():
-        if started not in without:
-            alike.setdefault((code, frozenset(processes.case for processes in cases)), []).append(_mean_of(cases))
-    repeated = [runs for runs in alike.values() if len(runs) > 1]
-    squares, degrees = 0.0, 0
-    for runs in repeated:
-        within = math.fsum(run.std_error**2 for run in runs) / len(runs)
-        squares += _squares([run.log_mean for run in runs]) - (len(runs) - 1) * within
-        degrees += len(runs) - 1
-    prior = default_noise(normalised)
-    spread = math.sqrt((prior.degrees * prior.spread**2 + max(0.0, squares)) / (prior.degrees + degrees))
-    return RunNoise(spread, prior.degrees + degrees, sum(map(len, repeated)))
-
-
-def remembered_runs(
-    calibration: Calibration, *, normalised: bool = False
-) -> dict[tuple[str, str], list[CaseProcesses]]:
-    """Return the cases of each remembered run, by its code and its start, without those that cannot be normalised."""
-    runs: dict[tuple[str, str], list[CaseProcesses]] = {}
-    for remembered in calibration.cases:
-        for run in remembered.runs:
-            processes = CaseProcesses(remembered.case, run.medians_ns, run.kernel_ns)
-            if wanted := processes.normalised() if normalised else processes:
-                runs.setdefault((run.code, run.started), []).append(wanted)
-    return runs
-
-
-def _mean_of(cases: Sequence[CaseProcesses]) -> LogEstimate:
-    """Return the mean log level of a run, all cases alike."""
-    estimates = levels_of_processes(cases).values()
-    number = len(estimates)
-    std_error = math.sqrt(math.fsum(level.std_error**2 for level in estimates)) / number
-    return LogEstimate(math.fsum(level.log_mean for level in estimates) / number, std_error, number)
-
-
-def noise_when_measured(run: Run) -> RunNoise:
-    """Return the noise between runs as the machine knew it when a run was measured, or the default."""
-    return DEFAULT_NOISE_AS_MEASURED if run.noise is None else RunNoise(*dict(run.noise).values())
-
-
 def ratio(numerator: Level, denominator: Level) -> Ratio:
     """Compare two cases of one run: no part of the difference is that between runs."""
     a, b = numerator, denominator
     if a.pool is None or a.pool != b.pool:
-        return _ratio(a, b, _parts(a, b))
+        return ratio_from(a, b, variances_of(a, b))
     if not a.beside or not b.beside:
-        return _ratio(a, b, [(a.std_error**2 + b.std_error**2, a.degrees)])
+        return ratio_from(a, b, [(a.std_error**2 + b.std_error**2, a.degrees)])
     slope, slope_squares = common_slope(a.beside.fit)
     variance, degrees = a.beside.fit.rest(slope)
     off = a.beside.log_kernel - b.beside.log_kernel
-    return _ratio(
+    return ratio_from(
         a, b, [(variance * (1 / a.beside.processes + 1 / b.beside.processes + off**2 / slope_squares), degrees)]
     )
 
 
-def ratio_of_runs(numerator: Level, denominator: Level, noise: RunNoise = DEFAULT_NOISE_AS_MEASURED) -> Ratio:
-    """Compare a case of one run with that of another: either run has a deviation of its own besides."""
-    parts = [*_parts(numerator, denominator), (2 * noise.spread**2, noise.degrees)]
-    return _ratio(numerator, denominator, parts)
-
-
-def ratio_at_equal_speed(numerator: Level, denominator: Level, noise: RunNoise = DEFAULT_NOISE) -> Ratio:
-    """Compare a case of two runs as if the kernel had taken the same time in both. Both must have it."""
-    a, b = numerator.beside, denominator.beside
-    assert a is not None
-    assert b is not None
-    slope, slope_squares = common_slope(a.fit, b.fit)
-    off = a.log_kernel - b.log_kernel
-    log_mean = a.log_time - b.log_time - slope * off
-    if not numerator.degrees or not denominator.degrees:
-        return Ratio(log_mean, math.nan, 0)
-    rests = [(beside.fit.rest(slope), beside.processes) for beside in (a, b)]
-    variances = [variance for (variance, _), _ in rests]
-    parts = [(variance / processes, degrees) for (variance, degrees), processes in rests]
-    degrees = math.fsum(degrees for _, degrees in parts)
-    parts += [(_mean(variances) * off**2 / slope_squares, degrees), (2 * noise.spread**2, noise.degrees)]
-    variance, degrees = _sum(parts)
-    return Ratio(log_mean, math.sqrt(variance), degrees)
-
-
-def another_run(level: Level, noise: RunNoise = DEFAULT_NOISE, *, equal_speed: bool = False) -> Ratio:
-    """How far another run of the same code, with as many processes, may lie from this one: the ratio is 1.
-
-    Of the other run's spread nothing is known but what this run shows.
-    """
-    part = (level.std_error**2, level.degrees)
-    if equal_speed and level.beside and level.degrees:
-        variance, degrees = level.beside.fit.rest(common_slope(level.beside.fit)[0])
-        part = (variance / level.beside.processes, degrees)
-    return _ratio(level, level, [(2 * part[0], part[1]), (2 * noise.spread**2, noise.degrees)])
-
-
-def _parts(*levels: Level) -> list[tuple[float, float]]:
+def variances_of(*levels: Level) -> list[tuple[float, float]]:
+    """Return the variance of each level with its degrees of freedom."""
     return [(level.std_error**2, level.degrees) for level in levels]
 
 
-def _ratio(a: Level, b: Level, parts: Sequence[tuple[float, float]]) -> Ratio:
+def ratio_from(a: Level, b: Level, parts: Sequence[tuple[float, float]]) -> Ratio:
+    """Return the ratio of two levels whose variance is the sum of these parts."""
     log_mean = a.log_mean - b.log_mean
     if not a.degrees or not b.degrees:
         return Ratio(log_mean, math.nan, 0)
-    variance, degrees = _sum(parts)
+    variance, degrees = sum_of_variances(parts)
     return Ratio(log_mean, math.sqrt(variance), degrees)
 
 
-def _sum(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def sum_of_variances(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Add variances that were estimated independently, each with its degrees of freedom (Satterthwaite 1946)."""
     variance = math.fsum(part for part, _ in parts)
     if not variance:
@@ -438,7 +321,7 @@ def spreads(measurements: Sequence[Measurement]) -> Spreads:
     rounds_degrees = len(by_round) - 1
     rest_degrees = degrees - rounds_degrees
     step_degrees = sum(len(logs) - 1 for logs in samples)
-    steps = math.sqrt(math.fsum(map(_squares, samples)) / step_degrees) if step_degrees else None
+    steps = math.sqrt(math.fsum(map(squared_deviations, samples)) / step_degrees) if step_degrees else None
     if rounds_degrees < 1 or rest_degrees <= 0:
         return Spreads(steps, math.sqrt(squares / degrees) if degrees else None, None)
     rounds_squares = math.fsum(math.fsum(deviations) ** 2 / len(deviations) for deviations in by_round.values())
@@ -452,7 +335,7 @@ _LARGEST = 700.0
 """Beyond this, exp overflows: with one degree of freedom, t is 12.7."""
 
 
-def _squares(values: Sequence[float]) -> float:
+def squared_deviations(values: Sequence[float]) -> float:
     """Return the sum of the squared deviations from the mean. That of equal values is exactly 0."""
     mean = math.fsum(values) / len(values)
     return 0.0 if min(values) == max(values) else math.fsum((value - mean) ** 2 for value in values)

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from ntp.judge.baseline import CaseNoise, Noises
-from ntp.judge.processes import CONFIDENCE, DEFAULT_NOISE, DEFAULT_NOISE_AS_MEASURED
+from ntp.judge.between_runs import DEFAULT_NOISE, DEFAULT_NOISE_AS_MEASURED
+from ntp.judge.processes import CONFIDENCE
 from ntp.report.columns import Column, Table
 from ntp.report.document import Report
 from ntp.report.units import duration, share

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from math import isfinite, pi
 from statistics import median
 
-from ntp.judge.processes import RunNoise, another_run, noise_when_measured
+from ntp.judge.between_runs import RunNoise, another_run, noise_when_measured
 from ntp.judge.warnings import Kind, MeasurementWarning
 from ntp.records.peaks import MachinePeaks, matmul_advice
 from ntp.records.run import Failure, MeasuredProcess, Run

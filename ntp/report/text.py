@@ -4,7 +4,7 @@ import json as json_format
 from collections.abc import Callable
 from typing import Any
 
-from ntp.judge.processes import RunNoise, another_run, noise_when_measured
+from ntp.judge.between_runs import RunNoise, another_run, noise_when_measured
 from ntp.records.run import Run
 from ntp.report.markdown import PICTURES, markdown
 from ntp.report.sentences import plain_lines

@@ -57,7 +57,7 @@ class Plan(Frozen):
     precision: float | None = Field(None, gt=0, lt=1)
     """Rounds are added for the cases whose interval within the run is wider than this, to either side."""
     budget_s: Amount = BUDGET_S
-    """How long the whole sweep may take, if it has a precision to reach."""
+    """No more rounds are added for a precision once the sweep has taken as long. Those of ``rounds`` always run."""
     with_plain: bool = True
     """Whether the largest case also runs as a plain process."""
 

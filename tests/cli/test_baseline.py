@@ -6,7 +6,7 @@ from ntp.case import Case
 from ntp.cli import exit_status
 from ntp.errors import WorkerFailed
 from ntp.judge.baseline import judge_run, noises_of
-from ntp.judge.processes import run_noise
+from ntp.judge.between_runs import run_noise
 from ntp.machine.cache import save_kept
 from ntp.machine.cpus import available_cpus
 from ntp.records.baselines import save_baseline

@@ -8,16 +8,9 @@ import pytest
 
 from ntp.case import Case
 from ntp.judge.baseline import judge_run, nearest, noises_of
+from ntp.judge.between_runs import DEFAULT_NOISE, RunNoise, another_run, ratio_of_runs
 from ntp.judge.differences import differences
-from ntp.judge.processes import (
-    DEFAULT_NOISE,
-    CaseProcesses,
-    Level,
-    RunNoise,
-    another_run,
-    levels_of_processes,
-    ratio_of_runs,
-)
+from ntp.judge.processes import CaseProcesses, Level, levels_of_processes
 from ntp.records.calibration import Calibration, fingerprints
 from ntp.records.environment import CoreKind, Machine, Software, TorchBuild
 from ntp.records.observations import TensorBytes

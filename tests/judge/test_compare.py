@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.errors import OptionError
+from ntp.judge.between_runs import RunNoise
 from ntp.judge.compare import Column, are_normalised, columns_by, compare
-from ntp.judge.processes import RunNoise
 from ntp.records.run import CalibrationKernel
 
 medians = st.lists(st.integers(1, 10**12), min_size=1, max_size=5)

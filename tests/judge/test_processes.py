@@ -8,39 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import stdtrit
 
-from ntp.case import Case
-from ntp.judge.processes import (
-    DEFAULT_NOISE,
-    DEFAULT_NOISE_AS_MEASURED,
-    CaseProcesses,
-    Level,
-    RunNoise,
-    another_run,
-    half_widths,
-    levels,
-    levels_of_processes,
-    ratio,
-    ratio_at_equal_speed,
-    ratio_of_runs,
-    run_noise,
-    spreads,
-)
+from ntp.judge.between_runs import DEFAULT_NOISE, RunNoise, ratio_at_equal_speed, ratio_of_runs
+from ntp.judge.processes import CaseProcesses, Level, half_widths, levels, levels_of_processes, ratio, spreads
 from ntp.judge.statistics import t_quantile
-from ntp.records.calibration import Calibration, RememberedCase, RememberedRun
 from tests.conftest import MakeMeasurement
-
-A, B, OTHER = "simple-b8-s64-t1", "simple-b32-s64-t1", "simple-b8-s64-t2"
-CASE_A, CASE_B = Case.parse(A), Case.parse(B)
-
-times_ns = st.lists(st.integers(1, 10**12), min_size=2, max_size=8)
-
-
-def processes(case: Case, *medians_ns: float) -> CaseProcesses:
-    return CaseProcesses(case, tuple(medians_ns), tuple(None for _ in medians_ns))
-
-
-def level_of(*medians_ns: float) -> Level:
-    return levels_of_processes([processes(CASE_A, *medians_ns)])[CASE_A]
+from tests.judge.case_processes import (
+    CASE_A,
+    CASE_B,
+    KERNEL_A,
+    KERNEL_B,
+    OTHER,
+    REST_A,
+    REST_B,
+    A,
+    B,
+    beside,
+    level_of,
+    processes,
+    times_ns,
+)
 
 
 @given(degrees=st.floats(1, 1e5), probability=st.floats(0.5, 0.995))
@@ -111,12 +97,6 @@ def test_limits_are_in_order_and_a_ratio_turned_round_is_its_inverse(a: list[int
         assert there.degrees >= 1
 
 
-@given(a=times_ns, b=times_ns)
-def test_another_run_never_narrows_an_interval(a: list[int], b: list[int]) -> None:
-    within = ratio(level_of(*a)._replace(pool=None), level_of(*b)._replace(pool=None))
-    assert ratio_of_runs(level_of(*a), level_of(*b)).std_error >= within.std_error
-
-
 def test_samples_of_one_nanosecond_and_equal_samples_have_an_interval_of_no_width(
     make_measurement: MakeMeasurement,
 ) -> None:
@@ -127,14 +107,6 @@ def test_samples_of_one_nanosecond_and_equal_samples_have_an_interval_of_no_widt
     between = ratio_of_runs(a, b).interval
     assert between is not None
     assert between.low < 1 < between.high
-
-
-@given(medians=times_ns, spread=st.floats(0, 1))
-def test_another_run_differs_by_no_less_than_a_run_may_be_off(medians: list[int], spread: float) -> None:
-    level = level_of(*medians)
-    other = another_run(level, RunNoise(spread, 10))
-    assert other.value == 1
-    assert other.std_error == pytest.approx(math.hypot(level.std_error, spread) * math.sqrt(2))
 
 
 def test_degrees_of_freedom_are_welchs_between_separate_estimates_and_those_of_a_shared_one() -> None:
@@ -195,64 +167,6 @@ def test_spreads_that_a_run_cannot_tell_are_missing(make_measurement: MakeMeasur
     assert spreads([make_measurement(A, levels=(1, 1)), make_measurement(B, levels=(1, 1))])[1:] == (0, 0)
 
 
-def remembering(*logs: tuple[float, ...], code: str = "abc", kernel: float | None = None) -> Calibration:
-    """Runs of two cases, each the deviations of its processes, which all cases share."""
-    cases = tuple(
-        RememberedCase(
-            case=case,
-            runs=tuple(
-                RememberedRun(
-                    started=f"{number:03}",
-                    code=code if code else str(number),
-                    medians_ns=tuple(level_ns * math.exp(value) for value in of_run),
-                    kernel_ns=(kernel,) * len(of_run),
-                )
-                for number, of_run in enumerate(logs)
-            ),
-        )
-        for case, level_ns in ((CASE_A, 1e7), (CASE_B, 3e7))
-    )
-    return Calibration(machine="m", software="s", cases=cases)
-
-
-def test_a_machine_that_remembers_nothing_repeated_has_the_default_noise() -> None:
-    once, other_code = remembering((0.0, 0.0)), remembering((0.0, 0.0), (0.5, 0.5), code="")
-    for calibration in (Calibration(machine="m", software="s"), once, other_code):
-        assert run_noise(calibration) == DEFAULT_NOISE_AS_MEASURED
-    twice = remembering((0.0, 0.0), (0.1, 0.1))
-    assert run_noise(twice, without=["001"]) == DEFAULT_NOISE_AS_MEASURED
-    assert run_noise(twice, normalised=True) == DEFAULT_NOISE, "there was no calibration kernel"
-
-
-def test_remembered_runs_move_the_noise_from_the_default_to_what_they_show() -> None:
-    prior, rng = DEFAULT_NOISE_AS_MEASURED, np.random.default_rng(15)
-    twice = run_noise(remembering((0.0, 0.0), (0.125, 0.125)))
-    assert (twice.degrees, twice.remembered) == (prior.degrees + 1, 2)
-    assert twice.spread == pytest.approx(math.sqrt((prior.degrees * prior.spread**2 + 0.125**2 / 2) / twice.degrees))
-    assert twice.spread < 1.2 * prior.spread, "two runs never make it jump"
-    many = run_noise(remembering(*((value, value) for value in rng.normal(0, 0.15, 300))))
-    assert many.spread == pytest.approx(0.15, rel=0.1)
-    same = run_noise(remembering(*[(0.0, 0.0)] * 20))
-    assert same.spread == pytest.approx(prior.spread * math.sqrt(10 / 29))
-
-
-def test_what_processes_within_a_run_let_expect_is_taken_away() -> None:
-    """Processes spread by 10%, and runs by nothing: the means of runs differ, and no run does."""
-    rng = np.random.default_rng(15)
-    logs = rng.normal(0, 0.1, (2, 300, 5))
-    cases = tuple(
-        RememberedCase(
-            case=case,
-            runs=tuple(
-                RememberedRun(started=f"{n:03}", code="", medians_ns=tuple(np.exp(run)), kernel_ns=(None,) * 5)
-                for n, run in enumerate(of_case)
-            ),
-        )
-        for case, of_case in zip((CASE_A, CASE_B), logs, strict=True)
-    )
-    assert run_noise(Calibration(machine="m", software="s", cases=cases)).spread < 0.01
-
-
 @given(medians=times_ns, kernel=st.integers(1, 10**9))
 def test_normalised_times_are_free_of_what_slows_the_machine(medians: list[int], kernel: int) -> None:
     slowed = CaseProcesses(CASE_A, tuple(map(float, medians)), tuple(kernel * median for median in medians))
@@ -266,16 +180,6 @@ def test_normalised_times_are_free_of_what_slows_the_machine(medians: list[int],
 def test_students_quantile_falls_with_the_degrees_of_freedom(widths: list[float]) -> None:
     quantiles = [t_quantile(degrees, 0.975) for degrees in sorted(widths)]
     assert all(a >= b - 1e-6 for a, b in pairwise(quantiles))
-
-
-def beside(case: Case, kernel: Sequence[float], slope: float, rest: Sequence[float]) -> CaseProcesses:
-    """A case whose log times follow the log kernel times with a slope, and have a rest of their own."""
-    medians = (math.exp(16 + slope * log + own) for log, own in zip(kernel, rest, strict=True))
-    return CaseProcesses(case, tuple(medians), tuple(math.exp(13 + log) for log in kernel))
-
-
-KERNEL_A, KERNEL_B = (0.0, 0.2, 0.1, -0.1, 0.3), (0.1, -0.2, 0.3, 0.2, 0.0)
-REST_A, REST_B = (0.01, -0.01, 0.0, 0.02, -0.02), (-0.01, 0.01, 0.02, -0.02, 0.0)
 
 
 def without_kernel(cases: Sequence[CaseProcesses]) -> list[CaseProcesses]:
@@ -292,23 +196,6 @@ def test_levels_hold_at_the_kernels_mean_and_are_as_certain_as_it_lets_them_be(s
     same_run = ratio(*adjusted.values())
     assert same_run.value == pytest.approx(1, abs=0.02)
     assert same_run.half_width * 4 * slope < ratio(*plain.values()).half_width, "how fast the machine was is shared"
-
-
-def test_two_runs_are_compared_as_if_the_kernel_had_been_as_fast() -> None:
-    slower = tuple(log + 0.5 for log in KERNEL_A)
-    one, two = (levels_of_processes([beside(CASE_A, logs, 1.0, REST_A)])[CASE_A] for logs in (KERNEL_A, slower))
-    assert ratio_of_runs(two, one).value == pytest.approx(math.exp(0.5))
-    compared, turned = ratio_at_equal_speed(two, one), ratio_at_equal_speed(one, two)
-    assert compared.interval is not None
-    assert compared.interval.low < 1 < compared.interval.high < 1.4
-    assert turned == pytest.approx(compared._replace(log_mean=-compared.log_mean))
-    assert another_run(one, equal_speed=True).half_width < another_run(one).half_width
-
-
-def test_a_kernel_that_never_varies_counts_as_slowed_like_the_step() -> None:
-    one, two = (levels_of_processes([beside(CASE_A, (log,) * 5, 1.0, REST_A)])[CASE_A] for log in (0.0, 0.5))
-    assert ratio_at_equal_speed(two, one).value == pytest.approx(1)
-    assert one.std_error == pytest.approx(level_of(*(math.exp(16 + own) for own in REST_A)).std_error)
 
 
 def test_a_single_process_beside_a_kernel_has_no_interval() -> None:

@@ -64,6 +64,12 @@ def test_a_precision_that_is_reached_needs_no_more_rounds(sweep, told, load):
     assert len(told().started) == 20
 
 
+def test_a_budget_that_the_planned_rounds_use_up_leaves_no_others(sweep, told):
+    result = sweep("--ntp-precision=0.01%", "--ntp-budget=1s")
+    result.stdout.fnmatch_lines(["ntp: 3 cases in 5 rounds, about * s, and none more for ±0.01%: the budget is only *"])
+    assert len(told().started) == 20
+
+
 def test_ordinary_tests_among_benchmarks_run_where_they_stand(sweep, load):
     sweep(mode=None).assert_outcomes(passed=4)
     assert processes(load()) == {B8: 5, B32: 5, PART: 5}

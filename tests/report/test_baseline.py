@@ -4,8 +4,8 @@ import pytest
 
 from ntp.case import Case
 from ntp.judge.baseline import BaselineVerdict, CaseJudgement, TimeFinding
+from ntp.judge.between_runs import DEFAULT_NOISE, RunNoise
 from ntp.judge.counts import Change
-from ntp.judge.processes import DEFAULT_NOISE, RunNoise
 from ntp.judge.statistics import Interval
 from ntp.judge.verdict import gravest
 from ntp.report import document

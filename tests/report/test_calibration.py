@@ -2,7 +2,8 @@
 
 from ntp.case import Case
 from ntp.judge.baseline import CaseNoise, Noises
-from ntp.judge.processes import DEFAULT_NOISE, Level, RunNoise
+from ntp.judge.between_runs import DEFAULT_NOISE, RunNoise
+from ntp.judge.processes import Level
 from ntp.report import document
 from ntp.report.calibration import report
 

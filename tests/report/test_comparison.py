@@ -4,8 +4,8 @@ import csv as csv_format
 
 import pytest
 
+from ntp.judge.between_runs import RunNoise
 from ntp.judge.compare import Column, columns_by, compare
-from ntp.judge.processes import RunNoise
 from ntp.report.comparison import CSV_COLUMNS, csv, report
 from ntp.report.document import terminal
 

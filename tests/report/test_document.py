@@ -11,10 +11,11 @@ from markdown_it import MarkdownIt
 from ntp.case import Case, Workload
 from ntp.judge.baseline import BaselineVerdict, CaseNoise, Noises, TimeFinding
 from ntp.judge.baseline import CaseJudgement as BaselineCase
+from ntp.judge.between_runs import DEFAULT_NOISE, RunNoise
 from ntp.judge.compare import Column as Side
 from ntp.judge.compare import compare
 from ntp.judge.guard import verdict_on
-from ntp.judge.processes import DEFAULT_NOISE, Level, RunNoise
+from ntp.judge.processes import Level
 from ntp.judge.statistics import Interval
 from ntp.judge.tuning import Contribution, Ranking, Winner
 from ntp.records.guard import GuardedCase
