@@ -318,27 +318,28 @@ class MachinePeaks(Frozen):
         return next((peaks for peaks in self.by_threads if peaks.setting.threads == threads), None)
 
 
-def matmul_advice(peaks: MachinePeaks) -> str | None:
+def matmul_advice(peaks: MachinePeaks, route: Route = "default") -> str | None:
     """Say in a sentence which faster matrix products are possible, and how to get them. None if torch chooses well.
 
     It compares the workload's own products, or the large square without a workload, at the most threads that were
     measured undisturbed. Every setting that it names was measured on this machine; less than 15% is not worth a word.
+
+    Args:
+        peaks: what was measured.
+        route: that of the fp32 products now.
     """
     if not peaks.by_threads:
         return None
     most = max(peaks.by_threads, key=lambda item: (not item.disturbed, item.setting.threads))
-    default = most.rate_flops_per_s("fp32", "default", peaks.shapes)
-    if default is None:
+    now = most.rate_flops_per_s("fp32", route, peaks.shapes)
+    if now is None:
         return None
-    parts = [
-        part for part in (_fp32_advice(most, default, peaks.shapes), _bf16_advice(most, default, peaks.shapes)) if part
-    ]
+    fp32 = _fp32_advice(most, now, peaks.shapes) if route == "default" else None
+    parts = [part for part in (fp32, _bf16_advice(most, now, peaks.shapes)) if part]
     if not parts:
         return None
-    library = most.products_of("fp32", "default", peaks.shapes)[0].library
-    return (
-        f"fp32 products run at {_a_thread(default, most)} a thread through {library_name(library)}: {'; '.join(parts)}"
-    )
+    library = most.products_of("fp32", route, peaks.shapes)[0].library
+    return f"fp32 products run at {_a_thread(now, most)} a thread through {library_name(library)}: {'; '.join(parts)}"
 
 
 def _fp32_advice(peaks: ThreadPeaks, default: float, shapes: Sequence[Shape]) -> str | None:
@@ -363,14 +364,14 @@ def _fp32_advice(peaks: ThreadPeaks, default: float, shapes: Sequence[Shape]) ->
     return None
 
 
-def _bf16_advice(peaks: ThreadPeaks, default: float, shapes: Sequence[Shape]) -> str | None:
+def _bf16_advice(peaks: ThreadPeaks, fp32: float, shapes: Sequence[Shape]) -> str | None:
     bf16 = peaks.rate_flops_per_s("bf16", "default", shapes)
-    if bf16 is not None and bf16 >= default * NOTEWORTHY_RATIO:
+    if bf16 is not None and bf16 >= fp32 * NOTEWORTHY_RATIO:
         return (
-            f"bf16 reaches {_a_thread(bf16, peaks)} ({bf16 / default:.1f}x), so where the model tolerates its 8 "
+            f"bf16 reaches {_a_thread(bf16, peaks)} ({bf16 / fp32:.1f}x), so where the model tolerates its 8 "
             "significant bits run the forward pass under torch.autocast('cpu', dtype=torch.bfloat16)"
         )
-    if bf16 is not None and bf16 * NOTEWORTHY_RATIO <= default:
+    if bf16 is not None and bf16 * NOTEWORTHY_RATIO <= fp32:
         return f"stay with fp32, because bf16 reaches only {_a_thread(bf16, peaks)}"
     return None
 

@@ -117,6 +117,14 @@ class TestAnswer:
             "threads."
         )
 
+    @pytest.mark.parametrize(
+        ("step", "words"), [("onednn", "75% of what oneDNN reaches"), ("bf16", "25% of what bf16 reaches")]
+    )
+    def test_products_are_held_against_the_route_that_the_step_takes(self, judged, make_peaks, step, words):
+        peaks = make_peaks(fp32=100, medium=200, bf16=600)
+        outcome = judged({("aten::mm", "forward"): 60, ("aten::add", "forward"): 40}, peaks, 9, case=f"{CASE}-{step}")
+        assert f"and run at 150 GFLOP/s, {words} on a large square." in outcome.answer
+
     def test_the_whole_step_has_its_place_under_the_roof(self, make_measurement, make_observations, make_peaks):
         measurement = make_measurement(CASE, [100 * MS], observations=make_observations())
         outcome = bottleneck(measurement, make_peaks(fp32=300, gb_per_s=20))
@@ -235,6 +243,13 @@ class TestAdvice:
     def test_no_faster_route_no_advice(self, judged, make_peaks, rates):
         (advice,) = judged(TIMES_MS, make_peaks(**rates), flops=3).advice
         assert advice.text.startswith("make the logits")
+
+    @pytest.mark.parametrize(("step", "at_most"), [("onednn", 0.60 * (1 - 160 / 400)), ("bf16", None)])
+    def test_the_route_that_a_step_takes_already_is_not_advised(self, judged, make_peaks, step, at_most):
+        advice = judged(TIMES_MS, make_peaks(fp32=100, medium=160, bf16=400), flops=3, case=f"{CASE}-{step}").advice
+        products = [item for item in advice if item.text.startswith("compute the products")]
+        assert [item.at_most for item in products] == ([] if at_most is None else [pytest.approx(at_most)])
+        assert not any("medium" in item.text for item in advice)
 
     def test_products_that_take_no_time_need_no_advice(self, judged, make_peaks):
         times_ms = {("aten::mm", "forward"): 4.9, ("aten::_log_softmax", "loss"): 95.1}

@@ -238,6 +238,14 @@ class TestAdvice:
         assert said is not None
         assert said.endswith("stay with fp32, because bf16 reaches only 20 GFLOP/s")
 
+    def test_what_a_step_uses_already_is_not_advised(self):
+        peaks = machine_peaks(thread_peaks(product(100), product(200, "medium"), product(400, dtype="bf16")))
+        said = matmul_advice(peaks, "medium")
+        assert said is not None
+        assert said.startswith("fp32 products run at 200 GFLOP/s a thread")
+        assert "medium" not in said
+        assert matmul_advice(machine_peaks(thread_peaks(product(100), product(200, "medium"))), "medium") is None
+
     def test_two_findings_are_one_sentence(self):
         said = advice(product(100), product(200, "medium"), product(400, dtype="bf16"))
         assert said is not None
