@@ -32,7 +32,10 @@ CASES = ("simple-b8-s64-t1", "simple-b8-s64-t2", "simple-b32-s128-t1", "simple-b
 CONDITIONS = {"quiet": "nothing else running", "neighbour": "a busy process beside it"}
 """Identical code was recorded under these conditions."""
 
-ARMS = ("as it is", "allocator=glibc", "wait_policy=active", "affinity=free", "one after the other", "new interpreters")
+ARMS = (
+    "as it is", "allocator=glibc", "wait_policy=passive", "wait_policy=active", "affinity=free", "one after the other",
+    "new interpreters",
+)  # fmt: skip
 """Arms of the ablation: pairs as a guard measures them, and pairs with one thing changed."""
 
 ABLATED = (CASES[0], CASES[3])
@@ -101,7 +104,7 @@ def _arms(entries: Iterable[dict[str, Any]]) -> dict[str, dict[str, tuple[Pair, 
     for entry in entries:
         by_case = arms[entry["arm"]]
         by_case[entry["case"]] = (*by_case.get(entry["case"], ()), Pair.model_validate(entry["pair"]))
-    return arms
+    return {arm: by_case for arm, by_case in arms.items() if by_case}
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
