@@ -11,6 +11,7 @@ import typer
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+import attempts
 import findings
 import races
 import racing
@@ -42,6 +43,17 @@ def compiling(
 ) -> None:
     """Race compiled steps against eager ones. Each is compiled without any cache."""
     racing.record_compiling(new_file(folder / "compiling.json.gz", again), number)
+
+
+@app.command("attempts")
+def record_attempts(
+    number: Annotated[int, typer.Argument(min=2, help="Run this many processes of each precision.")] = 8,
+    rounds: Annotated[int, typer.Option(min=10, help="Take this many steps of each attempt in each process.")] = 40,
+    again: Again = False,
+    folder: Folder = races.FOLDER,
+) -> None:
+    """Record what was tried to make the fastest exact step faster still, each attempt against the step as it is."""
+    attempts.record_attempts(new_file(folder / "attempts.json.gz", again), number, rounds)
 
 
 @app.command()

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 import altair as alt
+from attempts import Attempts, attempts_table
 from comparisons import COMPARISONS, COMPILED, LEVERS, THREADS
 from races import Raced, Recorded, Recording, Searched
 from recordings import NOT_RECORDED, origin
@@ -47,6 +48,9 @@ def markdown(recorded: Recorded) -> str:
         "## What limits it",
         _limits(pairs, recorded.peaks) if pairs and recorded.peaks else _NOTHING,
         _ON_LIMITS,
+        "## What was tried to come closer to the peak",
+        attempts_table(recorded.attempts) if recorded.attempts else _NOTHING,
+        _ON_ATTEMPTS,
         "## Memory and page faults",
         _used(pairs) if pairs else _NOTHING,
         _ON_USED,
@@ -126,6 +130,14 @@ _ON_LIMITS = """\
 The rate is that of the matrix products that are left of a step after deduplication, counted, over its median time.
 The peak is the best product of its precision that `python evidence/fastest peaks` could reach on this machine with
 any library. "At the peak" is the ratio to the plain loop if a step were nothing but these products at that rate."""
+
+
+_ON_ATTEMPTS = """\
+This is how much longer or shorter a step becomes, in its 95% interval over processes; in each process, every attempt
+had one step in turn, in an order drawn for each round. None of the first ten losses differs by more than 1e-5 from
+those of the step as it is, unless the table says so. [attempted_steps.py](../../evidence/fastest/attempted_steps.py)
+contains the attempts. bf16 products of fp32 tensors (`bf16-matmul`) are missing because ntp refuses them on a CPU
+whose oneDNN computes fp32 products in fp32."""
 
 
 def _used(recording: Recording) -> str:
@@ -217,9 +229,10 @@ lucky, so the search's winner is raced against it in pairs of their own."""
 
 
 def _files(recorded: Recorded) -> str:
-    files: dict[str, Recording | Searched | None] = {
+    files: dict[str, Recording | Searched | Attempts | None] = {
         "pairs": recorded.pairs,
         "compiling": recorded.compiling,
+        "attempts": recorded.attempts,
         **{f"search-{name}": searched for name, searched in recorded.searches.items()},
     }
     rows = []
@@ -231,9 +244,12 @@ def _files(recorded: Recorded) -> str:
     return table(("file", "UTC", "took", "commit", "machine", "command"), rows)
 
 
-def _commits(recording: Recording | Searched) -> Sequence[str]:
-    searched = isinstance(recording, Searched)
-    others = [recording.cases_commit] if searched else [race.commit for race in recording.races]
+def _commits(recording: Recording | Searched | Attempts) -> Sequence[str]:
+    others: list[str] = []
+    if isinstance(recording, Searched):
+        others = [recording.cases_commit]
+    elif isinstance(recording, Recording):
+        others = [race.commit for race in recording.races]
     return list(dict.fromkeys(filter(None, (recording.commit, *others))))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple, TypeVar
 
+from attempts import Attempts
 from comparisons import SPACES
 from recordings import REPORTS, Provenance, read
 
@@ -75,6 +76,7 @@ class Recorded(NamedTuple):
     compiling: Recording | None
     searches: dict[str, Searched]
     peaks: MachinePeaks | None = None
+    attempts: Attempts | None = None
 
 
 Document = TypeVar("Document", bound=Frozen)
@@ -83,7 +85,8 @@ Document = TypeVar("Document", bound=Frozen)
 def load(folder: Path = FOLDER) -> Recorded:
     searches = {name: searched for name in SPACES if (searched := kept(folder / f"search-{name}.json.gz", Searched))}
     pairs, compiling = (kept(folder / f"{name}.json.gz", Recording) for name in ("pairs", "compiling"))
-    return Recorded(pairs, compiling, searches, kept(folder / "peaks.json.gz", MachinePeaks))
+    peaks, attempts = kept(folder / "peaks.json.gz", MachinePeaks), kept(folder / "attempts.json.gz", Attempts)
+    return Recorded(pairs, compiling, searches, peaks, attempts)
 
 
 def kept(path: Path, kind: type[Document]) -> Document | None:
