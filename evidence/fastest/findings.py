@@ -97,7 +97,7 @@ def _comparisons(recording: Recording) -> str:
 _ON_COMPARISONS = """\
 "Times as fast" is the base's step time over the head's, in pairs of fresh processes that ran in alternating blocks,
 with the 95% interval of t over pairs. The plain loop runs as an ordinary Python process does: with glibc's allocator
-and OpenMP as they come, and threads free to move (`glibc-unset-free`). All run on two threads."""
+and OpenMP as they come, and threads free to move (`glibc-free`). All run on two threads."""
 
 
 def _limits(recording: Recording, machine: MachinePeaks) -> str:
@@ -179,7 +179,9 @@ def _compiling(recording: Recording) -> str:
             rows.append((prose(race.name), *[prose(race.failure or NOT_RECORDED)] * 3))
             continue
         extra_ns = statistics.median(_compile_ns(race, i) for i in range(len(race.pairs)))
-        rows.append((prose(race.name), duration(extra_ns), _words(_inverse(ratio)), _break_even(race, extra_ns)))
+        told = not ratio.low <= 1 <= ratio.high
+        pays_after = _break_even(race, extra_ns) if told else "cannot be told"
+        rows.append((prose(race.name), duration(extra_ns), _words(_inverse(ratio)), pays_after))
     return table(("case", "compile time", "times as fast as eager", "pays after"), rows)
 
 
@@ -197,8 +199,8 @@ def _break_even(race: Raced, extra_ns: float) -> str:
 
 _ON_COMPILING = """\
 The compile time is what the first three steps take beyond three ordinary steps, without any of torch.compile's caches.
-It pays after the steps that save this time, and never where a compiled step is no faster. The whole step is compiled:
-the model, its loss and the optimizer's update (`--compile step`)."""
+It pays after the steps that save this time, and never where a compiled step is slower; where the interval holds 1,
+that cannot be told. The whole step is compiled: the model, its loss and the optimizer's update (`--compile step`)."""
 
 
 def _search(name: str, searched: Searched) -> str:
