@@ -122,10 +122,11 @@ def _counts(recorded: Sequence[RecordedSweep], whole: Sequence[RecordedSweep]) -
 
 
 ON_SWEEPS = """\
-Each sweep is what `pytest --benchmark-only bench/bench_train_step.py` does without options, on the same commit, minutes
-after the one before. Every two sweeps of one condition are compared, case by case: an interval of their ratio that
-excludes 1 is wrong. The comparisons share sweeps, so that they are far from independent: between one set of sweeps and
-another, these shares vary by much more than a binomial distribution would let them."""
+Each sweep is what `pytest --benchmark-only bench/bench_train_step.py` does without options, minutes after the one
+before; the last came three hours later, when only reports had changed in the code. Every two sweeps of one condition
+are compared, case by case: an interval of their ratio that excludes 1 is wrong. The comparisons share sweeps, so that
+they are far from independent: between one set of sweeps and another, these shares vary by much more than a binomial
+distribution would let them."""
 
 ON_COVERAGE = f"""\
 *Half-width* is the median over the quiet sweeps, *speed-ups* are of two threads over one: how many of them differ
