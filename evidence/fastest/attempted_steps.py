@@ -283,7 +283,7 @@ def _padded_head_in_place(training: Training) -> Step:
 
 
 class _PackedLinear(torch.autograd.Function):
-    """A product with the weight in oneDNN's blocked layout, which every update of the weight makes anew."""
+    """A product with the weight in oneDNN's blocked layout. It has to be packed again after every update."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
