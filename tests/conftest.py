@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ntp.case import PHASES, Case, Runtime, Workload
+from ntp.judge.guard import plan_of
 from ntp.machine.runtime import RELEVANT
 from ntp.records.environment import (
     Cache,
@@ -26,7 +27,7 @@ from ntp.records.environment import (
     Software,
     TorchBuild,
 )
-from ntp.records.guard import Block, Counts, GuardedCase, GuardRecord, Metric, Pair, Plan, Side
+from ntp.records.guard import Block, Counts, GuardedCase, GuardRecord, Pair, Side
 from ntp.records.observations import (
     BETWEEN_OPERATORS,
     BETWEEN_PHASES,
@@ -361,15 +362,15 @@ COUNTS = Counts(
 PAIR_NOISE = (0.004, -0.006, 0.005, -0.003, 0.001, -0.001, 0.002, -0.002, 0.0, 0.0)
 
 
-def _pair(case_id: str, log_ratio: float, tail: float = 0.0, seed: int = 0, step_ns: int = 10_000_000) -> Pair:
-    base_ns = [step_ns + step_ns * i // 10_000 for i in range(20)]
-    slower = [math.exp(log_ratio + tail * (i >= 16)) for i in range(20)]
-    head_ns = [round(time_ns * factor) for time_ns, factor in zip(base_ns, slower, strict=True)]
-    blocks = [
-        Block(side=side, step_time_ns=tuple(times_ns[first::4]))
-        for first in range(4)
-        for side, times_ns in (("base", base_ns), ("head", head_ns))
-    ]
+def _pair(
+    case_id: str, log_ratio: float, tail: float = 0.0, waiting: float = 0.0, seed: int = 0, step_ns: int = 10_000_000
+) -> Pair:
+    blocks = []
+    for i in range(20):
+        base_ns = step_ns + step_ns * i // 10_000
+        head_ns = base_ns * math.exp(log_ratio + tail * (i >= 16))
+        for side, cpu_ns, factor in (("base", base_ns, 1.0), ("head", head_ns, math.exp(waiting))):
+            blocks.append(Block(side=side, step_time_ns=(round(cpu_ns * factor),), step_cpu_ns=(round(cpu_ns),)))
     return Pair(case_id=case_id, seed=seed, blocks=tuple(blocks))
 
 
@@ -379,27 +380,28 @@ def _guarded_case(
     pairs: int = 10,
     scale: float = 1.0,
     tail: float = 0.0,
+    waiting: float = 0.0,
     **other: Any,
 ) -> GuardedCase:
     noise = islice(cycle(PAIR_NOISE), pairs)
     values: dict[str, Any] = {
         "base": COUNTS,
         "head": COUNTS,
-        "pairs": tuple(_pair(case_id, log_ratio + scale * each, tail, i) for i, each in enumerate(noise)),
+        "pairs": tuple(_pair(case_id, log_ratio + scale * each, tail, waiting, i) for i, each in enumerate(noise)),
         "wall_time_s": 5.0 + 4.5 * pairs,
     }
     return GuardedCase(case_id=case_id, **(values | other))
 
 
 def _guard_record(*cases: GuardedCase, threshold: float = 0.01, max_pairs: int = 20, **other: Any) -> GuardRecord:
-    metrics = (Metric(name="rounds", threshold=threshold), Metric(name="mean", threshold=5 * threshold))
+    plan = plan_of([case.case_id for case in cases], threshold, 60.0)
     values: dict[str, Any] = {
         "started": "2025-01-02T03:04:05+00:00",
         "wall_time_s": 3.0 + sum(case.wall_time_s for case in cases),
         "command": ("ntp", "guard", "--base", "main"),
         "base": Side(ref="main", commit="0123456789abcdef" * 2 + "01234567", software=SOFTWARE),
         "head": Side(ref="worktree", commit="fedcba9876543210" * 2 + "fedcba98", dirty=True, software=SOFTWARE),
-        "plan": Plan(cases=tuple(case.case_id for case in cases), metrics=metrics, max_pairs=max_pairs),
+        "plan": plan.model_copy(update={"max_pairs": max_pairs}),
         "budget_s": 60.0,
         "seed": 1,
         "machine": MACHINE,
@@ -488,9 +490,11 @@ def make_peaks() -> MakePeaks:
 
 @pytest.fixture(scope="session")
 def make_guarded() -> MakeGuarded:
-    """``make_guarded(case_id, log_ratio, pairs, scale, tail, **fields)``: equal counts, and pairs around the log-ratio.
+    """``make_guarded(case_id, log_ratio, pairs, scale, tail, waiting, **fields)``: equal counts, and pairs around the
+    log-ratio.
 
-    Pairs differ by ``scale`` times 0.3% or so. A fifth of the head's steps are slower by the log-ratio ``tail``.
+    Pairs differ by ``scale`` times 0.3% or so. A fifth of the head's steps are slower by the log-ratio ``tail``, and
+    all of them wait for the log-ratio ``waiting`` beside what they compute.
     """
     return _guarded_case
 

@@ -18,11 +18,14 @@ from ntp.records.tuning import Lever, Tuning
 from ntp.runners.bench import forking
 from ntp.runners.levers import machine_levers
 from ntp.runners.tune import RACE_BLOCK_S, RACE_STEPS_S, tune
-from ntp.worker.pairs import STEPS_S, WorkerStarter, measure_pair
+from ntp.worker.pairs import WorkerStarter, measure_pair
 from ntp.worker.sources import Source
 
 ROUNDS, FINALS = 2, 8
 """The pairs of each case, and those of the search's winner and the best of all."""
+
+FINAL_STEPS_S = 3.0
+"""Seconds of timed steps in a pair of these two."""
 
 SHARE = 0.2
 """``ntp tune`` may use this share of the exhaustive search's pairs."""
@@ -84,7 +87,7 @@ def record_search(path: Path, name: str) -> None:
     final = Raced(base=searched.best, head=incumbent(searched.tuning))
     with WorkerStarter() as start:
         for done in range(FINALS if final.base != final.head else 0):
-            final = _one_more(start, final, f"{SEED} final {done}", STEPS_S)
+            final = _one_more(start, final, f"{SEED} final {done}", FINAL_STEPS_S)
             searched = keep(final=final)
             tell(f"{path.name}: the winner against the best of all, pair {done + 1} of {FINALS}")
 

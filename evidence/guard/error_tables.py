@@ -13,7 +13,7 @@ from slower import SLOWDOWNS
 from spread import clopper_pearson, mean_of_cases
 from suites import LETTERS, THRESHOLD, summed_up
 
-from ntp.judge.guard import METRICS, TYPICAL, verdict_on
+from ntp.judge.guard import CPU, METRICS, verdict_on
 from ntp.judge.statistics import Interval
 from ntp.records.guard import GuardRecord
 from ntp.report.markup import code, prose, table
@@ -141,13 +141,13 @@ def _counted(pool: Pool) -> str:
     return "none" if not worse else ", ".join(worse[:2]) + (f" and {len(worse) - 2} more" if len(worse) > 2 else "")
 
 
-def _typical(pool: Pool) -> list[tuple[float, ...]]:
-    return list(summed_up(pool, METRICS[TYPICAL]).values())
+def _cpu_times(pool: Pool) -> list[tuple[float, ...]]:
+    return list(summed_up(pool, METRICS[CPU]).values())
 
 
 def _slowdown(pool: Pool) -> Row:
     """Give the mean of the cases in its 95% interval, then the smallest and the largest of their means."""
-    mean, means = mean_of_cases(_typical(pool)), [statistics.fmean(values) for values in _typical(pool)]
+    mean, means = mean_of_cases(_cpu_times(pool)), [statistics.fmean(values) for values in _cpu_times(pool)]
     return (
         f"{_percent(mean.value)} ({_percent(mean.low)} to {_percent(mean.high)})",
         f"{_percent(min(means))} to {_percent(max(means))}",
@@ -159,14 +159,14 @@ def _percent(log_ratio: float) -> str:
 
 
 def detected(pool: Pool, drawn: Drawn) -> tuple[float, float]:
-    slowdown = math.expm1(mean_of_cases(_typical(pool)).value)
+    slowdown = math.expm1(mean_of_cases(_cpu_times(pool)).value)
     return slowdown, share(drawn["resampled"][pool.name]["verdicts"], "r").value
 
 
 ON_POWER = f"""\
 Shares, pairs and time are those of guards that looked only at the times: in a real one, a count that rises is a
-regression at once. The slowdown is that of the typical step (`{TYPICAL}`): the mean of the four cases in its 95%
-interval, then the smallest and the largest of the four. The busy steps spin for a share of the time that the step just
+regression at once. The slowdown is that of the CPU time (`{CPU}`): the mean of the four cases in its 95% interval,
+then the smallest and the largest of the four. The busy steps spin for a share of the time that the step just
 took, so they are slower by exactly that, and no count rises. A slowdown of 1% lies on the threshold: there, either
 verdict is wrong at most as often as the plan allows."""
 

@@ -1,8 +1,8 @@
 """The recordings: each runs for minutes to hours, and keeps what it has after every round."""
 
 import json
+import math
 import random
-import statistics
 import subprocess
 import sys
 import time
@@ -12,26 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import slower
-from pools import ABLATED, ARMS, CASES
+from pools import ARMS, CASES
 from recordings import ROOT, SEED, Provenance, provenance, tell, write
 
 from ntp.case import Case
 from ntp.judge.guard import plan_of
-from ntp.judge.tuning import with_values
-from ntp.records.guard import Block, GuardRecord, Pair, Plan
+from ntp.records.guard import Block, GuardRecord, Pair, SideName
 from ntp.runners.bench import forking
 from ntp.runners.guard import SIDES, Sides, guard
-from ntp.worker.driver import PipeWorker
-from ntp.worker.pairs import WARM_UP_WINDOW, StartWorker, WorkerStarter, measure_pair, rounds_of
+from ntp.worker.alike_pairs import MIN_ROUNDS, STEPS_S, WARM_UP_STEPS, cpus_for_both, measure_alike
+from ntp.worker.pairs import StartWorker, WorkerStarter, measure_pair
+from ntp.worker.protocol import Ran
 from ntp.worker.sources import Source
 
+_BLOCK_S = 0.05
 _NO_BUDGET_S = 7 * 86_400.0
 
 
 def record_pairs(path: Path, rounds: int, base: str = "HEAD", head: str = "HEAD", directory: Path = ROOT) -> None:
     """Record pairs of every case, alternating between cases: a guard's own record, without a guard's rule to stop."""
     usual = plan_of(CASES, 0.01, 300)
-    plan = Plan(cases=CASES, metrics=usual.metrics, max_pairs=max(usual.max_pairs, rounds))
+    plan = usual.model_copy(update={"max_pairs": max(usual.max_pairs, rounds)})
 
     def fewest_pairs(record: GuardRecord) -> str | None:
         cases = (case for case in record.cases if not (case.failure or case.base_failure) and len(case.pairs) < rounds)
@@ -87,28 +88,30 @@ def _run(folder: Path, seed: int) -> dict[str, Any]:
 def _one_after_the_other(case: Case, start: StartWorker, folder: Path, seed: int) -> Pair:
     """Measure as many steps as a pair has, but all of one process before the other is started."""
     blocks: list[Block] = []
-    rounds = steps = 0
+    rounds = 0
     for side in random.Random(seed).sample(SIDES, 2):
         with start(case, Source.of(folder)) as worker:
             worker.load()
-            warm = worker.warm_up(WARM_UP_WINDOW).step_time_ns
-            if not rounds:
-                rounds, steps = rounds_of(statistics.median(warm[len(warm) // 2 :]) / 1e9)
-            blocks += [Block(side=side, step_time_ns=worker.run(steps).step_time_ns) for _ in range(rounds)]
+            step_s = min(worker.warm_up(WARM_UP_STEPS).step_time_ns) / 1e9
+            rounds = rounds or max(MIN_ROUNDS, math.ceil(STEPS_S / (2 * step_s)))
+            blocks += [_block(side, worker.run(1)) for _ in range(rounds)]
     return Pair(case_id=case.id, seed=seed, blocks=tuple(blocks))
+
+
+def _block(side: SideName, ran: Ran) -> Block:
+    return Block(side=side, step_time_ns=ran.step_time_ns, step_cpu_ns=ran.step_cpu_ns)
 
 
 def measure_arm(arm: str, case: Case, starter: StartWorker, folder: Path, seed: int) -> Pair:
     if arm == "one after the other":
         return _one_after_the_other(case, starter, folder, seed)
-    changed = with_values(case, dict([arm.split("=")]) if "=" in arm else {})
-    sides, source = random.Random(seed).sample(SIDES, 2), Source.of(folder)
+    source = Source.of(folder)
     with ExitStack() as stack:
-        new = (
-            PipeWorker(changed, source=source) if arm == "new interpreters" else starter(changed, source) for _ in sides
-        )
-        workers = {side: stack.enter_context(worker) for side, worker in zip(sides, new, strict=True)}
-        return measure_pair(changed.id, workers, seed)
+        workers = {side: stack.enter_context(starter(case, source)) for side in random.Random(seed).sample(SIDES, 2)}
+        if arm == "in blocks":
+            return measure_pair(case.id, workers, seed, STEPS_S, _BLOCK_S)
+        together = False if arm == "in turn" else None
+        return measure_alike(case, workers, seed, cpus=cpus_for_both(case), together=together)
 
 
 def record_ablation(path: Path, pairs: int) -> None:
@@ -118,10 +121,13 @@ def record_ablation(path: Path, pairs: int) -> None:
     order, started_s = random.Random(SEED), time.perf_counter()
     with slower.clone(ROOT) as folder, WorkerStarter() as starter:
         for number in range(pairs):
-            for case in ABLATED:
+            for case in CASES:
                 for arm in order.sample(ARMS, len(ARMS)):
+                    pair_started_s = time.perf_counter()
                     pair = measure_arm(arm, Case.parse(case), starter, folder, order.getrandbits(32))
-                    pairs_by_arm.append({"arm": arm, "case": case, "pair": pair.model_dump(mode="json")})
+                    pair_s = round(time.perf_counter() - pair_started_s, 3)
+                    entry = {"arm": arm, "case": case, "pair_s": pair_s}
+                    pairs_by_arm.append({**entry, "pair": pair.model_dump(mode="json")})
             document["wall_time_s"] = round(time.perf_counter() - started_s, 1)
             write(path, json.dumps({**document, "pairs": pairs_by_arm}))
             tell(f"{path.name}: {number + 1} of {pairs} rounds")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from draws import COMPARED, LENGTHS
 from error_tables import Drawn, missing, shares
 from pools import CASES, CONDITIONS, Recorded
-from recordings import NOT_RECORDED
+from recordings import NOT_RECORDED, Row, seconds
 from spread import SUMMARIES, deviation, levels, pairs_for_a_pass
 from suites import THRESHOLD, joined, summed_up, usual_plan
 
-from ntp.judge.guard import METRICS, TAIL, TYPICAL
+from ntp.judge.guard import CPU, METRICS, WALL
 from ntp.records.guard import Pair
 from ntp.report.markup import code, table
 from ntp.report.units import UNKNOWN
@@ -38,32 +38,36 @@ Where a block is one step, the first column is part of the second. (Nested rando
 
 
 def ablation(recorded: Recorded) -> str:
-    cases = list(dict.fromkeys(case for arm in recorded.ablation.values() for case in arm))
-    if not cases:
+    if not recorded.ablation:
         return f"Pairs measured in other ways: {NOT_RECORDED}."
     rows = []
-    for arm, by_case in recorded.ablation.items():
-        row = [arm]
-        for case in cases:
-            row += [
-                str(len(by_case.get(case, ()))),
-                *(_sd(by_case.get(case, ()), metric) for metric in (TYPICAL, TAIL)),
-            ]
-        rows.append(tuple(row))
-    headers = [header for case in cases for header in (f"{code(case)}: pairs", TYPICAL, TAIL)]
-    return table(("arm", *headers), rows)
+    for case in CASES:
+        for arm, by_case in recorded.ablation.items():
+            if case in by_case:
+                pairs, pair_s = by_case[case]
+                cells = [cell for metric in (CPU, WALL) for cell in spread_and_power(pairs, metric, pair_s)]
+                rows.append((code(case), arm, str(len(pairs)), seconds(pair_s), *cells))
+    headers = ("case", "arm", "pairs", "a pair takes", *(f"{what}, {name}" for name in (CPU, WALL) for what in _WHAT))
+    return table(headers, rows)
 
 
-def _sd(pairs: Sequence[Pair], metric: str) -> str:
+_WHAT = ("spread", "power")
+
+
+def spread_and_power(pairs: Sequence[Pair], metric: str, pair_s: float) -> Row:
+    """Write the standard deviation of a pair's log-ratio in its 95% interval, and in percent for a second of pairs."""
     if len(pairs) < 2:
-        return UNKNOWN
+        return (UNKNOWN, UNKNOWN)
     sd = deviation(list(map(METRICS[metric], pairs)))
-    return f"{sd.value:.2%} ({sd.low:.2%} to {sd.high:.2%})"
+    return f"{sd.value:.2%} ({sd.low:.2%} to {sd.high:.2%})", f"{100 * sd.value * math.sqrt(pair_s):.2f}"
 
 
 ON_ABLATION = f"""\
-This is the standard deviation of the log-ratio of a pair of identical code (`{TYPICAL}` and `{TAIL}`) in its 95%
-interval, with one thing changed in each arm. The arms alternated, in random order."""
+*Spread* is the standard deviation of the log-ratio of a pair of identical code (`{CPU}` and `{WALL}`) in its 95%
+interval; *power* is that in percent times the square root of the seconds that a pair takes: the less, the sooner a
+guard is done. The arms alternated, in random order. *In turn* keeps the two sides of one thread from running at once;
+*in blocks* is the way of sides that are unlike: warm until steady, then blocks of 50 ms in turn, as guards had it
+before; *one after the other* measures all of one side first."""
 
 
 def summaries(recorded: Recorded, drawn: Drawn, name: str) -> str:
@@ -118,7 +122,7 @@ def _spread(pairs: Sequence[Pair], times: int) -> str:
     if len(pairs) < 2 * times:
         return UNKNOWN
     groups = [pairs[start : start + times] for start in range(0, len(pairs) - times + 1, times)]
-    return f"{deviation([METRICS[TYPICAL](joined(group)) for group in groups]).value:.2%}"
+    return f"{deviation([METRICS[CPU](joined(group)) for group in groups]).value:.2%}"
 
 
 ON_LENGTHS = """\

@@ -3,14 +3,18 @@
 from collections.abc import Iterable
 
 import error_tables as errors
+import instruction_counts
 import noise_tables as noise
 import pausing
+import peer_runs
+import policies
 from error_tables import Drawn
-from pools import CASES, CONDITIONS, Recorded
+from pools import CASES, CONDITIONS, OTHERS, Recorded
 from recordings import machine_words, origin
 from suites import BUDGET_S
 
 from ntp.report.markup import code, table
+from ntp.report.units import UNKNOWN
 
 
 def markdown(recorded: Recorded, drawn: Drawn, pictures: Iterable[str] = ()) -> str:
@@ -36,11 +40,14 @@ def markdown(recorded: Recorded, drawn: Drawn, pictures: Iterable[str] = ()) -> 
         errors.tools(recorded, drawn),
         errors.ON_TOOLS,
         errors.sources(),
+        *_peer(recorded),
+        *_instructions(recorded),
         "## Where the noise comes from",
         noise.noise(recorded),
         noise.ON_NOISE,
         noise.ablation(recorded),
         noise.ON_ABLATION,
+        *_policies(recorded),
         *_pausing(recorded),
         "## What a pair is summed up by",
         *(f"{CONDITIONS[name].capitalize()}:\n\n{noise.summaries(recorded, drawn, name)}" for name in CONDITIONS),
@@ -68,6 +75,27 @@ def _pausing(recorded: Recorded) -> Iterable[str]:
         yield pausing.costs(document)
         yield pausing.worth(document)
         yield pausing.ON_PAUSING
+
+
+def _policies(recorded: Recorded) -> Iterable[str]:
+    if recorded.policies:
+        yield "## OpenMP's wait policy"
+        yield policies.policies(recorded.policies)
+        yield policies.ON_POLICIES
+
+
+def _peer(recorded: Recorded) -> Iterable[str]:
+    if recorded.peer:
+        yield "## benchmatrix, really run"
+        yield peer_runs.comparisons(recorded.peer)
+        yield peer_runs.ON_COMPARISONS
+
+
+def _instructions(recorded: Recorded) -> Iterable[str]:
+    if recorded.instructions:
+        yield "## Counting instructions"
+        yield instruction_counts.detected(recorded.instructions)
+        yield instruction_counts.ON_COUNTS
 
 
 def _picture(name: str, what: str, shown: set[str]) -> str:
@@ -98,13 +126,17 @@ def files(recorded: Recorded) -> str:
         pairs = sum(len(pairs) for arm in recorded.ablation.values() for pairs in arm.values())
         where = origin(facts["started"], facts.get("wall_time_s"), [facts["commit"]], facts["machine"])
         rows.append((code("ablation.json.gz"), str(pairs), *where))
-    for name, document in recorded.pausing.items():
-        pairs = sum(map(len, document["pairs"].values()))
+    others = {name: document for name in OTHERS if (document := getattr(recorded, name))}
+    pairs_of = {name: sum(map(len, document["pairs"].values())) for name, document in recorded.pausing.items()}
+    pairs_of |= {"policies": len(others.get("policies", {}).get("pairs", ()))}
+    for name, document in (recorded.pausing | others).items():
         where = origin(document["started"], document["wall_time_s"], [document["commit"]], document["machine"])
-        rows.append((code(name), str(pairs), *where))
+        file = name if name.endswith(".json.gz") else f"{name}.json.gz"
+        rows.append((code(file), str(pairs_of.get(name, UNKNOWN)), *where))
     return table(("file", "pairs", "UTC", "took", "commit", "machine"), rows) if rows else ""
 
 
 _AGAIN = """\
-`python evidence/guard tables` makes all tables from these files; `record`, `slowdowns`, `runs`, `ablation`
-and `pausing` make the files. `drawn.json.gz` holds what was drawn at random: a test draws a part of that again."""
+`python evidence/guard tables` makes all tables from these files; `record`, `slowdowns`, `runs`, `ablation`, `pausing`,
+`policies`, `instructions` and `peer` make the files. `drawn.json.gz` holds what was drawn at random: a test draws a
+part of that again."""

@@ -9,27 +9,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from pools import SIDES
 from recordings import ROOT, SEED, Provenance, provenance, seconds, tell, write
 from spread import deviation
 
 from ntp.case import Case
-from ntp.judge.guard import METRICS, TYPICAL
-from ntp.records.guard import Pair, SideName
+from ntp.judge.guard import METRICS
+from ntp.records.guard import Pair
 from ntp.report.markup import code, table
 from ntp.worker.driver import PipeWorker
 from ntp.worker.launch import ForkServer
 from ntp.worker.pairs import measure_pair
 from ntp.worker.sources import Source
 
-PAIR_S = 1.0
-"""Seconds of steps in a pair, on both sides together."""
+PAIR_S, BLOCK_S = 1.0, 0.05
+"""Seconds of steps in a pair, on both sides together, and in a block of one side."""
 
 REQUESTS, BLOCKS, BLOCK_STEPS = 200, 40, 8
 
 IDLE_S = 0.003
 """Seconds for which a worker is left idle before each request: it is stopped by then."""
-
-SIDES: tuple[SideName, SideName] = ("base", "head")
 
 ARMS = ("paused", "running")
 """The idle worker is paused, or left running."""
@@ -69,7 +68,7 @@ def record(path: Path, case: Case, pairs: int) -> None:
                     continue
                 with ExitStack() as stack:
                     workers = {side: stack.enter_context(start(arm)) for side in SIDES}
-                    pair = measure_pair(case.id, workers, order.getrandbits(32), PAIR_S)  # type: ignore[arg-type]
+                    pair = measure_pair(case.id, workers, order.getrandbits(32), PAIR_S, BLOCK_S)  # type: ignore[arg-type]
                 recorded[arm].append(pair.model_dump(mode="json"))
             document["wall_time_s"] = round(time.perf_counter() - started_s, 1)
             write(path, json.dumps({**document, "alone_ns": medians_ns, "pairs": recorded}))
@@ -137,7 +136,7 @@ def worth(document: dict[str, Any]) -> str:
     for arm in ARMS:
         pairs = [Pair.model_validate(pair) for pair in document["pairs"][arm]]
         level_ns = statistics.median(statistics.median(pair.samples(side)) for pair in pairs for side in SIDES)
-        sd = deviation([METRICS[TYPICAL](pair) for pair in pairs])
+        sd = deviation([METRICS["rounds"](pair) for pair in pairs])
         spread = f"{sd.value:.2%} ({sd.low:.2%} to {sd.high:.2%})"
         name = f"in pairs, the idle side {'paused' if arm == 'paused' else 'left running'}"
         rows.append((name, str(len(pairs)), seconds(level_ns / 1e9), f"{level_ns / alone_ns:.2f}", spread))

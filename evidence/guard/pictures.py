@@ -6,7 +6,7 @@ from altair.typing import ChartType
 from pools import CASES, CONDITIONS, Pool, Recorded, in_order
 from suites import THRESHOLD, summed_up
 
-from ntp.judge.guard import METRICS, TYPICAL
+from ntp.judge.guard import CPU, METRICS
 from ntp.report.drawing import (
     BARS_WIDTH,
     BLUE,
@@ -38,7 +38,7 @@ def charts(recorded: Recorded, drawn: error_tables.Drawn) -> dict[str, str]:
 
 
 def over_time(pool: Pool) -> ChartType:
-    log_ratios = summed_up(pool, METRICS[TYPICAL])
+    log_ratios = summed_up(pool, METRICS[CPU])
     points = [
         {"minutes": ended_s / 60, "percent": 100 * log_ratios[case][i], "case": case}
         for ended_s, case, i in in_order(pool)
@@ -61,7 +61,7 @@ def over_time(pool: Pool) -> ChartType:
             ),
         ).properties(width=WIDTH, height=260),
         f"Pairs of identical code: {share:.0%} differ by less than {THRESHOLD:.0%}",
-        f"The typical step ({TYPICAL}) of {len(points)} pairs of processes ({pool.name}). Red: the threshold",
+        f"The CPU time of a step, of {len(points)} pairs of processes ({pool.name}). Red: the threshold",
     )
 
 

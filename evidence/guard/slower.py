@@ -30,8 +30,25 @@ _BUSY_STEP = """
             pass
         return loss
 """
+_WAITING_STEP = _BUSY_STEP.replace(
+    """while time.perf_counter_ns() < end_ns + {share} * (end_ns - start_ns):
+            pass
+""",
+    "time.sleep({share} * (end_ns - start_ns) / 1e9)\n",
+)
 _DROPOUT = "predicted = nn.functional.dropout(predicted, 0.1)"
 _IMPORT = "import torch\n"
+
+
+_WITH_BATCH = """
+        with phase("data"):
+            tokens = next(self.batches)  # (B, T+1)
+"""
+
+
+def _with_more(line: str) -> tuple[str, str]:
+    """Return a text of the step, and the same with another line of Python before it."""
+    return _WITH_BATCH, f"\n        {line}{_WITH_BATCH}"
 
 
 class Slowdown(NamedTuple):
@@ -47,17 +64,26 @@ def _after(line: str, more: str, depth: int = 2) -> tuple[str, str]:
     return line, f"{line}\n{'    ' * depth}{more}"
 
 
-def _busy(percent: int) -> Slowdown:
-    spin = (_STEP, _BUSY_STEP.format(share=percent / 100))
-    return Slowdown(f"spins for {percent}% of the step", ((_IMPORT, f"import time\n\n{_IMPORT}"), spin), percent / 100)
+COUNTED = {
+    "loop": Slowdown("loops 1,000 times", (_with_more("for _ in range(1_000): pass"),)),
+    "strings": Slowdown("makes a list of 1,000 strings", (_with_more("_ = [str(i) for i in range(1_000)]"),)),
+    "zero_grad": Slowdown("clears the gradients twice", (_after("optimizer.zero_grad()", "optimizer.zero_grad()"),)),
+    "item": Slowdown("reads the loss in every step", (_after("method.update(optimizer)", "loss.item()"),)),
+}
+"""Changes whose instructions are counted."""
+
+
+def _longer(percent: float, what: str, step: str) -> Slowdown:
+    edits = ((_IMPORT, f"import time\n\n{_IMPORT}"), (_STEP, step.format(share=percent / 100)))
+    return Slowdown(f"{what} for {percent:g}% of the step", edits, percent / 100)
 
 
 SLOWDOWNS = {
-    "zero_grad": Slowdown("clears the gradients twice", (_after("optimizer.zero_grad()", "optimizer.zero_grad()"),)),
-    "item": Slowdown("reads the loss in every step", (_after("method.update(optimizer)", "loss.item()"),)),
+    **{name: COUNTED[name] for name in ("zero_grad", "item")},
     "clone": Slowdown("copies the logits", (_after(_FORWARD, "predicted = predicted.clone()", 4),)),
     "dropout": Slowdown("drops out 10% of the logits", (_after(_FORWARD, _DROPOUT, 4),)),
-    **{f"busy-{percent}": _busy(percent) for percent in (1, 2, 3, 5, 10)},
+    **{f"busy-{percent:g}": _longer(percent, "spins", _BUSY_STEP) for percent in (1, 1.5, 2, 3, 5, 10)},
+    **{f"waits-{percent}": _longer(percent, "sleeps", _WAITING_STEP) for percent in (2, 5)},
 }
 
 
@@ -84,11 +110,12 @@ def clone(directory: Path) -> Iterator[Path]:
 
 
 def commit(folder: Path, name: str, base: str) -> None:
+    change = SLOWDOWNS.get(name) or COUNTED[name]
     git(folder, "checkout", "--quiet", "-B", name, base)
     path = folder / EDITED
-    path.write_text(edited(path.read_text(encoding="utf-8"), SLOWDOWNS[name]), encoding="utf-8")
+    path.write_text(edited(path.read_text(encoding="utf-8"), change), encoding="utf-8")
     author = ("-c", "user.name=Somebody", "-c", "user.email=somebody@example.org", "-c", "commit.gpgsign=false")
-    git(folder, *author, "commit", "--quiet", "--all", "--message", SLOWDOWNS[name].what)
+    git(folder, *author, "commit", "--quiet", "--all", "--message", change.what)
 
 
 def git(directory: Path, *arguments: str) -> str:

@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from statistics import fmean, median, variance
+from statistics import fmean, variance
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv, chdtri
-from scipy.stats import trim_mean
 from suites import Summary
 
-from ntp.judge.guard import METRICS
+from ntp.judge.guard import METRICS, log_ratios_of_rounds
 from ntp.judge.sequential import critical_values, t_quantile
 from ntp.judge.statistics import Interval
-from ntp.records.guard import Pair, Plan
+from ntp.records.guard import Clock, Pair, Plan
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -44,9 +43,12 @@ def levels(pairs: Sequence[Pair]) -> Levels:
 
     Source: S. R. Searle, G. Casella and C. E. McCulloch, Variance Components (1992), section 3.
     """
-    logs = [np.array([[fmean(map(math.log, block)) for block in both] for both in pair.rounds]).T for pair in pairs]
+    logs = [
+        np.array([[fmean(map(math.log, block.times_ns("wall"))) for block in both] for both in pair.rounds]).T
+        for pair in pairs
+    ]
     rounds = 1 / float(np.mean([1 / base.size for base, _ in logs]))
-    blocks = [block for pair in pairs for both in pair.rounds for block in both]
+    blocks = [block.times_ns("wall") for pair in pairs for block in pair.blocks]
     within = [np.log(block).var(ddof=1) for block in blocks if len(block) > 1]
     step = float(np.mean(within)) if within else math.nan
     steps = float(np.mean([len(block) for block in blocks]))
@@ -61,9 +63,9 @@ def levels(pairs: Sequence[Pair]) -> Levels:
     return Levels(math.sqrt(step), *(math.sqrt(max(0, variance)) for variance in variances))
 
 
-def _of_rounds(centre: Callable[[Values], float]) -> Summary:
-    """Compare the blocks of each round by their median steps, and take the centre of the log-ratios."""
-    return lambda pair: centre(np.array([math.log(median(head) / median(base)) for base, head in pair.rounds]))
+def _of_rounds(centre: Callable[[Values], float], clock: Clock = "cpu") -> Summary:
+    """Take another centre of the log-ratios of the rounds."""
+    return lambda pair: centre(np.array(log_ratios_of_rounds(pair, clock)))
 
 
 def hodges_lehmann(values: Values) -> float:
@@ -77,8 +79,9 @@ def hodges_lehmann(values: Values) -> float:
 
 SUMMARIES: dict[str, Summary] = {
     **METRICS,
-    "rounds, trimmed mean": _of_rounds(lambda values: float(trim_mean(values, 0.25))),
-    "rounds, Hodges-Lehmann": _of_rounds(hodges_lehmann),
+    "cpu, mean": _of_rounds(lambda values: float(values.mean())),
+    "cpu, median": _of_rounds(lambda values: float(np.median(values))),
+    "cpu, Hodges-Lehmann": _of_rounds(hodges_lehmann),
 }
 """The ways to sum up a pair: the metrics of a guard, and other centres of the log-ratios of rounds."""
 

@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
     pairs: int
     elapsed_s: float
     ratios: tuple[Interval | None, ...]
-    """For each case, the ratio of the typical step in its plain 95% interval."""
+    """For each case, the ratio of the CPU time in its plain 95% interval."""
 
 
 @cache
@@ -62,8 +62,10 @@ def usual_plan() -> Plan:
 
 def guarded_log_ratios(pool: Pool, plan: Plan) -> LogRatios:
     """Return what a guard with this plan would make of a pool's pairs."""
-    by_metric = [summed_up(pool, METRICS[metric.name]) for metric in plan.metrics]
-    return {case: list(zip(*(values[case] for values in by_metric), strict=True)) for case in pool.pairs}
+    return {
+        case: list(zip(*(summed_up(pool, METRICS[metric.name])[case] for metric in plan.metrics_of(case)), strict=True))
+        for case in pool.pairs
+    }
 
 
 def resampled(ratios: LogRatios, plan: Plan, name: str, number: int) -> LogRatios:
@@ -119,7 +121,7 @@ def drawn(pool: Pool, suites: int, in_order: bool = False) -> dict[str, Any]:
 def drawn_normal(pool: Pool, suites: int, again: bool) -> dict[str, str]:
     """Simulate suites of normal pairs, for comparison, with the means and standard deviations of a pool's cases.
 
-    Returns by case, for each suite, whether the plain interval of the typical step holds the mean that its pairs come
+    Returns by case, for each suite, whether the plain interval of the CPU time holds the mean that its pairs come
     from. With ``again`` they are drawn with replacement from as many as the pool has, as those of recorded suites are;
     without it each pair is new.
     """
@@ -138,7 +140,7 @@ def drawn_normal(pool: Pool, suites: int, again: bool) -> dict[str, str]:
 def _normal(
     ratios: LogRatios, plan: Plan, chance: np.random.Generator, again: bool
 ) -> tuple[LogRatios, dict[str, float]]:
-    """Simulate the pairs of one suite, and return them with the ratios of the typical step that they come from."""
+    """Simulate the pairs of one suite, and return them with the ratios of the CPU time that they come from."""
     pairs, truths = {}, {}
     for case in plan.cases:
         recorded = np.array(ratios[case])
@@ -155,7 +157,7 @@ def _normal(
 def drawn_by_summary(pool: Pool, summaries: Mapping[str, Summary], suites: int) -> dict[str, str]:
     ends = {}
     for name, summary in summaries.items():
-        plan = usual_plan().model_copy(update={"metrics": (Metric(name=name, threshold=THRESHOLD),)})
+        plan = usual_plan().model_copy(update={"metrics": (Metric(name=name, threshold=THRESHOLD),), "own_metrics": {}})
         ratios = {case: [(value,) for value in values] for case, values in summed_up(pool, summary).items()}
         outcomes = (run(plan, resampled(ratios, plan, pool.name, i), pool.pair_s) for i in range(suites))
         ends[name] = "".join(LETTERS[outcome.verdict] for outcome in outcomes)
@@ -178,7 +180,8 @@ def drawn_longer(pool: Pool, times: int, suites: int) -> str:
         draw = random.Random(f"longer {pool.name} {times} {number}")
         ratios = {
             case: [
-                log_ratios(joined(draw.choices(pool.pairs[case], k=times)), plan.metrics) for _ in range(plan.max_pairs)
+                log_ratios(joined(draw.choices(pool.pairs[case], k=times)), plan.metrics_of(case))
+                for _ in range(plan.max_pairs)
             ]
             for case in plan.cases
         }

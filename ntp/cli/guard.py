@@ -75,6 +75,10 @@ def guard(
             show_default="none",
         ),
     ] = None,
+    instructions: Annotated[
+        bool,
+        typer.Option("--instructions", help="Also count the instructions of a small step, with valgrind."),
+    ] = False,
     fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Also fail on an improvement.")] = None,
     order_seed: OrderSeedOption = 0,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Keep every count and every sample in FILE.")] = Path(
@@ -87,10 +91,11 @@ def guard(
     """Tell whether the head trains more slowly than the base, with evidence either way.
 
     First it counts exactly what a step of each does: operations, operators,
-    bytes. Then pairs of fresh processes, one of each side, alternate on the same
-    CPUs until the interval of the slowdown lies on one side of the threshold
-    or the budget is spent. The sides are commits of the repository that you
-    are in: ntp's own, or yours, with --model naming one of its files.
+    bytes. Then pairs of fresh processes, one of each side, take steps at the
+    same time or in turn until the interval of the slowdown lies on one side of
+    the threshold or the budget is spent. The sides are commits of the
+    repository that you are in: ntp's own, or yours, with --model naming one of
+    its files.
 
     Exit status: 0 pass or improvement, 1 regression, 2 wrong usage,
     3 inconclusive, 4 not comparable, 5 a worker or the tool failed.
@@ -111,18 +116,28 @@ def guard(
     from ntp.runners.bench import forking
     from ntp.runners.guard import Sides
     from ntp.runners.guard import guard as run_guard
+    from ntp.worker.callgrind import check_valgrind, count_instructions
 
     if replay is not None and base is None:
         refuse_onto_input(replay)
         record = GuardRecord.load(replay)
     elif base is not None and replay is None:
         _check_out(out)
+        if instructions:
+            check_valgrind()
         plan = _guard_plan(cases or (), model, threshold, budget)
         sides = Sides(base, head, links=link or (), setup=setup)
         with sole_writer(out), status_line() as progress, forking(progress, command_line()) as bench:
-            record = _kept(
-                run_guard(plan, sides, bench=bench, budget_s=budget, seed=order_seed, allowed=allow or ()), out
+            run = run_guard(
+                plan,
+                sides,
+                bench=bench,
+                budget_s=budget,
+                seed=order_seed,
+                allowed=allow or (),
+                count_instructions=count_instructions if instructions else None,
             )
+            record = _kept(run, out)
     else:
         raise OptionError("give --base REF to measure, or --replay FILE to judge what was measured before")
     try:

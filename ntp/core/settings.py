@@ -7,7 +7,7 @@ import torch
 
 from ntp.core.products import onednn_says
 
-THREADS = "threads"
+THREADS, CPUS = "threads", "CPUs"
 
 
 def read_settings() -> dict[str, str]:
@@ -25,7 +25,7 @@ def read_settings() -> dict[str, str]:
         "precision of fp32 products": "bf16" if _products_in_bf16() else "fp32",
     }
     if hasattr(os, "sched_getaffinity"):
-        settings["CPUs"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+        settings[CPUS] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     return settings
 
 

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import median
+from statistics import fmean, median
 from typing import NamedTuple
 
 import numpy as np
 
+from ntp.case import Case
 from ntp.judge.counts import Change, changes, regressions
 from ntp.judge.statistics import quantile
-from ntp.judge.verdict import CasePairs, CaseVerdict, Finding, SuiteVerdict, Verdict, gravest, judge
-from ntp.records.guard import GuardedCase, GuardRecord, Metric, Pair, Plan
+from ntp.judge.verdict import CasePairs, CaseVerdict, Finding, Verdict, gravest, judge
+from ntp.records.guard import Clock, GuardedCase, GuardRecord, Instructions, Metric, Pair, Plan
 
 
 def _of_sides(summary: Callable[[Sequence[float]], float]) -> Callable[[Pair], float]:
@@ -18,31 +19,54 @@ def _of_sides(summary: Callable[[Sequence[float]], float]) -> Callable[[Pair], f
     return lambda pair: math.log(summary(pair.samples("head")) / summary(pair.samples("base")))
 
 
-def _of_rounds(pair: Pair) -> float:
-    """Take the median of the log-ratios of rounds: what lasts longer than a round disturbs both sides."""
-    return median(math.log(median(head) / median(base)) for base, head in pair.rounds)  # numpy is slow on a few values
+def log_ratios_of_rounds(pair: Pair, clock: Clock = "wall") -> list[float]:
+    """Return log(head / base) of each round, of the medians of its blocks: what lasts longer disturbs both sides.
 
+    Sides that ran at once had swapped their CPUs in every second round: the mean of two rounds leaves out what differs
+    between the CPUs.
+    """
+    rounds = [
+        math.log(median(head.times_ns(clock)) / median(base.times_ns(clock)))  # numpy is slow on a few values
+        for base, head in pair.rounds
+    ]
+    return [fmean(swapped) for swapped in zip(rounds[::2], rounds[1::2], strict=True)] if pair.together else rounds
+
+
+def _trimmed_mean_of_rounds(clock: Clock) -> Callable[[Pair], float]:
+    def trimmed(pair: Pair) -> float:
+        ratios = sorted(log_ratios_of_rounds(pair, clock))
+        cut = int(TRIMMED * len(ratios))
+        return fmean(ratios[cut : len(ratios) - cut])
+
+    return trimmed
+
+
+TRIMMED = 0.2
+"""The share of the rounds that the trimmed mean leaves out at either end."""
+
+CPU, WALL, MEAN = "cpu", "wall", "mean"
+"""The metrics of a guard: the CPU time of a step's main thread, the time of a step, and the mean of all steps."""
 
 METRICS: dict[str, Callable[[Pair], float]] = {
-    "rounds": _of_rounds,
+    CPU: _trimmed_mean_of_rounds("cpu"),
+    WALL: _trimmed_mean_of_rounds("wall"),
+    "rounds": lambda pair: median(log_ratios_of_rounds(pair)),
     "min": _of_sides(lambda samples: float(np.min(samples))),
     "q10": _of_sides(lambda samples: quantile(samples, 0.10)),
     "q25": _of_sides(lambda samples: quantile(samples, 0.25)),
     "median": _of_sides(lambda samples: quantile(samples, 0.50)),
     "trimmed mean": _of_sides(lambda samples: float(np.mean(np.sort(samples)[: math.ceil(0.8 * len(samples))]))),
-    "mean": _of_sides(lambda samples: float(np.mean(samples))),
+    MEAN: _of_sides(lambda samples: float(np.mean(samples))),
     "p95": _of_sides(lambda samples: quantile(samples, 0.95)),
 }
-"""The ways to sum up a pair as log(head / base). The trimmed mean leaves out the slowest fifth of the steps."""
+"""The ways to sum up a pair as log(head / base). "trimmed mean" leaves out the slowest fifth of the steps."""
 
-TYPICAL, TAIL = "rounds", "mean"
-"""The metrics of a guard. The first is the least noisy, and blind to what slows less than half of the steps;
-the mean detects that, and every disturbance, too."""
+WALL_THRESHOLD, MEAN_THRESHOLD = 3.0, 5.0
+"""The thresholds of the time of a step and of the mean are this many times that of the CPU time, which is the steadiest
+of the three, but blind to waiting. One thread never waits for another: its time has the threshold of its CPU time. The
+trimmed means are blind to what slows only some steps; the mean detects that, and every disturbance, too."""
 
-TAIL_THRESHOLD = 5.0
-"""The tail's threshold is this many times that of the typical step."""
-
-_PAIR_S = 5.0
+_PAIR_S = 3.5
 """A pair takes about this long, where steps are much shorter than that."""
 
 
@@ -68,9 +92,33 @@ class CaseJudgement(NamedTuple):
         return "regression" if self.regressions else self.times.verdict
 
     @property
-    def typical(self) -> Finding | None:
-        """The finding on the typical step. None where the sides are not comparable."""
+    def first(self) -> Finding | None:
+        """The finding on the metric with the smallest threshold. None where the sides are not comparable."""
         return self.times.findings[0] if self.times.findings else None
+
+    def finding(self, metric: str) -> Finding | None:
+        """The finding on a metric. None where it is not guarded, or the sides are not comparable."""
+        return next((finding for finding in self.times.findings if finding.metric.name == metric), None)
+
+
+INSTRUCTIONS = "instructions"
+"""The name under which more instructions may be allowed."""
+
+MAX_MORE_INSTRUCTIONS = 0.001
+"""The count of unchanged code repeats to 0.0003."""
+
+
+class InstructionsJudgement(NamedTuple):
+    """What the instructions of a small step say."""
+
+    counted: Instructions
+    verdict: Verdict
+    """A regression if there are more than chance explains and nobody has allowed it; a pass otherwise."""
+
+    @property
+    def ratio(self) -> float:
+        """Head over base."""
+        return self.counted.head / self.counted.base
 
 
 class GuardVerdict(NamedTuple):
@@ -78,13 +126,11 @@ class GuardVerdict(NamedTuple):
 
     verdict: Verdict
     cases: tuple[CaseJudgement, ...]
+    instructions: tuple[InstructionsJudgement, ...]
     next_case: str | None
     """The case that needs another pair. None when the plan allows no pair that could change anything."""
-
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """Why the head, or a pair, failed."""
-        return tuple(case.failure for case in self.cases if case.failure)
+    failures: tuple[str, ...]
+    """Why the head, a pair, or the count of instructions failed."""
 
 
 def plan_of(case_ids: Sequence[str], threshold: float, budget_s: float) -> Plan:
@@ -95,14 +141,25 @@ def plan_of(case_ids: Sequence[str], threshold: float, budget_s: float) -> Plan:
     """
     fair_share = budget_s / (_PAIR_S * len(case_ids))
     smallest: int = Plan.model_fields["min_pairs"].default
+    metrics = _metrics(threshold, WALL_THRESHOLD)
+    own = {case_id: _own_metrics(Case.parse(case_id), threshold) for case_id in case_ids}
     return Plan(
         cases=tuple(case_ids),
-        metrics=(
-            Metric(name=TYPICAL, threshold=threshold),
-            Metric(name=TAIL, threshold=min(0.99, TAIL_THRESHOLD * threshold)),
-        ),
+        metrics=metrics,
+        own_metrics={case_id: of_case for case_id, of_case in own.items() if of_case != metrics},
         max_pairs=min(100, max(2 * smallest, round(1.75 * fair_share))),
     )
+
+
+def _metrics(threshold: float, wall: float) -> tuple[Metric, ...]:
+    times = ((CPU, 1.0), (WALL, wall), (MEAN, MEAN_THRESHOLD))
+    return tuple(Metric(name=name, threshold=min(0.99, factor * threshold)) for name, factor in times)
+
+
+def _own_metrics(case: Case, threshold: float) -> tuple[Metric, ...]:
+    """Return the metrics of a case. The CPU time of a part of a step is not measured."""
+    metrics = _metrics(threshold, 1.0 if case.runtime.threads == 1 else WALL_THRESHOLD)
+    return metrics if case.workload.part == "step" else metrics[1:]
 
 
 def log_ratios(pair: Pair, metrics: Sequence[Metric]) -> tuple[float, ...]:
@@ -113,15 +170,25 @@ def log_ratios(pair: Pair, metrics: Sequence[Metric]) -> tuple[float, ...]:
 def verdict_on(record: GuardRecord) -> GuardVerdict:
     """Judge what a guard has recorded so far. The record alone decides, so a file gives the same verdict again."""
     differing = _differing_software(record)
+    # Once anything has failed, no pair could make the guard succeed.
     suite = judge(record.plan, [_pairs_of(case, record.plan, differing) for case in record.cases])
     times = {case.case_id: case for case in suite.cases}
     cases = tuple(_judgement(case, times[case.case_id], record.allowed) for case in record.cases)
-    return GuardVerdict(gravest([case.verdict for case in cases]), cases, _next_case(record, suite))
+    instructions = tuple(_judged_instructions(counted, record.allowed) for counted in record.instructions)
+    verdicts = [*(case.verdict for case in cases), *(judged.verdict for judged in instructions)]
+    failures = tuple(filter(None, (*(case.failure for case in cases), record.instructions_failure)))
+    return GuardVerdict(gravest(verdicts), cases, instructions, None if failures else suite.next_case, failures)
+
+
+def _judged_instructions(counted: Instructions, allowed: Sequence[str]) -> InstructionsJudgement:
+    change = Change(INSTRUCTIONS, counted.base, counted.head)
+    is_more = counted.head > (1 + MAX_MORE_INSTRUCTIONS) * counted.base and regressions((change,), allowed)
+    return InstructionsJudgement(counted, "regression" if is_more else "pass")
 
 
 def _pairs_of(case: GuardedCase, plan: Plan, differing: str) -> CasePairs:
     reason = differing or case.foreign or case.base_failure or case.failure
-    pairs = tuple(log_ratios(pair, plan.metrics) for pair in case.pairs)
+    pairs = tuple(log_ratios(pair, plan.metrics_of(case.case_id)) for pair in case.pairs)
     return CasePairs(case_id=case.case_id, pairs=pairs, not_comparable=reason)
 
 
@@ -140,11 +207,6 @@ def _judgement(case: GuardedCase, times: CaseVerdict, allowed: Sequence[str]) ->
     return CaseJudgement(times, differing, regressions(differing, allowed), case.failure, case.wall_time_s)
 
 
-def _next_case(record: GuardRecord, suite: SuiteVerdict) -> str | None:
-    # Once a case has failed, no pair of the others could make the guard succeed.
-    return None if any(case.failure for case in record.cases) else suite.next_case
-
-
 def changed_but_not_loaded(record: GuardRecord) -> tuple[str, ...]:
     """Return the Python files in which the sides differ, if neither imported any: then none of them was judged."""
     loaded = (record.base.loaded, record.head.loaded)
@@ -158,6 +220,10 @@ def summary(verdict: GuardVerdict) -> dict[str, object]:
     return {
         "verdict": verdict.verdict,
         "failures": list(verdict.failures),
+        "instructions": [
+            {"case": judged.counted.case_id, "verdict": judged.verdict, "ratio": judged.ratio}
+            for judged in verdict.instructions
+        ],
         "cases": [
             {
                 "case": case.case_id,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ntp.case import GROUPS, Case
-from ntp.judge.guard import METRICS, TYPICAL
+from ntp.judge.guard import METRICS
 from ntp.judge.sequential import t_quantile
 from ntp.judge.statistics import Interval
 from ntp.records.guard import Pair
@@ -58,8 +58,8 @@ class Winner(NamedTuple):
 
 
 def log_ratio(pair: Pair) -> float:
-    """Return log(head / base) of the typical step."""
-    return METRICS[TYPICAL](pair)
+    """Return log(head / base) of the typical step: the median over the rounds."""
+    return METRICS["rounds"](pair)
 
 
 def mean_ratio(pairs: Sequence[Pair]) -> Interval | None:

@@ -124,14 +124,17 @@ def judge(plan: Plan, measured: Sequence[CasePairs]) -> SuiteVerdict:
     estimates = {
         (case_id, i): Estimate.of([pair[i] for pair in case.pairs])
         for case_id, case in comparable.items()
-        for i in range(len(plan.metrics))
+        for i in range(len(plan.metrics_of(case_id)))
         if case.pairs
     }
-    family = len(comparable) * len(plan.metrics)
+    family = sum(len(plan.metrics_of(case_id)) for case_id in comparable)
     undecided = _step_up(plan, estimates, family)
     cases = tuple(
         _case_verdict(
-            plan, by_case[case_id], [estimates.get((case_id, i)) for i in range(len(plan.metrics))], undecided
+            plan,
+            by_case[case_id],
+            [estimates.get((case_id, i)) for i in range(len(plan.metrics_of(case_id)))],
+            undecided,
         )
         for case_id in plan.cases
     )
@@ -147,10 +150,11 @@ def _checked(plan: Plan, measured: Sequence[CasePairs]) -> dict[str, CasePairs]:
             raise ValueError(
                 f"case {case.case_id!r} is {'given twice' if case.case_id in by_case else 'not in the plan'}"
             )
-        sizes = {len(pair) for pair in case.pairs} - {len(plan.metrics)}
+        metrics = len(plan.metrics_of(case.case_id))
+        sizes = {len(pair) for pair in case.pairs} - {metrics}
         if sizes:
             raise ValueError(
-                f"a pair of {case.case_id!r} holds {min(sizes)} log-ratios, and the plan {len(plan.metrics)} metrics"
+                f"a pair of {case.case_id!r} holds {min(sizes)} log-ratios, and the plan {metrics} metrics"
             )
         if len(case.pairs) > plan.max_pairs:
             raise ValueError(
@@ -186,8 +190,8 @@ def _step_up(plan: Plan, estimates: dict[tuple[str, int], Estimate], family: int
     """Find the smallest u for which, at the level alpha / (u + 1), at most u findings of the family are undecided."""
     for undecided in range(family):
         decided = sum(
-            _verdict(plan, plan.metrics[i], estimate, undecided) != "inconclusive"
-            for (_, i), estimate in estimates.items()
+            _verdict(plan, plan.metrics_of(case_id)[i], estimate, undecided) != "inconclusive"
+            for (case_id, i), estimate in estimates.items()
         )
         if family - decided <= undecided:
             return undecided
@@ -199,7 +203,8 @@ def _case_verdict(plan: Plan, case: CasePairs, estimates: Sequence[Estimate | No
     if case.not_comparable:
         return CaseVerdict(case.case_id, "not comparable", len(case.pairs), (), case.not_comparable)
     findings = tuple(
-        _finding(plan, metric, estimate, undecided) for metric, estimate in zip(plan.metrics, estimates, strict=True)
+        _finding(plan, metric, estimate, undecided)
+        for metric, estimate in zip(plan.metrics_of(case.case_id), estimates, strict=True)
     )
     return CaseVerdict(case.case_id, gravest([finding.verdict for finding in findings]), len(case.pairs), findings)
 
@@ -262,13 +267,13 @@ def _next_case(
         # A case that has regressed in one metric has its verdict, whatever the others would say.
         return verdicts[case_id].verdict != "regression" and any(
             _verdict(plan, metric, estimates.get((case_id, i)), 0) == "inconclusive"
-            for i, metric in enumerate(plan.metrics)
+            for i, metric in enumerate(plan.metrics_of(case_id))
         )
 
     def perhaps_improved(case_id: str) -> bool:
         return any(
             verdicts[case_id].findings[i].verdict == "pass" and estimates[case_id, i].mean < metric.log_limits[0]
-            for i, metric in enumerate(plan.metrics)
+            for i, metric in enumerate(plan.metrics_of(case_id))
         )
 
     for needs_pairs in (undecided_alone, lambda case_id: verdicts[case_id].verdict == "inconclusive", perhaps_improved):

@@ -67,8 +67,21 @@ class Counts(Frozen):
         return tuple(name for name in type(self).model_fields if getattr(self, name) is None)
 
 
+class Instructions(Frozen):
+    """How many machine instructions a small step executes on either side, as callgrind counted them."""
+
+    case_id: str
+    base: Positive
+    head: Positive
+
+
 MAX_RATIO = math.exp(20)
 """The largest ratio of step times in a pair. Nothing that ran on both sides is slower on one by such a factor."""
+
+
+Clock = Literal["wall", "cpu"]
+"""The clocks of a step: the time that goes by, and the CPU time of the thread that runs the step. The second leaves out
+all waiting: for other threads, for the disk, for a CPU."""
 
 
 class Block(Frozen):
@@ -76,14 +89,24 @@ class Block(Frozen):
 
     side: SideName
     step_time_ns: tuple[Positive, ...] = Field(min_length=1)
+    step_cpu_ns: tuple[Count, ...] = ()
+    """The CPU time of each step's main thread. Empty where nobody measured it."""
+    cpu: Count | None = None
+    """The CPU that the main thread was moved to. Null: it stayed where it was."""
+
+    def times_ns(self, clock: Clock) -> tuple[int, ...]:
+        """The time of each step on one of the clocks, as a divisor of ratios: at least 1 ns. Empty if not measured."""
+        return self.step_time_ns if clock == "wall" else tuple(max(1, time_ns) for time_ns in self.step_cpu_ns)
 
 
 class Pair(Frozen):
-    """A fresh process of each side, run in alternate blocks on the same CPUs."""
+    """A fresh process of each side, run in alternate blocks on the same CPUs, or at the same time on two of them."""
 
     case_id: str
     seed: Count
     """Random seed of the order of the blocks."""
+    together: bool = False
+    """Whether both sides ran at the same time. In every second round they had swapped their CPUs."""
     blocks: tuple[Block, ...] = Field(min_length=2)
     """In the order in which they were run."""
     endings: tuple[tuple[SideName, Ending], ...] = ()
@@ -100,14 +123,14 @@ class Pair(Frozen):
         return self
 
     @property
-    def rounds(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
-        """The step times of base and head in each round."""
-        base, head = ([block.step_time_ns for block in self.blocks if block.side == side] for side in ("base", "head"))
+    def rounds(self) -> tuple[tuple[Block, Block], ...]:
+        """The blocks of base and head in each round."""
+        base, head = ([block for block in self.blocks if block.side == side] for side in ("base", "head"))
         return tuple(zip(base, head, strict=True))
 
-    def samples(self, side: SideName) -> tuple[int, ...]:
-        """All step times of one side, in order."""
-        return tuple(time_ns for block in self.blocks if block.side == side for time_ns in block.step_time_ns)
+    def samples(self, side: SideName, clock: Clock = "wall") -> tuple[int, ...]:
+        """All times of one side's steps, in order."""
+        return tuple(time_ns for block in self.blocks if block.side == side for time_ns in block.times_ns(clock))
 
 
 class GuardedCase(Frozen):
@@ -153,7 +176,9 @@ class Plan(Frozen):
 
     cases: tuple[str, ...] = Field(min_length=1)
     """The ids of all guarded cases."""
-    metrics: tuple[Metric, ...] = Field((Metric(name="rounds"),), min_length=1)
+    metrics: tuple[Metric, ...] = Field((Metric(name="wall"),), min_length=1)
+    own_metrics: dict[str, tuple[Metric, ...]] = Field(default_factory=dict)
+    """The metrics of cases that have others than those of all."""
     alpha: float = Field(0.05, ge=1e-6, lt=0.5)
     """The probability allowed of a false pass or a false regression anywhere in the suite."""
     power: float = Field(0.8, ge=0.5, lt=1)
@@ -163,11 +188,23 @@ class Plan(Frozen):
     max_pairs: int = Field(20, ge=2, le=1000)
     """The last look comes after this many pairs. With fewer, each look costs less, and a noisy case can get less."""
 
+    def metrics_of(self, case_id: str) -> tuple[Metric, ...]:
+        """Return what is guarded of a case."""
+        return self.own_metrics.get(case_id, self.metrics)
+
+    @property
+    def findings(self) -> int:
+        """The number of findings: one for each metric of each case."""
+        return sum(len(self.metrics_of(case_id)) for case_id in self.cases)
+
     @model_validator(mode="after")
     def _coherent(self) -> Self:
+        if not self.own_metrics.keys() <= set(self.cases) or not all(self.own_metrics.values()):
+            raise ValueError("own_metrics: each entry names metrics of one of the cases")
         if self.max_pairs < self.min_pairs:
             raise ValueError(f"at most {self.max_pairs} pairs are fewer than the {self.min_pairs} of the first look")
-        for names in (self.cases, [metric.name for metric in self.metrics]):
+        metrics = (self.metrics, *self.own_metrics.values())
+        for names in (self.cases, *([metric.name for metric in of_case] for of_case in metrics)):
             name, times = Counter(names).most_common(1)[0]
             if times > 1:
                 raise ValueError(f"{name!r} is named {times} times")
@@ -193,6 +230,10 @@ class GuardRecord(Frozen):
     """The Python files in which the sides differ, seen from the top of the repository."""
     machine: Machine | None = None
     cases: tuple[GuardedCase, ...] = Field(min_length=1)
+    instructions: tuple[Instructions, ...] = ()
+    """Of small cases that stand for the guarded ones. Empty unless they were to be counted."""
+    instructions_failure: str = ""
+    """Why they could not be counted."""
 
     @model_validator(mode="after")
     def _as_planned(self) -> Self:

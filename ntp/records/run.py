@@ -123,6 +123,8 @@ class MeasuredProcess(Usage):
     """The round in which it was measured."""
     step_time_ns: tuple[Count, ...] = Field(min_length=1)
     """The samples: the duration of each timed step (or of its part, where the case names one), in order."""
+    step_cpu_ns: tuple[Count, ...] = ()
+    """The CPU time of each step's main thread. Empty where a part of the step is timed."""
     warm_up: WarmUp
     harness: Harness
     conditions: Conditions = Conditions()
@@ -135,6 +137,14 @@ class MeasuredProcess(Usage):
     def median_ns(self) -> float:
         """The median of its samples, as a divisor of rates: at least 1 ns, where a clock reads zero."""
         return max(1.0, statistics.median(self.step_time_ns))
+
+    @property
+    def waiting_share(self) -> float | None:
+        """The share of the timed steps in which their main thread was off its CPU: it waited for threads that sleep
+        when they are done, for the disk, or for the CPU itself. None where its CPU time was not measured.
+        """
+        time_ns = sum(self.step_time_ns)
+        return max(0.0, 1 - sum(self.step_cpu_ns) / time_ns) if self.step_cpu_ns and time_ns else None
 
 
 class Measurement(Frozen):
@@ -173,6 +183,13 @@ class Measurement(Frozen):
     def samples_ns(self) -> tuple[int, ...]:
         """The samples as divisors of rates: at least 1 ns, where a clock of whole nanoseconds reads zero."""
         return tuple(max(1, sample) for sample in self.step_time_ns)
+
+    @property
+    def waiting_share(self) -> float | None:
+        """That of the median process. None where it was not measured in each."""
+        shares = [process.waiting_share for process in self.processes]
+        known = [share for share in shares if share is not None]
+        return statistics.median(known) if len(known) == len(shares) else None
 
     @property
     def usage(self) -> Usage:

@@ -6,7 +6,15 @@ from functools import partial
 from typing import get_args
 
 from ntp.case import Case
-from ntp.judge.guard import TAIL, CaseJudgement, GuardVerdict, changed_but_not_loaded
+from ntp.judge.guard import (
+    CPU,
+    MEAN,
+    WALL,
+    CaseJudgement,
+    GuardVerdict,
+    InstructionsJudgement,
+    changed_but_not_loaded,
+)
 from ntp.judge.statistics import Interval
 from ntp.judge.verdict import Finding
 from ntp.records.guard import WORK_TREE, GuardRecord, Side, SideName
@@ -32,25 +40,32 @@ def _interval(finding: Finding | None) -> Interval | None:
     return finding and (finding.deciding or finding.ratio)
 
 
-def _tail(case: CaseJudgement) -> Finding | None:
-    return case.times.findings[1] if len(case.times.findings) > 1 else None
-
-
 COLUMNS = (
     Column[CaseJudgement]("case", lambda case: case.case_id, is_code=True),
     Column[CaseJudgement]("verdict", lambda case: "failed" if case.failure else case.verdict),
-    Column[CaseJudgement]("slowdown", lambda case: _ratio(case.typical), _percent),
-    Column[CaseJudgement]("interval", lambda case: _interval(case.typical), _range),
-    Column[CaseJudgement](TAIL, lambda case: _ratio(_tail(case)), _percent),
+    Column[CaseJudgement]("slowdown", lambda case: _ratio(case.first), _percent),
+    Column[CaseJudgement]("interval", lambda case: _interval(case.first), _range),
+    Column[CaseJudgement](WALL, lambda case: _ratio(case.finding(WALL)), _percent),
+    Column[CaseJudgement](MEAN, lambda case: _ratio(case.finding(MEAN)), _percent),
     Column[CaseJudgement]("pairs", lambda case: case.times.pairs),
-    Column[CaseJudgement]("detectable", lambda case: case.typical and case.typical.smallest_detectable, _percent),
-    Column[CaseJudgement]("time", lambda case: case.wall_time_s * 1e9, duration),
+    Column[CaseJudgement]("detectable", lambda case: case.first and case.first.smallest_detectable, _percent),
+)
+
+
+INSTRUCTION_COLUMNS = (
+    Column[InstructionsJudgement]("small step", lambda judged: judged.counted.case_id, is_code=True),
+    Column[InstructionsJudgement]("verdict", lambda judged: judged.verdict),
+    Column[InstructionsJudgement]("instructions", lambda judged: judged.ratio, _percent),
+    Column[InstructionsJudgement]("base", lambda judged: judged.counted.base, "{:,}".format),
+    Column[InstructionsJudgement]("head", lambda judged: judged.counted.head, "{:,}".format),
 )
 
 
 def report(record: GuardRecord, verdict: GuardVerdict) -> Report:
-    notes = list(_notes(record, verdict))
-    return Report([_answer(record, verdict)], [Table(COLUMNS, verdict.cases)], notes, _legend(verdict))
+    tables = [Table(COLUMNS, verdict.cases)]
+    if verdict.instructions:
+        tables.append(Table(INSTRUCTION_COLUMNS, verdict.instructions))
+    return Report([_answer(record, verdict)], tables, list(_notes(record, verdict)), _legend(verdict))
 
 
 def _answer(record: GuardRecord, verdict: GuardVerdict) -> str:
@@ -72,8 +87,11 @@ def _side(side: Side) -> str:
 def _predicate(record: GuardRecord, verdict: GuardVerdict, base: str) -> str:
     findings = [finding for case in verdict.cases for finding in case.times.findings]
     slower = [finding.ratio.value - 1 for finding in findings if finding.verdict == "regression" and finding.ratio]
-    more = worse(max(slower, default=None), [case.regressions for case in verdict.cases])
     cases = [case.verdict for case in verdict.cases]
+    if verdict.verdict == "regression" and "regression" not in cases:
+        most = max(judged.ratio for judged in verdict.instructions)
+        return f"executes {_percent(most).lstrip('+')} more instructions in a small step than {base}"
+    more = worse(max(slower, default=None), [case.regressions for case in verdict.cases])
     return predicate(verdict.verdict, cases, base, record.plan.metrics[0].threshold, more)
 
 
@@ -95,6 +113,8 @@ def _notes(record: GuardRecord, verdict: GuardVerdict) -> Iterator[str]:
             endings = [ending for pair in measured.pairs for name, ending in pair.endings if name == side]
             for doubt in doubts(endings, Case.parse(measured.case_id).step):
                 yield f"{measured.case_id}: {side}: {doubt}"
+    if record.instructions_failure:
+        yield f"instructions were not counted: {record.instructions_failure}"
     if verdict.verdict == "inconclusive":
         yield _remedy(record, verdict)
 
@@ -110,7 +130,9 @@ def _notes_on(case: CaseJudgement, min_pairs: int) -> Iterator[str]:
         interval = _interval(finding)
         if interval and (finding.verdict == "regression" or finding.verdict == case.verdict == "inconclusive"):
             allowed = limit(finding.metric.threshold)
-            yield f"{_name(finding)} is slower by {_range(interval)}, {allowed} is allowed{_need(finding)}"
+            yield f"{_name(finding)} grew by {_range(interval)}, {allowed} is allowed{_need(finding)}"
+    if case.times.fired == (WALL,) and case.finding(CPU):
+        yield "its CPU time did not: the step waits longer, for other threads, the disk, a lock or a timer"
 
 
 def _need(finding: Finding) -> str:
@@ -138,14 +160,34 @@ def _remedy(record: GuardRecord, verdict: GuardVerdict) -> str:
     return f"--budget {math.ceil(budget_s / 60)}min would probably decide it; so would a larger --threshold"
 
 
+_SHORT = {CPU: "CPU time", WALL: "wall time", MEAN: "the mean"}
+_NAMES = {CPU: "the CPU time of a step", WALL: "the time of a step", MEAN: "the mean of all steps"}
+
+
 def _name(finding: Finding) -> str:
-    return "the mean step" if finding.metric.name == TAIL else "the typical step"
+    return _NAMES.get(finding.metric.name, finding.metric.name)
 
 
 def _legend(verdict: GuardVerdict) -> str:
     confidence = min((finding.confidence for case in verdict.cases for finding in case.times.findings), default=0.9)
     return (
-        "Slowdown: how much slower the head is than the base, over the rounds of a pair and over all pairs. Its "
-        f"interval decides, and holds the truth in at least {confidence:.0%} of runs, however often it is looked at. "
-        "Detectable: the slowdown that this many pairs would have found in 4 of 5 runs."
+        "Slowdown: how much more CPU time a step takes of its main thread on the head than on the base, over the "
+        "rounds of a pair and over all pairs. Its interval decides, and holds the truth in at least "
+        f"{confidence:.0%} of runs, however often it is looked at. Wall: the time of a step, which contains waiting, "
+        "too. Mean: that of all steps, the slowest included. Each has a threshold of its own"
+        f"{_seen(verdict)}."
     )
+
+
+def _seen(verdict: GuardVerdict) -> str:
+    """What the pairs so far would have found of each metric, in every case."""
+    detectable: dict[str, float] = {}
+    for case in verdict.cases:
+        for finding in case.times.findings:
+            if finding.smallest_detectable is not None:
+                name = finding.metric.name
+                detectable[name] = max(detectable.get(name, 0.0), finding.smallest_detectable)
+    if not detectable:
+        return ""
+    found = ", ".join(f"{_percent(ratio)} of {_SHORT.get(name, name)}" for name, ratio in detectable.items())
+    return f"; in 4 of 5 runs, this many pairs would have found {found}, in whichever case"

@@ -41,6 +41,14 @@ def _intensity(row: CaseRow) -> float | None:
     return intensity if intensity is not None and isfinite(intensity) else None
 
 
+MUCH_WAITING = 0.05
+"""The share of a step from which on waiting is shown."""
+
+
+def _if_much(waiting_share: float | None) -> float | None:
+    return waiting_share if waiting_share is not None and waiting_share >= MUCH_WAITING else None
+
+
 CASE = Column[CaseRow]("case", lambda row: row.case.id, is_code=True)
 TIME = Column[CaseRow]("step time", lambda row: row.time_ns, duration)
 PLUS_MINUS = Column[CaseRow](
@@ -82,6 +90,7 @@ INTENSITY = Column[CaseRow]("FLOP/byte", _intensity, ratio, formats=["markdown"]
 BOUND = Column[CaseRow](
     "bound by", lambda row: row.roofline and row.roofline.bound, formats=["markdown"], optional=True
 )
+WAITING = Column[CaseRow]("waiting", lambda row: _if_much(row.measurement.waiting_share), share, optional=True)
 FAULTS = Column[CaseRow]("faults", lambda row: row.measurement.minor_page_faults_per_step, significant)
 PEAK_TENSORS = Column[CaseRow](
     "peak tensors", lambda row: row.observations.memory and row.observations.memory.peak_bytes, size, short="tensors"
@@ -107,7 +116,7 @@ STEPS = (
 )
 WHY = (
     *(CASE._replace(short="why"), FLOPS, OF_PEAK, INTENSITY, BOUND),
-    *(*map(_phase, _LONG_PHASES), Column("rest", _rest, share), PEAK_TENSORS, FAULTS),
+    *(*map(_phase, _LONG_PHASES), Column("rest", _rest, share), WAITING, PEAK_TENSORS, FAULTS),
 )
 PARTS = (
     *(CASE._replace(short="part of a step"), TIME._replace(title="time")),
@@ -164,6 +173,7 @@ VALUES: dict[str, Callable[[CaseRow], Any]] = {
     **_limits("efficiency", lambda row: row.efficiency_interval),
     "share_of_step": SHARE_OF_STEP.value,
     **_limits("share_of_step", SHARE_BETWEEN.value),
+    "waiting_share": lambda row: row.measurement.waiting_share,
     "peak_rss_bytes": PEAK_RSS.value,
     "minor_page_faults_per_step": FAULTS.value,
     "major_page_faults": lambda row: row.measurement.usage.major_page_faults,

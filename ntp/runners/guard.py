@@ -1,7 +1,7 @@
 """Base against head, until every case is decided or the budget is spent."""
 
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,10 +11,12 @@ from ntp.case import Case
 from ntp.errors import WorkerFailed
 from ntp.judge.guard import verdict_on
 from ntp.records.environment import Software
-from ntp.records.guard import WORK_TREE, GuardedCase, GuardRecord, Plan, Side, SideName
+from ntp.records.guard import WORK_TREE, GuardedCase, GuardRecord, Instructions, Plan, Side, SideName
 from ntp.runners.bench import Bench
+from ntp.worker.alike_pairs import cpus_for_both, measure_alike
+from ntp.worker.callgrind import small
 from ntp.worker.checkout import changed_files, checkout, lacking
-from ntp.worker.pairs import Counted, SideFailed, count, measure_pair
+from ntp.worker.pairs import Counted, SideFailed, count
 from ntp.worker.preparing import failure_of, prepare
 from ntp.worker.sources import Source, foreign, own_files
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 NextCase = Callable[[GuardRecord], str | None]
 """Takes the record so far; returns the id of the case that needs another pair, or None when all is decided."""
 
+CountInstructions = Callable[[Case, Mapping[SideName, Source]], Instructions]
+"""As :func:`ntp.worker.callgrind.count_instructions`."""
+
 SIDES: tuple[SideName, SideName] = ("base", "head")
 
 
@@ -32,9 +37,21 @@ SHAPES = ((8, 64), (32, 128))
 
 
 def default_cases(model: str, threads: Sequence[int]) -> tuple[Case, ...]:
-    """Return the cases that are guarded unless others are named: each shape on each number of threads."""
+    """Return the cases that are guarded unless others are named: each shape on each number of threads.
+
+    Several threads sleep while they wait for each other: only then does the CPU time of the main thread leave out the
+    waiting, which is most of what disturbs them (``python evidence/guard policies``).
+    """
     return tuple(
-        Case.of({"model": model, "batch_size": batch_size, "seq_len": seq_len, "threads": count})
+        Case.of(
+            {
+                "model": model,
+                "batch_size": batch_size,
+                "seq_len": seq_len,
+                "threads": count,
+                "wait_policy": "passive" if count > 1 else "unset",
+            }
+        )
         for batch_size, seq_len in SHAPES
         for count in threads
     )
@@ -110,6 +127,20 @@ class _Guard:
                 return False
         return True
 
+    def count_instructions(self, count_instructions: CountInstructions) -> Iterator[GuardRecord]:
+        """Count the instructions of a small step of each kind that was counted on both sides."""
+        counted = (Case.parse(guarded.case_id) for guarded in self.record.cases if guarded.base and guarded.head)
+        for case in dict.fromkeys(map(small, counted)):
+            self._bench.progress(f"counting the instructions of {case.id} (about half a minute)")
+            changes: dict[str, object]
+            try:
+                changes = {"instructions": (*self.record.instructions, count_instructions(case, self._sources))}
+            except WorkerFailed as error:
+                changes = {"instructions_failure": str(error)}
+            changes["wall_time_s"] = round(self.elapsed_s, 3)
+            self.record = self.record.model_copy(update=changes)
+            yield self.record
+
     def pair(self, guarded: GuardedCase) -> GuardRecord:
         """Add a pair to a guarded case."""
         started_s = self._bench.clock_s()
@@ -122,7 +153,10 @@ class _Guard:
                     side: stack.enter_context(self._bench.start(case, self._sources[side]))
                     for side in random.Random(seed).sample(SIDES, 2)
                 }
-                changes = {"pairs": (*guarded.pairs, measure_pair(guarded.case_id, workers, seed))}
+                # What the first pair has tried need not be tried again, and all pairs of a case are of one kind.
+                together = guarded.pairs[0].together if guarded.pairs else None
+                pair = measure_alike(case, workers, seed, cpus=cpus_for_both(case), together=together)
+                changes = {"pairs": (*guarded.pairs, pair)}
         except WorkerFailed as error:
             changes = _failure(error)
         pair_s = self._bench.clock_s() - started_s
@@ -167,6 +201,7 @@ def guard(
     seed: int = 0,
     allowed: Sequence[str] = (),
     next_case: NextCase = lambda record: verdict_on(record).next_case,
+    count_instructions: CountInstructions | None = None,
 ) -> Generator[GuardRecord, None, None]:
     """Count every case of the plan on both sides, then add pairs where they are needed. Each step yields the record.
 
@@ -181,6 +216,7 @@ def guard(
         seed: random seed of the order of blocks.
         allowed: names of counts that may rise, or patterns of them.
         next_case: the rule.
+        count_instructions: counts the instructions of a case on both sides. None: nobody does.
 
     Raises:
         OptionError: a ref, the folder or a link is wrong. Found before any worker is started.
@@ -210,6 +246,8 @@ def guard(
         for guarded in record.cases:
             bench.progress(f"counting what a step of {guarded.case_id} does")
             yield run.count(guarded)
+        if count_instructions is not None:
+            yield from run.count_instructions(count_instructions)
         while (case_id := next_case(run.record)) and run.elapsed_s + run.longest_pair_s <= budget_s:
             guarded = next(case for case in run.record.cases if case.case_id == case_id)
             bench.progress(f"{run.elapsed_s:.0f} of {budget_s:.0f} s: pair {len(guarded.pairs) + 1} of {case_id}")

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from typing import IO, ClassVar, Self, TypeVar
 
 import psutil
@@ -106,24 +107,40 @@ class Channel:
             WorkerFailed: the worker died, hung or gave a malformed answer.
         """
         with self._asking:
-            assert self._process.stdin is not None
-            if self._paused:
-                self._signal(signal.SIGCONT)
-                self._paused = False
-            try:
-                self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
-            except BrokenPipeError:
-                raise self._died(activity) from None
-            line = self._read_line(activity, self._timeout_s + 3 * expected_s)
-            try:
-                message = json.loads(line)
-                if "error" in message:
-                    # The ntp of a guard's base may be older, and name no kind.
-                    raise Refused(*self._told(str(message["error"])), kind=str(message.get("kind", "")))
-                return answer.model_validate(message["ok"])
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(line[:80])
-                raise self.malformed(activity, reason) from error
+            self._send(do, activity, arguments)
+            return self._receive(answer, activity, expected_s)
+
+    def send(self, do: str, activity: str, **arguments: object) -> None:
+        """Ask for something, and do not wait: :meth:`receive` does. Arguments and errors as in :meth:`request`."""
+        with self._asking:
+            self._send(do, activity, arguments)
+
+    def receive(self, answer: type[Answer], activity: str) -> Answer:
+        """Wait for the answer to what was sent. Arguments and errors as in :meth:`request`."""
+        with self._asking:
+            return self._receive(answer, activity, 0.0)
+
+    def _send(self, do: str, activity: str, arguments: Mapping[str, object]) -> None:
+        assert self._process.stdin is not None
+        if self._paused:
+            self._signal(signal.SIGCONT)
+            self._paused = False
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._died(activity) from None
+
+    def _receive(self, answer: type[Answer], activity: str, expected_s: float) -> Answer:
+        line = self._read_line(activity, self._timeout_s + 3 * expected_s)
+        try:
+            message = json.loads(line)
+            if "error" in message:
+                # The ntp of a guard's base may be older, and name no kind.
+                raise Refused(*self._told(str(message["error"])), kind=str(message.get("kind", "")))
+            return answer.model_validate(message["ok"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(line[:80])
+            raise self.malformed(activity, reason) from error
 
     def pause(self) -> None:
         """Take the worker off the CPUs, with whatever else is in its process group, until the next request.

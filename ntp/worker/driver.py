@@ -30,7 +30,8 @@ from ntp.worker.channel import Channel, Refused
 from ntp.worker.launch import Launch, new_process
 from ntp.worker.protocol import Imported, Loaded, Ran, Worker
 from ntp.worker.sources import Source
-from ntp.worker.warmup import MIN_WINDOW
+
+_RUNNING = "running steps"
 
 
 def cpus_for(runtime: Runtime) -> tuple[int, ...] | None:
@@ -61,14 +62,24 @@ class PipeWorker(Channel):
         case = self.case.model_dump(mode="json")
         return self.request("load", Loaded, "loading the model", case=case, cpus=cpus_for(self.case.runtime))
 
-    def warm_up(self, min_window: int = MIN_WINDOW) -> WarmUp:
-        return self.request("warm_up", WarmUp, "warming up", min_window=min_window)
+    def warm_up(self, steps: int | None = None, cpu: int | None = None) -> WarmUp:
+        return self.request("warm_up", WarmUp, "warming up", steps=steps, cpu=cpu)
 
     def run(self, steps: int, expected_s: float = 0.0) -> Ran:
-        activity = "running steps"
-        ran = self.request("run", Ran, activity, expected_s=expected_s, steps=steps)
+        return self._checked(self.request("run", Ran, _RUNNING, expected_s=expected_s, steps=steps), steps)
+
+    def begin_step(self, cpu: int) -> None:
+        self.send("run", _RUNNING, steps=1, cpu=cpu)
+
+    def end_step(self) -> Ran:
+        return self._checked(self.receive(Ran, _RUNNING), 1)
+
+    def run_marked_step(self) -> Ran:
+        return self._checked(self.request("run_marked_step", Ran, _RUNNING), 1)
+
+    def _checked(self, ran: Ran, steps: int) -> Ran:
         if len(ran.step_time_ns) != steps:
-            raise self.malformed(activity, f"{len(ran.step_time_ns)} samples for {steps} steps")
+            raise self.malformed(_RUNNING, f"{len(ran.step_time_ns)} samples for {steps} steps")
         return ran
 
     def calibration_kernel(self) -> KernelBurst:
@@ -151,6 +162,7 @@ def measure(
         started=started,
         round=round_,
         step_time_ns=tuple(time_ns for block in blocks for time_ns in block.step_time_ns),
+        step_cpu_ns=tuple(time_ns for block in blocks for time_ns in block.step_cpu_ns),
         warm_up=warm_up,
         harness=Harness(
             start_s=loaded_s - started_s,

@@ -59,21 +59,36 @@ class NewProcess(subprocess.Popen[bytes]):
 
 
 def new_process(
-    runtime: Runtime, source: Source, stderr: IO[bytes], command: Sequence[str] | None = None
+    runtime: Runtime,
+    source: Source,
+    stderr: IO[bytes],
+    command: Sequence[str] | None = None,
+    *,
+    under: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> WorkerProcess:
-    """Start a new interpreter, which runs ntp's own worker unless another command is given."""
+    """Start a new interpreter.
+
+    Args:
+        runtime: the environment that it runs in.
+        source: where it runs, and where its modules come from.
+        stderr: takes its standard error.
+        command: what it runs. None: ntp's own worker.
+        under: the beginning of a command that runs the rest of it, as a tool for debugging does.
+        variables: environment variables beside those of the runtime.
+    """
     if command is None:
         where = json.dumps(source.model_dump(mode="json"))  # pydantic's own refuses what is not UTF-8
         command = (sys.executable, "-P", bootstrap.__file__, where, "ntp.worker.worker")
     mark = new_mark()
     process = NewProcess(
-        [*command, str(os.getpid())],
+        [*under, *command, str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
         bufsize=0,
         cwd=source.folder,
-        env=_environment(runtime, mark),
+        env=_environment(runtime, mark) | dict(variables or {}),
         # In this session: only then does the kernel continue what is stopped in its group, and hang up on it, when the
         # worker dies. In a session of its own, the processes of a paused worker would stay stopped for ever.
         process_group=0,

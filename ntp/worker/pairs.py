@@ -5,8 +5,9 @@ import random
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
@@ -16,24 +17,11 @@ from ntp.records.environment import Software
 from ntp.records.guard import Block, Counts, Pair, SideName
 from ntp.worker.driver import PipeWorker
 from ntp.worker.launch import ForkServer
-from ntp.worker.protocol import Imported, Worker, stopped_on_error
+from ntp.worker.protocol import PROTOCOL, Imported, Worker, stopped_on_error
 from ntp.worker.sources import WORKER, Source
-
-STEPS_S = 3.0
-"""Seconds of timed steps in a pair, on both sides together."""
-
-BLOCK_S = 0.05
-"""Seconds of a block: short compared with what disturbs a machine. A step that takes longer is a block of its own. The
-first step of a block meets caches that the other side has filled, which does not matter where both sides are alike.
-Where one is several times as fast, it is slowed down more: then blocks should be longer, and equally long on either
-side (:func:`unlike_rounds`)."""
 
 MIN_BLOCKS = 8
 """The fewest blocks of each side, however long a step takes: the median of fewer says little."""
-
-WARM_UP_WINDOW = 2
-"""How many steps, at least, must agree with as many before them. Fewer than for a process on its own: what is left of a
-warm-up is in both sides alike."""
 
 FORKS = 16
 """How many workers, two a pair, one process forks before it is renewed."""
@@ -133,6 +121,12 @@ def count(worker: Worker, source: Source) -> Counted:
             f"the ntp of this commit is too old to be started from here: it has no {WORKER}; name a later commit"
         )
     loaded = worker.load()
+    if loaded.protocol != PROTOCOL:
+        age, other = ("old", "a later") if loaded.protocol < PROTOCOL else ("new", "an earlier")
+        raise WorkerFailed(
+            f"the ntp of this commit is too {age} to be measured from here: its workers speak version "
+            f"{loaded.protocol} of the protocol, this ntp speaks {PROTOCOL}; name {other} commit"
+        )
     worker.run(2)
     memory, flops, profile = worker.ask("memory"), worker.ask("flops"), worker.ask("operators", steps=1)
     counts = Counts(
@@ -159,16 +153,17 @@ def measure_pair(
     case_id: str,
     workers: dict[SideName, Worker],
     seed: int,
-    steps_s: float = STEPS_S,
-    block_s: float | None = None,
+    steps_s: float,
+    block_s: float,
     drop_above: float = math.inf,
 ) -> Pair:
     """Load and warm up a fresh worker of each side, then let them run alternate blocks, in an order drawn from
     ``seed``.
 
-    Both run the same number of steps in each round, unless ``block_s`` says how many seconds of its own steps each side
-    runs. Which of the two goes first is drawn again for each round. A worker is paused whenever it has answered, so
-    that threads that spin while they wait take no CPU from the other side.
+    The sides may be unlike: each has blocks of ``block_s`` seconds of its own steps, until ``steps_s`` seconds are
+    filled. Which of the two goes first is drawn again for each round. A worker is paused whenever it has answered, so
+    that threads that spin while they wait take no CPU from the other side. Sides that are alike have a better way
+    (:mod:`ntp.worker.alike_pairs`).
 
     Raises:
         SideFailed: one of them died, hung or refused.
@@ -179,26 +174,20 @@ def measure_pair(
     pace_s: dict[SideName, float] = {}
     # Importing torch takes seconds, and needs no quiet.
     with ThreadPoolExecutor(len(sides)) as pool, stopped_on_error(*workers.values()):
-        list(pool.map(lambda side: _ask(side, workers[side], workers[side].load), order.sample(sides, 2)))
+        list(pool.map(lambda side: ask(side, workers[side], workers[side].load), order.sample(sides, 2)))
     for side in order.sample(sides, 2):
-        warm_up = _ask(side, workers[side], partial(workers[side].warm_up, WARM_UP_WINDOW))
+        warm_up = ask(side, workers[side], workers[side].warm_up)
         pace_s[side] = statistics.median(warm_up.step_time_ns[len(warm_up.step_time_ns) // 2 :]) / 1e9
     if pace_s["head"] > drop_above * pace_s["base"]:
         raise Pruned(pace_s["head"] / pace_s["base"])
-    if block_s is None:
-        step_s = statistics.mean(pace_s.values())
-        pace_s = dict.fromkeys(sides, step_s)
-        rounds, alike = rounds_of(step_s, steps_s)
-        steps = dict.fromkeys(sides, alike)
-    else:
-        rounds, steps = unlike_rounds(pace_s, steps_s, block_s)
+    rounds, steps = unlike_rounds(pace_s, steps_s, block_s)
     blocks = []
     endings: dict[SideName, Ending] = {}
     for _ in range(rounds):
         for side in order.sample(sides, 2):
             expected_s = steps[side] * pace_s[side]
-            ran = _ask(side, workers[side], partial(workers[side].run, steps[side], expected_s=expected_s))
-            blocks.append(Block(side=side, step_time_ns=ran.step_time_ns))
+            ran = ask(side, workers[side], partial(workers[side].run, steps[side], expected_s=expected_s))
+            blocks.append(Block(side=side, step_time_ns=ran.step_time_ns, step_cpu_ns=ran.step_cpu_ns))
             endings[side] = ran.ending
     return Pair(case_id=case_id, seed=seed, blocks=tuple(blocks), endings=tuple(endings.items()))
 
@@ -211,25 +200,28 @@ class SideFailed(WorkerFailed):
         self.side = side
 
 
-def _ask(side: SideName, worker: Worker, request: Callable[[], Answer]) -> Answer:
-    """Ask a worker, pause it once it has answered, and name its side if it fails."""
+@contextmanager
+def blamed(side: SideName) -> Iterator[None]:
+    """Name the side of the worker that fails inside the block."""
     try:
-        answer = request()
+        yield
     except WorkerFailed as error:
         raise SideFailed(side, error) from error
+
+
+def ask(side: SideName, worker: Worker, request: Callable[[], Answer]) -> Answer:
+    """Ask a worker, and pause it once it has answered.
+
+    Raises:
+        SideFailed: it failed.
+    """
+    with blamed(side):
+        answer = request()
     worker.pause()
     return answer
 
 
-def rounds_of(step_s: float, steps_s: float = STEPS_S) -> tuple[int, int]:
-    """How many blocks each side has, and of how many steps, to fill ``steps_s`` seconds with both sides' steps."""
-    steps = max(1, round(BLOCK_S / step_s))
-    return max(MIN_BLOCKS, math.ceil(steps_s / (2 * steps * step_s))), steps
-
-
-def unlike_rounds(
-    pace_s: dict[SideName, float], steps_s: float, block_s: float = BLOCK_S
-) -> tuple[int, dict[SideName, int]]:
+def unlike_rounds(pace_s: dict[SideName, float], steps_s: float, block_s: float) -> tuple[int, dict[SideName, int]]:
     """The rounds for sides whose steps take unlike times: a block of either is ``block_s`` seconds, or one step."""
     steps = {side: max(1, round(block_s / step_s)) for side, step_s in pace_s.items()}
     round_s = sum(steps[side] * step_s for side, step_s in pace_s.items())

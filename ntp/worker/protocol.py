@@ -14,7 +14,13 @@ from ntp.case import Amount, Count, Frozen
 from ntp.records.endings import Ending
 from ntp.records.environment import Process, Software
 from ntp.records.run import KernelBurst, Usage, WarmUp
-from ntp.worker.warmup import MIN_WINDOW
+
+PROTOCOL = 1
+"""The version of the requests below. The two sides of a guard may bring each an ntp of its own."""
+
+STEP_BEGINS, STEP_ENDS = "sched_get_priority_max", "sched_get_priority_min"
+"""Functions of ``os``, and of the C library, that a worker calls before and after a marked step and nothing else ever
+calls: a tool that watches its machine code knows by them where the step is."""
 
 
 class Loaded(Frozen):
@@ -24,12 +30,16 @@ class Loaded(Frozen):
     parameter_dtypes: tuple[str, ...] = ()
     software: Software
     process: Process
+    protocol: Count = 0
+    """:data:`PROTOCOL` of the worker's ntp. Those of the first ones said nothing."""
 
 
 class Ran(Usage):
     """Answer to ``run``: the samples, what the process used while they were taken, and how they left it."""
 
     step_time_ns: tuple[Count, ...] = Field(min_length=1)
+    step_cpu_ns: tuple[Count, ...] = ()
+    """The CPU time of the thread that ran each step. Empty where a part of the step is timed."""
     cpu_time_s: Amount
     ending: Ending = Ending()
 
@@ -47,11 +57,22 @@ class Worker(Protocol):
     def load(self) -> Loaded:
         """Build the model and the data. This is the first request."""
 
-    def warm_up(self, min_window: int = MIN_WINDOW) -> WarmUp:
-        """Run steps until their time is steady: the median of at least ``min_window``, and of as many before them."""
+    def warm_up(self, steps: int | None = None, cpu: int | None = None) -> WarmUp:
+        """Run this many steps, or by default until their time is steady, with the main thread on a CPU, if one is
+        given.
+        """
 
     def run(self, steps: int, expected_s: float = 0.0) -> Ran:
         """Run and time exactly ``steps`` steps, which should take about ``expected_s`` seconds."""
+
+    def begin_step(self, cpu: int) -> None:
+        """Move the main thread to a CPU, and begin a step. It has ended when :meth:`end_step` returns."""
+
+    def end_step(self) -> Ran:
+        """Wait for the step that was begun, and return it."""
+
+    def run_marked_step(self) -> Ran:
+        """Run one step between calls of :data:`STEP_BEGINS` and :data:`STEP_ENDS`."""
 
     def calibration_kernel(self) -> KernelBurst:
         """Time the calibration kernel, for some ten milliseconds. No step runs."""

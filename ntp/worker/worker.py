@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from time import perf_counter_ns, process_time  # themselves: a model may put others in their places
+from time import perf_counter_ns, process_time, thread_time_ns  # themselves: a model may put others in their places
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ntp.case import Case, Frozen
@@ -28,7 +28,7 @@ from ntp.observe.py_spy import allow_tracing
 from ntp.records.endings import Ending, SettingChange
 from ntp.records.run import KernelBurst, WarmUp
 from ntp.worker import bootstrap
-from ntp.worker.protocol import Imported, Loaded, Ran
+from ntp.worker.protocol import PROTOCOL, STEP_BEGINS, STEP_ENDS, Imported, Loaded, Ran
 from ntp.worker.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Stepper:
 
     Attributes:
         run_step: runs one step and returns the time of that part, in nanoseconds.
+        times_whole_steps: whether the case names no part.
         loss: the last step's loss, of shape ``()``; None where no step has had one.
     """
 
@@ -58,6 +59,7 @@ class Stepper:
         self._clock_ns = clock_ns
         self._clock = PhaseClock(clock_ns)
         self._phases = PART_PHASES.get(part, ())
+        self.times_whole_steps = part == "step"
         self.run_step: Callable[[], int] = {"step": self._whole, "data": self._data}.get(part, self._part)
 
     def _whole(self) -> int:
@@ -162,13 +164,18 @@ class CaseHolder:
             parameter_dtypes=tuple(sorted({str(parameter.dtype) for parameter in self._training.model.parameters()})),
             software=read_software(),
             process=read_process(),
+            protocol=PROTOCOL,
         )
 
-    def warm_up(self, min_window: int) -> WarmUp:
-        """Run steps until their time is steady, after those that compile."""
+    def warm_up(self, steps: int | None = None, cpu: int | None = None) -> WarmUp:
+        """Run this many steps, or until their time is steady, after those that compile. The main thread runs on a CPU,
+        if one is given.
+        """
+        if cpu is not None:
+            self._move_to(cpu)
         run_step = self._stepper.run_step
         compiling = tuple(run_step() for _ in range(COMPILING_STEPS if self._compiles else 0))
-        warm = warm_up(self._steps_with_threads_spread().__next__, perf_counter_ns, min_window)
+        warm = warm_up(self._steps_with_threads_spread().__next__, perf_counter_ns, steps)
         return warm.model_copy(update={"compiling_step_ns": compiling})
 
     def _steps_with_threads_spread(self) -> Iterator[int]:
@@ -184,15 +191,40 @@ class CaseHolder:
         while True:
             yield self._stepper.run_step()
 
-    def run(self, steps: int) -> Ran:
-        """Run and time exactly ``steps`` steps."""
+    def run(self, steps: int, cpu: int | None = None) -> Ran:
+        """Run and time exactly ``steps`` steps, with the main thread on a CPU, if one is given."""
         run_step = self._stepper.run_step
+        if cpu is not None:
+            self._move_to(cpu)
         reset_peak_rss()  # import and warm-up are not the step's; where the kernel refuses, they count
         used, cpu_time_s = usage_so_far(), process_time()
-        step_time_ns = tuple(run_step() for _ in range(steps))
+        times_ns = []
+        for _ in range(steps):
+            before_ns = thread_time_ns()
+            times_ns.append((run_step(), thread_time_ns() - before_ns))
         cpu_time_s = process_time() - cpu_time_s
         usage = usage_so_far().since(used)
-        return Ran(**dict(usage), step_time_ns=step_time_ns, cpu_time_s=cpu_time_s, ending=self._ending())
+        step_time_ns, step_cpu_ns = zip(*times_ns, strict=True)
+        return Ran(
+            **dict(usage),
+            step_time_ns=step_time_ns,
+            step_cpu_ns=step_cpu_ns if self._stepper.times_whole_steps else (),
+            cpu_time_s=cpu_time_s,
+            ending=self._ending(),
+        )
+
+    def run_marked_step(self) -> Ran:
+        """Run one step between two calls by which whatever watches this process knows where it begins and ends."""
+        getattr(os, STEP_BEGINS)(os.SCHED_OTHER)
+        ran = self.run(1)
+        getattr(os, STEP_ENDS)(os.SCHED_OTHER)
+        return ran
+
+    def _move_to(self, cpu: int) -> None:
+        from ntp.core.settings import CPUS
+
+        os.sched_setaffinity(0, [cpu])
+        self._settings = self._settings | {CPUS: str(cpu)}
 
     def _ending(self) -> Ending:
         loss = self._stepper.loss

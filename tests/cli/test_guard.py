@@ -16,8 +16,9 @@ CASE_ID = "simple-b2-s4-t1"
 
 
 def pair(slowdown):
-    times = {"base": (1_000_000,) * 8, "head": (round(1_000_000 * (1 + slowdown)),) * 8}
-    return Pair(case_id=CASE_ID, seed=0, blocks=tuple(Block(side=s, step_time_ns=t) for s, t in times.items()))
+    times_ns = {"base": (1_000_000,) * 8, "head": (round(1_000_000 * (1 + slowdown)),) * 8}
+    blocks = tuple(Block(side=side, step_time_ns=ns, step_cpu_ns=ns) for side, ns in times_ns.items())
+    return Pair(case_id=CASE_ID, seed=0, blocks=blocks)
 
 
 def record(slowdown=0.0, pairs=8, **cell):

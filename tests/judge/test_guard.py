@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.judge.counts import Change
-from ntp.judge.guard import TAIL, TYPICAL, changed_but_not_loaded, plan_of, summary, verdict_on
+from ntp.judge.guard import CPU, MEAN, WALL, changed_but_not_loaded, plan_of, summary, verdict_on
 from ntp.judge.verdict import Verdict
 from ntp.records.environment import Software
-from ntp.records.guard import Block, Counts, GuardedCase, GuardRecord, Pair, Side
+from ntp.records.guard import Block, Counts, GuardedCase, GuardRecord, Instructions, Pair, Side
 
 ONE, OTHER, THIRD = "simple-b8-s64-t1", "simple-b32-s128-t1", "simple-b32-s128-t2"
 
@@ -40,14 +40,22 @@ class TestTimes:
         assert (verdict.verdict, verdict.failures) == (expected, ())
         (case,) = verdict.cases
         assert (case.case_id, case.verdict, case.times.pairs) == (ONE, expected, 10)
-        assert case.typical.metric.name == TYPICAL
-        assert case.typical.ratio.value == pytest.approx(math.exp(log_ratio), rel=1e-6)
+        assert case.first.metric.name == CPU
+        assert case.first.ratio.value == pytest.approx(math.exp(log_ratio), rel=1e-6)
         assert (verdict.next_case is None) == (expected != "inconclusive")
 
     def test_a_tail_alone_is_found_by_the_mean(self, make_guarded, make_guard_record):
         (case,) = verdict_on(make_guard_record(make_guarded(ONE, tail=0.5))).cases
-        assert [finding.verdict for finding in case.times.findings] == ["pass", "regression"]
-        assert (case.verdict, case.times.fired) == ("regression", (TAIL,))
+        assert [finding.verdict for finding in case.times.findings] == ["pass", "pass", "regression"]
+        assert (case.verdict, case.times.fired) == ("regression", (MEAN,))
+
+    def test_what_only_waits_is_held_to_the_wall_threshold(self, make_guarded, make_guard_record):
+        for waiting, expected in ((0.02, "pass"), (0.05, "regression")):
+            (case,) = verdict_on(make_guard_record(make_guarded(THIRD, waiting=waiting))).cases
+            assert case.verdict == expected
+            assert case.times.fired == ((WALL,) if expected == "regression" else ())
+        (case,) = verdict_on(make_guard_record(make_guarded(ONE, waiting=0.02))).cases
+        assert case.times.fired == (WALL,), "one thread waits for no other: all of its time has the smallest threshold"
 
     def test_the_threshold_is_the_plans(self, make_guarded, make_guard_record):
         case = make_guarded(ONE, 0.03)
@@ -99,6 +107,37 @@ class TestCounts:
         assert (verdict.verdict, verdict.cases[0].regressions) == ("regression", ())
 
 
+class TestInstructions:
+    @pytest.mark.parametrize(
+        ("head", "allowed", "expected"),
+        [
+            (1_000_000, (), "pass"),
+            (1_000_999, (), "pass"),
+            (1_001_001, (), "regression"),
+            (1_100_000, ("instructions",), "pass"),
+            (1_100_000, ("aten::*",), "regression"),
+            (900_000, (), "pass"),
+        ],
+    )
+    def test_a_tenth_of_a_percent_is_a_finding_unless_it_is_allowed(
+        self, make_guard_record, clean, head, allowed, expected
+    ):
+        counted = Instructions(case_id="simple-b2-s16-t1", base=1_000_000, head=head)
+        verdict = verdict_on(make_guard_record(clean, instructions=(counted,), allowed=allowed))
+        assert verdict.verdict == expected
+        (judged,) = verdict.instructions
+        assert (judged.verdict, judged.ratio) == (expected, head / 1_000_000)
+        assert verdict.cases[0].verdict == "pass"
+        assert summary(verdict)["instructions"] == [
+            {"case": "simple-b2-s16-t1", "verdict": expected, "ratio": head / 1_000_000}
+        ]
+
+    def test_a_count_that_failed_is_a_failure_and_ends_the_measuring(self, make_guarded, make_guard_record):
+        record = make_guard_record(make_guarded(ONE, pairs=2), instructions_failure="head: died")
+        verdict = verdict_on(record)
+        assert (verdict.failures, verdict.next_case) == (("head: died",), None)
+
+
 @pytest.mark.parametrize(
     ("changed", "base", "head", "told"),
     [
@@ -128,7 +167,7 @@ class TestWhatCannotBeCompared:
         assert (verdict.verdict, verdict.failures, verdict.next_case) == ("not comparable", (), None)
         assert [case.verdict for case in verdict.cases] == ["pass", "not comparable"]
         assert verdict.cases[1].times.not_comparable == "base: no such model"
-        assert (verdict.cases[1].typical, verdict.cases[1].changes) == (None, ())
+        assert (verdict.cases[1].first, verdict.cases[1].changes) == (None, ())
 
     def test_the_others_are_measured_on(self, make_guarded, make_guard_record):
         lacking = GuardedCase(case_id=OTHER, base_failure="base: no such model")
@@ -225,7 +264,7 @@ def pairs_of(draw, case_id, numbers, times_ns):
     )
     rounds = [
         [
-            Block(side=side, step_time_ns=(time_ns,) * 2)
+            Block(side=side, step_time_ns=(time_ns,), step_cpu_ns=(time_ns,))
             for side, time_ns in zip(("base", "head"), times_ns, strict=True)
         ]
         for times_ns in drawn
@@ -376,8 +415,8 @@ def test_the_summary_of_a_verdict(make_guarded, make_guard_record):
     assert (told["verdict"], told["failures"], case["not_comparable"]) == ("regression", [], "")
     assert case["changes"] == ["+1 aten::copy_ a step", "-1 aten::mm a step"]
     assert case["regressions"] == ["aten::copy_"]
-    typical, tail = case["metrics"]
-    assert (typical["metric"], typical["threshold"], tail["metric"]) == (TYPICAL, 0.01, TAIL)
+    typical, _, tail = case["metrics"]
+    assert (typical["metric"], typical["threshold"], tail["metric"]) == (CPU, 0.01, MEAN)
     assert typical["interval"][0] < typical["ratio"] < typical["interval"][1]
     assert typical["ratio"] == pytest.approx(math.exp(0.03), rel=1e-6)
     assert typical["more_pairs"] is None

@@ -6,20 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntp.judge.guard import METRICS, TAIL, TYPICAL, log_ratios, plan_of
+from ntp.judge.guard import CPU, MEAN, METRICS, WALL, log_ratios, plan_of
 from ntp.records.guard import Block, Metric, Pair
 
-ONE, OTHER = "simple-b8-s64-t1", "simple-b32-s128-t1"
+ONE, TWO, PART = "simple-b8-s64-t1", "simple-b32-s128-t2", "simple-b8-s64-t2-forward"
 TIMES_NS = [7, 1, 10, 4, 9, 2, 6, 11, 3, 8, 5]
 
 
-def pair_of(base_ns, head_ns, steps=None):
-    """A pair in blocks of that many steps; by default one block a side."""
+def pair_of(base_ns, head_ns, steps=None, together=False, cpu_share=1.0):
+    """A pair in blocks of that many steps; by default one block a side. Main threads run for a share of a step."""
     blocks = []
     for first in range(0, len(base_ns), steps or len(base_ns)):
         for side, times_ns in (("base", base_ns), ("head", head_ns)):
-            blocks.append(Block(side=side, step_time_ns=tuple(times_ns[first : first + (steps or len(times_ns))])))
-    return Pair(case_id=ONE, seed=0, blocks=tuple(blocks))
+            of_block = tuple(times_ns[first : first + (steps or len(times_ns))])
+            cpu_ns = tuple(round(cpu_share * time_ns) for time_ns in of_block)
+            blocks.append(Block(side=side, step_time_ns=of_block, step_cpu_ns=cpu_ns))
+    return Pair(case_id=ONE, seed=0, blocks=tuple(blocks), together=together)
 
 
 class TestMetrics:
@@ -57,30 +59,58 @@ class TestMetrics:
         assert metric(slower) == pytest.approx(math.log(factor))
 
     def test_one_disturbed_step_is_nothing_to_the_typical_and_all_to_the_mean(self):
-        pair = pair_of([100] * 20, [100] * 19 + [2100], steps=4)
-        assert log_ratios(pair, [Metric(name=TYPICAL), Metric(name=TAIL)]) == (
+        pair = pair_of([100] * 20, [100] * 19 + [2100], steps=1)
+        assert log_ratios(pair, [Metric(name=CPU), Metric(name=WALL), Metric(name=MEAN)]) == (
+            0.0,
             0.0,
             pytest.approx(math.log(2)),
         )
+
+    def test_a_fifth_of_the_rounds_is_left_out_at_either_end(self):
+        head = [100, 110, 121, 50, 900]
+        middle = (math.log(1.0) + math.log(1.1) + math.log(1.21)) / 3
+        assert METRICS[WALL](pair_of([100] * 5, head, steps=1)) == pytest.approx(middle)
+
+    def test_a_side_that_only_waits_has_the_same_cpu_time(self):
+        base, head = [10**6] * 10, [12 * 10**5] * 10
+        waiting = pair_of(base, head, steps=1)
+        blocks = tuple(block.model_copy(update={"step_cpu_ns": (9 * 10**5,)}) for block in waiting.blocks)
+        waiting = waiting.model_copy(update={"blocks": blocks})
+        assert METRICS[WALL](waiting) == pytest.approx(math.log(1.2))
+        assert METRICS[CPU](waiting) == 0
+
+    def test_what_differs_between_two_cpus_is_in_no_ratio_of_sides_that_swapped_them(self):
+        """The base is on the slow CPU in even rounds, the head in odd ones."""
+        base, head = [150, 100] * 10, [100, 150] * 10
+        assert METRICS[WALL](pair_of(base, head, steps=1, together=True)) == pytest.approx(0, abs=1e-12)
+        assert METRICS[WALL](pair_of(base[::2], head[::2], steps=1)) < -0.4
 
 
 class TestThePlan:
     @pytest.mark.parametrize(
         ("cases", "budget_s", "max_pairs"),
-        [(1, 10, 10), (1, 60, 21), (4, 60, 10), (4, 300, 26), (2, 300, 52), (4, 10_000, 100)],
+        [(1, 10, 10), (1, 60, 30), (4, 60, 10), (4, 300, 38), (2, 300, 75), (4, 10_000, 100)],
     )
     def test_the_last_look_is_at_nearly_twice_the_pairs_that_the_budget_holds(self, cases, budget_s, max_pairs):
-        plan = plan_of([str(i) for i in range(cases)], 0.01, budget_s)
+        plan = plan_of([f"simple-b{i + 1}-s8-t2" for i in range(cases)], 0.01, budget_s)
         assert (plan.min_pairs, plan.max_pairs) == (5, max_pairs)
 
-    @pytest.mark.parametrize(("threshold", "tail"), [(0.01, 0.05), (0.1, 0.5), (0.3, 0.99), (0.9, 0.99)])
-    def test_the_typical_step_has_the_threshold_and_the_mean_five_of_them(self, threshold, tail):
-        plan = plan_of([ONE, OTHER], threshold, 60)
-        assert plan.cases == (ONE, OTHER)
-        assert [(metric.name, metric.threshold) for metric in plan.metrics] == [
-            (TYPICAL, threshold),
-            (TAIL, pytest.approx(tail)),
-        ]
+    @pytest.mark.parametrize(
+        ("threshold", "wall", "mean"), [(0.01, 0.03, 0.05), (0.1, 0.3, 0.5), (0.3, 0.9, 0.99), (0.9, 0.99, 0.99)]
+    )
+    def test_cpu_time_has_the_threshold_and_the_others_more(self, threshold, wall, mean):
+        plan = plan_of([ONE, TWO, PART], threshold, 60)
+        assert plan.cases == (ONE, TWO, PART)
+        limits = {
+            case_id: [(metric.name, pytest.approx(metric.threshold)) for metric in plan.metrics_of(case_id)]
+            for case_id in plan.cases
+        }
+        assert limits == {
+            TWO: [(CPU, threshold), (WALL, wall), (MEAN, mean)],
+            ONE: [(CPU, threshold), (WALL, threshold), (MEAN, mean)],
+            PART: [(WALL, wall), (MEAN, mean)],
+        }
+        assert plan.findings == 8
 
     @given(
         st.integers(1, 50),
@@ -88,5 +118,5 @@ class TestThePlan:
         st.floats(0, 1e9, exclude_min=True),
     )
     def test_there_is_one_for_every_threshold_and_budget(self, cases, threshold, budget_s):
-        plan = plan_of([str(i) for i in range(cases)], threshold, budget_s)
+        plan = plan_of([f"simple-b{i + 1}-s8-t2" for i in range(cases)], threshold, budget_s)
         assert plan.min_pairs * 2 <= plan.max_pairs <= 100

@@ -10,7 +10,18 @@ from pydantic import ValidationError
 
 from ntp.errors import RecordError
 from ntp.records.environment import Machine, Software
-from ntp.records.guard import SCHEMA_VERSION, Block, Counts, GuardedCase, GuardRecord, Metric, Pair, Plan, Side
+from ntp.records.guard import (
+    SCHEMA_VERSION,
+    Block,
+    Counts,
+    GuardedCase,
+    GuardRecord,
+    Instructions,
+    Metric,
+    Pair,
+    Plan,
+    Side,
+)
 
 SIDE = Side(ref="main", commit="0123456789abcdef" * 2)
 RECORD = GuardRecord(
@@ -38,7 +49,8 @@ def tuples(items, **sizes):
 def pairs(draw):
     sides = draw(st.permutations(["base", "head"] * draw(st.integers(1, 3))))
     times_ns = tuples(st.integers(10**4, 10**12), min_size=1)
-    blocks = tuple(Block(side=side, step_time_ns=draw(times_ns)) for side in sides)
+    cpu_ns = tuples(NUMBERS)
+    blocks = tuple(Block(side=side, step_time_ns=draw(times_ns), step_cpu_ns=draw(cpu_ns)) for side in sides)
     return Pair(case_id=draw(TEXT), seed=draw(NUMBERS), blocks=blocks)
 
 
@@ -65,6 +77,7 @@ CASES = st.builds(
 SOFTWARE = st.none() | st.builds(Software, torch=st.none() | TEXT)
 SIDES = st.builds(Side, ref=TEXT, commit=TEXT, dirty=st.booleans(), software=SOFTWARE)
 SHARES = st.floats(0, 1, exclude_min=True, exclude_max=True)
+INSTRUCTIONS = st.builds(Instructions, case_id=TEXT, base=st.integers(1, 2**63 - 1), head=st.integers(1, 2**63 - 1))
 GUARDED = st.builds(Metric, name=TEXT, threshold=SHARES)
 
 
@@ -93,6 +106,8 @@ def records(draw):
         allowed=tuples(TEXT),
         machine=st.none() | st.builds(Machine, cpu_model=st.none() | TEXT),
         cases=st.just(cases),
+        instructions=tuples(INSTRUCTIONS),
+        instructions_failure=TEXT,
     )
     return draw(record)
 
@@ -129,7 +144,7 @@ def test_what_is_written_is_json_that_others_can_read():
     assert text.endswith("}\n")
     document = json.loads(text)
     assert list(document)[:2] == ["verdict", "schema_version"]
-    assert document["plan"]["metrics"] == [{"name": "rounds", "threshold": 0.01}]
+    assert document["plan"]["metrics"] == [{"name": "wall", "threshold": 0.01}]
 
 
 @given(record=records(), share=st.floats(0, 1, exclude_max=True))
@@ -239,7 +254,7 @@ def test_a_pairs_rounds_are_the_blocks_of_both_sides_in_order(pair):
     rounds = iter(pair.rounds)
     waiting = {"base": [], "head": []}
     for block in pair.blocks:
-        waiting[block.side].append(block.step_time_ns)
+        waiting[block.side].append(block)
         if all(waiting.values()):
             assert next(rounds) == (waiting["base"].pop(0), waiting["head"].pop(0))
     assert next(rounds, None) is None

@@ -9,7 +9,7 @@ import pytest
 from ntp.judge.guard import verdict_on
 from ntp.records.endings import Ending, SettingChange
 from ntp.records.environment import Software
-from ntp.records.guard import GuardedCase, GuardRecord, Side
+from ntp.records.guard import GuardedCase, GuardRecord, Instructions, Side
 from ntp.report.document import terminal
 from ntp.report.guard import report
 from ntp.report.terminal import WIDTH
@@ -80,6 +80,11 @@ def examples(make_guarded, make_guard_record, more):
                 wall_time_s=4.2,
             ),
         ),
+        "waiting": make_guard_record(make_guarded(TWO, waiting=0.05), make_guarded(ONE)),
+        "instructions": make_guard_record(
+            make_guarded(ONE),
+            instructions=(Instructions(case_id="simple-b2-s16-t1", base=81_234_567, head=82_345_678),),
+        ),
         "failed": make_guard_record(make_guarded(ONE), make_guarded(LARGE_TWO, pairs=3, failure=killed)),
     }
 
@@ -92,6 +97,8 @@ NAMES = (
     "inconclusive",
     "too-early",
     "not-comparable",
+    "waiting",
+    "instructions",
     "failed",
 )
 
@@ -200,9 +207,9 @@ def test_software_that_differs_is_told(make_guarded, make_guard_record):
     assert f"- {ONE}: the sides run on different software: " in text
 
 
-def test_a_plan_with_a_single_metric_has_no_tail(make_guarded, make_guard_record):
+def test_a_plan_with_a_single_metric_has_no_others(make_guarded, make_guard_record):
     record = make_guard_record(make_guarded(ONE))
-    plan = record.plan.model_copy(update={"metrics": record.plan.metrics[:1]})
+    plan = record.plan.model_copy(update={"metrics": record.plan.metrics[:1], "own_metrics": {}})
     lines = text_of(record.model_copy(update={"plan": plan})).splitlines()
     (row,) = (line for line in lines if line.startswith(ONE))
     assert "  -  " in row

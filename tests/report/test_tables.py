@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,8 @@ from ntp.records.environment import Machine
 from ntp.records.observations import Observations
 from ntp.records.peaks import MachinePeaks
 from ntp.records.run import Failure, Harness, Measurement, Run
-from ntp.report.sweep_columns import record
+from ntp.report.columns import Table
+from ntp.report.sweep_columns import WAITING, WHY, record
 from ntp.report.tables import surroundings, tables_of
 
 Make = Callable[..., Measurement]
@@ -42,6 +43,30 @@ def test_a_row_is_made_of_the_processes(make_measurement: Make, make_run: MakeRu
     assert (record["processes"], record["samples"]) == (2, 18)
     assert (record["minor_page_faults_per_step"], record["peak_rss_bytes"]) == (2, 123)
     assert record["step_time_low_ns"] == row.level.interval.low
+
+
+@pytest.mark.parametrize(
+    ("cpu_ns", "share", "shown"), [((8 * MS, 6 * MS), 0.3, "30%"), ((10 * MS, 9.5 * MS), 0.025, None), ((), None, None)]
+)
+def test_waiting_is_what_main_threads_were_off_their_cpus_and_shown_where_it_is_much(
+    make_measurement: Make, make_run: MakeRun, cpu_ns: Sequence[int], share: float | None, shown: str | None
+) -> None:
+    measurement = make_measurement(step_time_ns=[10 * MS] * 2, step_cpu_ns=tuple(map(int, cpu_ns)))
+    run = make_run(measurement)
+    assert records_of(run)[0]["waiting_share"] == (share if share is None else pytest.approx(share))
+    (row,) = tables_of(run).steps
+    titles = [column.title for column in Table(WHY, [row]).in_format("terminal").columns]
+    assert ("waiting" in titles) == (shown is not None)
+    if shown:
+        assert WAITING.shown(row) == shown
+
+
+def test_waiting_is_that_of_the_median_process_if_all_know_theirs(make_measurement: Make) -> None:
+    measurement = make_measurement(step_time_ns=[10 * MS], levels=(1, 2, 4), step_cpu_ns=(10 * MS,))
+    assert measurement.waiting_share == 0.5
+    first, *others = measurement.processes
+    unknown = first.model_copy(update={"step_cpu_ns": ()})
+    assert measurement.model_copy(update={"processes": (unknown, *others)}).waiting_share is None
 
 
 def test_a_single_process_has_no_interval(make_measurement: Make, make_run: MakeRun) -> None:
@@ -183,7 +208,7 @@ def test_the_fields_of_a_case_do_not_hide_each_other(
     assert part["part"] == "data"
     # The rate of a part would mean nothing.
     unknown = {
-        *("speed_up", "efficiency", "share_of_step"),
+        *("speed_up", "efficiency", "share_of_step", "waiting_share"),
         *(name for name in step if "_low" in name or "_high" in name),  # each has a single process
         *("steal_share", "other_cpu_share", "throttled_s", "throttled_periods", "load_1min"),
     }

@@ -11,18 +11,20 @@ from ntp.case import Case, Runtime, Workload
 from ntp.errors import OptionError, WorkerFailed
 from ntp.judge.guard import plan_of, verdict_on
 from ntp.records.environment import Machine, Software
-from ntp.records.guard import GuardRecord, Plan
+from ntp.records.guard import GuardRecord, Instructions, Plan
 from ntp.runners.bench import Bench, forking
 from ntp.runners.guard import Sides, default_cases, guard
-from ntp.worker.pairs import FORKS, MIN_BLOCKS, count
+from ntp.worker.alike_pairs import MIN_ROUNDS, measure_alike
+from ntp.worker.pairs import FORKS, count
+from ntp.worker.protocol import PROTOCOL
 from ntp.worker.sources import Source
 
 MACHINE = Machine(cpu_model="Example CPU")
 SMALL = Case(workload=Workload(batch_size=2, seq_len=4))
 LARGE = Case(workload=Workload(batch_size=8, seq_len=4))
 STEP_NS = 500_000_000
-PAIR_S = 2 * 2 + 2 * MIN_BLOCKS * 0.5
-"""A pair of such steps: warm-ups of 2 s, then as few blocks as there may be, of a step each."""
+PAIR_S = 2 * 2 + 2 * MIN_ROUNDS * 0.5
+"""A pair of such steps: warm-ups of 2 s, then as few rounds as there may be, of a step of each side."""
 
 GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -43,6 +45,7 @@ class Worker(FakeWorker):
         self.bench, self.case, self.side = bench, case, side
         self.pairing = False
         self.shows = bench.shows
+        self.protocol = bench.protocols.get(side, PROTOCOL)
         self.software = Software(torch="2.9", ntp=bench.versions.get((case.id, side)))
         self.files = tuple(bench.imported.get(side, {}).items())
 
@@ -59,10 +62,10 @@ class Worker(FakeWorker):
         if error := self.bench.fails.get((what, self.case.id, self.side)):
             raise WorkerFailed(f"{self.case.id}: {error}", f"the last words of {self.side}")
 
-    def warm_up(self, min_window=4):
+    def warm_up(self, steps=None, cpu=None):
         self.pairing = True
         self.bench.time_s += 2
-        return super().warm_up(min_window)
+        return super().warm_up(steps)
 
     def run(self, steps, expected_s=0.0):
         if self.pairing:  # both sides are counted at once: their steps take no time here
@@ -85,6 +88,8 @@ class FakeBench:
         """The version of ntp that a worker finds, by case and side."""
         self.imported = {}
         """The files that a worker has imported, by side and by module."""
+        self.protocols = {}
+        """The version of the protocol that a worker speaks, by side, if it is another."""
         self.starters = set()
         self.time_s = 1000.0
         self.slowdown = 1
@@ -128,6 +133,7 @@ def bench(make_observations, monkeypatch, tmp_path):
     for name, value in GIT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("ntp.runners.bench.read_machine", lambda: MACHINE)
+    monkeypatch.setattr("ntp.runners.guard.cpus_for_both", lambda case: None)
     path = tmp_path / "repository"
     path.mkdir()
     return FakeBench(path, make_observations())
@@ -319,6 +325,63 @@ def test_neither_side_can_be_counted(bench):
     assert cell.failure == "head: simple-b2-s4-t1: no such size"
 
 
+def test_a_base_whose_workers_speak_another_version_of_the_protocol(bench):
+    bench.protocols["base"] = 0
+    (record,) = bench.guard(Wants())
+    (cell,) = record.cases
+    assert cell.base_failure == (
+        "base: the ntp of this commit is too old to be measured from here: its workers speak version 0 of the "
+        f"protocol, this ntp speaks {PROTOCOL}; name a later commit"
+    )
+    assert cell.head
+    assert verdict_on(record).verdict == "not comparable"
+
+
+def counting(log, fails=False):
+    def count_instructions(case, sources):
+        log.append((case.id, {side: (source.folder / "side").read_text() for side, source in sources.items()}))
+        if fails:
+            raise WorkerFailed(f"head: {case.id}: died")
+        return Instructions(case_id=case.id, base=100, head=101)
+
+    return count_instructions
+
+
+def test_instructions_are_counted_once_for_cases_of_one_kind_before_the_first_pair(bench):
+    log = []
+    wants = Wants(SMALL)
+    records = list(bench.guard(wants, cases=(SMALL, LARGE), count_instructions=counting(log)))
+    assert log == [("simple-b2-s16-t1", {"base": "base", "head": "head"})]
+    assert [len(record.instructions) for record in records] == [0, 0, 1, 1]
+    assert [pairs_of(record) for record in records][2:] == [[0, 0], [1, 0]]
+    assert any("instructions of simple-b2-s16-t1" in message for message in bench.messages)
+
+
+def test_instructions_that_cannot_be_counted_are_a_failure(bench):
+    *_, record = bench.guard(Wants(), count_instructions=counting([], fails=True))
+    assert record.instructions_failure == "head: simple-b2-s16-t1: died"
+    assert verdict_on(record).failures == (record.instructions_failure,)
+
+
+def test_what_only_one_side_can_run_has_no_instructions_to_compare(bench):
+    bench.fails["load", SMALL.id, "base"] = "no such model"
+    log = []
+    *_, record = bench.guard(Wants(), count_instructions=counting(log))
+    assert (log, record.instructions) == ([], ())
+
+
+def test_what_the_first_pair_has_tried_is_not_tried_again(bench, monkeypatch):
+    tried = []
+
+    def measured(case, workers, seed, *, cpus, together):
+        tried.append(together)
+        return measure_alike(case, workers, seed, cpus=None, together=False)
+
+    monkeypatch.setattr("ntp.runners.guard.measure_alike", measured)
+    list(bench.guard(Wants(SMALL, SMALL)))
+    assert tried == [None, False]
+
+
 @pytest.mark.parametrize("side", ["base", "head"])
 @pytest.mark.parametrize("request_", ["load", "warm_up", "run"])
 def test_a_side_that_dies_in_a_pair_costs_that_pair_alone(bench, request_, side):
@@ -368,7 +431,7 @@ def test_an_interrupted_pair_leaves_nothing_behind(bench, monkeypatch, error):
     run = bench.guard(for_ever(SMALL))
     next(run)
 
-    def interrupted(_worker, _min_window):
+    def interrupted(_worker, _steps, _cpu):
         assert len(bench.running) == 2
         raise error
 
@@ -476,9 +539,12 @@ def test_forks_come_from_a_starter_that_ends_with_the_bench(monkeypatch):
 
 def test_the_default_cases_are_a_small_step_and_a_large_on_each_number_of_threads():
     ids = [case.id for case in default_cases("simple", (1, 4))]
-    assert ids == ["simple-b8-s64-t1", "simple-b8-s64-t4", "simple-b32-s128-t1", "simple-b32-s128-t4"]
+    assert ids == ["simple-b8-s64-t1", "simple-b8-s64-t4-passive", "simple-b32-s128-t1", "simple-b32-s128-t4-passive"]
     (small, large) = default_cases("model.py:make", (2,))
-    assert small == Case(workload=Workload(model="model.py:make", batch_size=8, seq_len=64), runtime=Runtime(threads=2))
+    assert small == Case(
+        workload=Workload(model="model.py:make", batch_size=8, seq_len=64),
+        runtime=Runtime(threads=2, wait_policy="passive"),
+    )
     assert large.workload.model == "model.py:make"
 
 

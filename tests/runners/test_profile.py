@@ -99,7 +99,7 @@ def test_the_stages_follow_each_other_and_each_hands_out_a_run(bench, tmp_path):
         *(
             "start simple-b2-s4-t2",
             "load",
-            "warm_up 4",
+            "warm_up",
             "calibration_kernel",
             "run 10",
             "calibration_kernel",
@@ -177,7 +177,7 @@ def test_progress_is_told_before_each_stage(bench, tmp_path):
     assert [entry for entry in bench.log if entry in told] == told
 
 
-@pytest.mark.parametrize("dies_at", ["start simple-b2-s4-t2", "load", "warm_up 4", "run 10"])
+@pytest.mark.parametrize("dies_at", ["start simple-b2-s4-t2", "load", "warm_up", "run 10"])
 def test_without_samples_there_is_a_failure_and_nothing_else(bench, tmp_path, dies_at):
     bench.fails[dies_at] = DIED
     (run,) = bench.profile(tmp_path)

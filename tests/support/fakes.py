@@ -3,7 +3,7 @@
 from ntp.records.endings import Ending
 from ntp.records.environment import Process, Software
 from ntp.records.run import KernelBurst, WarmUp
-from ntp.worker.protocol import Imported, Loaded, Ran
+from ntp.worker.protocol import PROTOCOL, Imported, Loaded, Ran
 
 
 class FakeWorker:
@@ -13,6 +13,7 @@ class FakeWorker:
     kernel_ns = 1000
     parameters = 7
     software = Software(torch="2.9")
+    protocol = PROTOCOL
     peak_rss_bytes = 5
     ending = Ending()
     files = ()
@@ -23,6 +24,9 @@ class FakeWorker:
         """Take note of a request: ``load``, ``run 5``, ``phases 2``, ``pause``, ``stop``."""
 
     def times_ns(self, steps):
+        return (self.step_ns,) * steps
+
+    def cpu_times_ns(self, steps):
         return (self.step_ns,) * steps
 
     def __enter__(self):
@@ -39,23 +43,34 @@ class FakeWorker:
 
     def load(self):
         self.said("load")
-        return Loaded(parameters=self.parameters, software=self.software, process=Process())
+        return Loaded(parameters=self.parameters, software=self.software, process=Process(), protocol=self.protocol)
 
-    def warm_up(self, min_window=4):
-        self.said(f"warm_up {min_window}")
-        times_ns = self.times_ns(8)
+    def warm_up(self, steps=None, cpu=None):
+        self.said("warm_up" if steps is None else f"warm_up {steps}")
+        times_ns = self.times_ns(steps or 8)
         return WarmUp(step_time_ns=times_ns, wall_time_ns=sum(times_ns), steady=True)
 
     def run(self, steps, expected_s=0.0):
         self.said(f"run {steps}")
         return Ran(
             step_time_ns=self.times_ns(steps),
+            step_cpu_ns=self.cpu_times_ns(steps),
             cpu_time_s=1,
             peak_rss_bytes=self.peak_rss_bytes,
             minor_page_faults=30,
             major_page_faults=1,
             ending=self.ending,
         )
+
+    def begin_step(self, cpu):
+        self.said(f"begin_step {cpu}")
+
+    def end_step(self):
+        return self.run(1)
+
+    def run_marked_step(self):
+        self.said("run_marked_step")
+        return self.run(1)
 
     def calibration_kernel(self):
         self.said("calibration_kernel")

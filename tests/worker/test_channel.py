@@ -77,12 +77,12 @@ def test_requests_reach_the_worker_one_line_each():
         worker.warm_up()
         with pytest.raises(WorkerFailed) as failure:
             worker.run(3)
-    asked = [{"do": "warm_up", "min_window": 2}, {"do": "run", "steps": 3}]
+    asked = [{"do": "warm_up", "steps": None, "cpu": None}, {"do": "run", "steps": 3}]
     assert json.loads(str(failure.value).removeprefix(f"{CASE.id}: ")) == asked
 
 
 def test_a_shorter_warm_up_is_asked_for_by_its_window():
-    body = "print(json.dumps({'error': json.loads(sys.stdin.readline())['min_window']}), flush=True)"
+    body = "print(json.dumps({'error': json.loads(sys.stdin.readline())['steps']}), flush=True)"
     with scripted(body) as worker, pytest.raises(WorkerFailed, match=r": 2$"):
         worker.warm_up(2)
 

@@ -50,6 +50,7 @@ class ScriptedWorker(FakeWorker):
         self.expected_s.append(expected_s)
         self.now_s += steps * self.step_ns / 1e9
         self.peak_rss_bytes = steps
+        self.cpu_times_ns = lambda steps: (75_000_000,) * steps
         self.ending = Ending(loss=math.nan if steps == 7 else 6.9, anonymous_bytes=steps)
         return super().run(steps)
 
@@ -70,6 +71,7 @@ def test_a_case_is_measured_with_exactly_the_steps_it_needs():
     assert worker.expected_s == pytest.approx([3.0 * 7 / 15, 3.0 * 8 / 15])
     assert measurement.step_time_ns == (100_000_000,) * 15
     (process,) = measurement.processes
+    assert process.step_cpu_ns == (75_000_000,) * 15
     assert process.round == 3
     assert process.harness.start_s == pytest.approx(2.0)
     assert process.harness.warm_up_s == pytest.approx(1.6)

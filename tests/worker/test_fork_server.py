@@ -56,7 +56,7 @@ def test_one_that_has_ntp_imported_forks_the_same_workers(server):
 def test_it_warms_up_and_runs(server):
     with PipeWorker(CASE, launch=server.launch) as worker:
         worker.load()
-        assert len(worker.warm_up(2).step_time_ns) >= 4
+        assert len(worker.warm_up(2).step_time_ns) == 2
         ran = worker.run(3)
     assert len(ran.step_time_ns) == 3
     assert min(ran.step_time_ns) > 0

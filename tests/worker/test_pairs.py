@@ -13,17 +13,7 @@ from ntp.errors import WorkerFailed
 from ntp.records.endings import Ending
 from ntp.records.environment import Software
 from ntp.worker import pairs
-from ntp.worker.pairs import (
-    BLOCK_S,
-    MIN_BLOCKS,
-    STEPS_S,
-    WARM_UP_WINDOW,
-    SideFailed,
-    count,
-    measure_pair,
-    rounds_of,
-    unlike_rounds,
-)
+from ntp.worker.pairs import MIN_BLOCKS, SideFailed, count, measure_pair, unlike_rounds
 from ntp.worker.protocol import Imported
 from ntp.worker.sources import Source
 
@@ -33,7 +23,7 @@ SOURCE = Source(
     folder=Path("/tree/sub"), top=Path("/top"), tree=Path("/tree"), packages=(("mine", Path("/tree/mine.py")),)
 )
 SEEDS = st.integers(0, 2**32 - 1)
-WARM_UP = f"warm_up {WARM_UP_WINDOW}"
+STEPS_S, BLOCK_S = 3.0, 0.05
 
 
 class Worker(FakeWorker):
@@ -54,9 +44,9 @@ class Worker(FakeWorker):
         if what in self.fails:
             raise WorkerFailed(f"simple-b2-s4-t1: {what} failed", "its last words")
 
-    def warm_up(self, min_window=4):
+    def warm_up(self, steps=None, cpu=None):
         times_ns = (self.first_ns,) * 4 + (self.step_ns,) * 5
-        return super().warm_up(min_window).model_copy(update={"step_time_ns": times_ns})
+        return super().warm_up(steps).model_copy(update={"step_time_ns": times_ns})
 
     def run(self, steps, expected_s=0.0):
         self.expected_s = expected_s
@@ -74,7 +64,7 @@ def pair_of(seed, steps_s=STEPS_S, base=None, head=None):
     """A pair, and the log of what its workers were asked."""
     log = []
     workers = {"base": Worker("base", log, **(base or {})), "head": Worker("head", log, **(head or {}))}
-    return measure_pair("simple-b2-s4-t1", workers, seed, steps_s), log
+    return measure_pair("simple-b2-s4-t1", workers, seed, steps_s, BLOCK_S), log
 
 
 def order_of(pair):
@@ -82,37 +72,6 @@ def order_of(pair):
 
 
 STEP_S = st.floats(1e-6, 100)
-
-
-@given(STEP_S, st.floats(0.1, 60))
-def test_rounds_fill_the_time_and_no_more(step_s, steps_s):
-    rounds, steps = rounds_of(step_s, steps_s)
-    assert rounds >= MIN_BLOCKS
-    assert 2 * rounds * steps * step_s >= steps_s * (1 - 1e-9)
-    assert rounds == MIN_BLOCKS or 2 * (rounds - 1) * steps * step_s < steps_s * (1 + 1e-9)
-
-
-@given(STEP_S)
-def test_a_block_is_as_long_as_whole_steps_allow(step_s):
-    _, steps = rounds_of(step_s)
-    assert steps >= 1
-    assert steps == 1 or abs(steps * step_s - BLOCK_S) <= step_s / 2 * (1 + 1e-9)
-
-
-@pytest.mark.parametrize(
-    ("step_s", "rounds_and_steps"),
-    [
-        (0.0005, (25, 100)),
-        (0.01, (25, 5)),
-        (0.024, (26, 2)),
-        (0.04, (31, 1)),
-        (0.1, (13, 1)),
-        (0.2, (8, 1)),
-        (60, (8, 1)),
-    ],
-)
-def test_rounds_of_some_paces(step_s, rounds_and_steps):
-    assert rounds_of(step_s, 2.45) == rounds_and_steps
 
 
 @given(STEP_S, STEP_S, st.floats(0.1, 60), st.floats(0.01, 1))
@@ -126,26 +85,20 @@ def test_unlike_sides_have_as_many_rounds_of_one_length(base_s, head_s, steps_s,
 
 def test_a_pair_of_unlike_sides():
     workers = {side: Worker(side, step_ns=step_ns) for side, step_ns in (("base", 500_000_000), ("head", 10_000_000))}
-    pair = measure_pair("simple-b2-s4-t1", workers, 0, block_s=0.5)
-    assert {(len(base), len(head)) for base, head in pair.rounds} == {(1, 50)}
+    pair = measure_pair("simple-b2-s4-t1", workers, 0, STEPS_S, 0.5)
+    assert {(len(base.step_time_ns), len(head.step_time_ns)) for base, head in pair.rounds} == {(1, 50)}
     assert [worker.expected_s for worker in workers.values()] == pytest.approx([0.5, 0.5])
     assert dict(pair.endings) == {side: Ending(loss=worker.steps) for side, worker in workers.items()}
-
-
-def test_sides_alternate_many_times_while_a_machine_is_in_one_mood():
-    rounds, steps = rounds_of(0.001)
-    assert rounds >= 25
-    assert steps * 0.001 <= 0.1
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_pair_asks_for_exactly_this(seed):
     pair, log = pair_of(seed)
     assert sorted(log[:4]) == [(side, what) for side in ("base", "head") for what in ("load", "pause")]
-    assert sorted(log[4:8:2]) == [("base", WARM_UP), ("head", WARM_UP)]
+    assert sorted(log[4:8:2]) == [("base", "warm_up"), ("head", "warm_up")]
     assert log[8::2] == [(side, "run 2") for side in order_of(pair)]
     assert log[5::2] == [(side, "pause") for side, _ in log[4::2]], "nobody runs while it is the other side's turn"
-    assert (pair.case_id, pair.seed, len(pair.blocks)) == ("simple-b2-s4-t1", seed, 2 * rounds_of(0.025)[0])
+    assert (pair.case_id, pair.seed, len(pair.blocks)) == ("simple-b2-s4-t1", seed, 2 * 30)
 
 
 @given(SEEDS, st.integers(1_000_000, 2_000_000_000), st.integers(1_000_000, 2_000_000_000))
@@ -153,12 +106,13 @@ def test_both_sides_run_the_same_steps_once_in_every_round(seed, base_ns, head_n
     pair, _ = pair_of(seed, base={"step_ns": base_ns}, head={"step_ns": head_ns})
     order = order_of(pair)
     assert all({first, second} == {"base", "head"} for first, second in zip(order[::2], order[1::2], strict=True))
-    assert len({len(block.step_time_ns) for block in pair.blocks}) == 1
     # Each side's own steps, none lost and in order.
     for side, step_ns in (("base", base_ns), ("head", head_ns)):
         samples = pair.samples(side)
         assert samples == tuple(range(step_ns, step_ns + len(samples)))
-    assert (len(order) // 2, len(pair.blocks[0].step_time_ns)) == rounds_of((base_ns + head_ns) / 2e9)
+    rounds, steps = unlike_rounds({"base": base_ns / 1e9, "head": head_ns / 1e9}, STEPS_S, BLOCK_S)
+    assert [(block.side, len(block.step_time_ns)) for block in pair.blocks] == [(side, steps[side]) for side in order]
+    assert len(order) == 2 * rounds
 
 
 @given(SEEDS)
@@ -198,7 +152,7 @@ def test_either_side_is_loaded_and_warmed_up_first_as_the_seed_says(monkeypatch)
     monkeypatch.setattr(pairs, "ThreadPoolExecutor", InTurn)
     logs = [pair_of(seed)[1][:8:2] for seed in range(20)]
     assert logs == [pair_of(seed)[1][:8:2] for seed in range(20)]
-    assert all([what for _, what in log] == ["load", "load", WARM_UP, WARM_UP] for log in logs)
+    assert all([what for _, what in log] == ["load", "load", "warm_up", "warm_up"] for log in logs)
     firsts = {(log[0][0], log[2][0]) for log in logs}
     assert firsts == {(loaded, warmed) for loaded in ("base", "head") for warmed in ("base", "head")}
 
@@ -206,12 +160,12 @@ def test_either_side_is_loaded_and_warmed_up_first_as_the_seed_says(monkeypatch)
 def test_the_pace_is_that_of_the_newest_warm_up_steps():
     slow_start = {"first_ns": 30_000_000_000}
     pair, _ = pair_of(0, base=slow_start, head=slow_start)
-    assert len(pair.blocks[0].step_time_ns) == rounds_of(0.025)[1] > 1
+    assert len(pair.blocks[0].step_time_ns) == 2
 
 
 def test_a_run_is_given_the_time_it_will_take():
-    workers = {side: Worker(side, step_ns=step_ns) for side, step_ns in (("base", 5_000_000), ("head", 15_000_000))}
-    measure_pair("simple-b2-s4-t1", workers, 0)
+    workers = {side: Worker(side, step_ns=step_ns) for side, step_ns in (("base", 5_000_000), ("head", 25_000_000))}
+    measure_pair("simple-b2-s4-t1", workers, 0, STEPS_S, BLOCK_S)
     assert [worker.expected_s for worker in workers.values()] == pytest.approx([0.05, 0.05])
 
 
@@ -223,17 +177,17 @@ def test_both_sides_are_loaded_at_the_same_time():
             together.wait(timeout=5)
             return super().load()
 
-    pair = measure_pair("simple-b2-s4-t1", {"base": Waiting(), "head": Waiting()}, 0)
+    pair = measure_pair("simple-b2-s4-t1", {"base": Waiting(), "head": Waiting()}, 0, STEPS_S, BLOCK_S)
     assert {block.side for block in pair.blocks} == {"base", "head"}
 
 
 @pytest.mark.parametrize("side", ["base", "head"])
-@pytest.mark.parametrize("what", ["load", WARM_UP, "run 2"])
+@pytest.mark.parametrize("what", ["load", "warm_up", "run 2"])
 def test_a_worker_that_fails_ends_the_pair_and_its_side_is_named(side, what):
     log = []
     workers = {name: Worker(name, log, fails=(what,) if name == side else ()) for name in ("base", "head")}
     with pytest.raises(SideFailed, match=f"^{side}: simple-b2-s4-t1: {what} failed$") as failure:
-        measure_pair("simple-b2-s4-t1", workers, 0)
+        measure_pair("simple-b2-s4-t1", workers, 0, STEPS_S, BLOCK_S)
     assert (failure.value.side, failure.value.stderr_tail) == (side, "its last words")
     assert log.count((side, what)) == 1
     if what == "load":
@@ -255,7 +209,7 @@ def test_ctrl_c_does_not_wait_for_sides_that_are_being_loaded():
             stopped.set()
 
     with pytest.raises(KeyboardInterrupt):
-        measure_pair("simple-b2-s4-t1", {"base": Slow("base"), "head": Slow("head")}, 0)
+        measure_pair("simple-b2-s4-t1", {"base": Slow("base"), "head": Slow("head")}, 0, STEPS_S, BLOCK_S)
     assert stopped.is_set()
 
 

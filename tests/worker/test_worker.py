@@ -64,8 +64,8 @@ def test_each_part_is_the_time_of_its_phases(phase_ns):
 class Holder:
     """Stands in for the case of a worker."""
 
-    def warm_up(self, min_window=2):
-        return WarmUp(step_time_ns=tuple(range(1, min_window + 1)), wall_time_ns=3, steady=False)
+    def warm_up(self, steps=2):
+        return WarmUp(step_time_ns=tuple(range(1, steps + 1)), wall_time_ns=3, steady=False)
 
     def run(self, steps):
         if steps == 13:
@@ -98,15 +98,15 @@ def test_a_model_that_interrupts_its_worker_is_answered_for_too(capsys):
 
 
 def test_what_a_request_holds_besides_its_name_are_the_arguments():
-    (answer,) = answers({"do": "warm_up", "min_window": 3})
+    (answer,) = answers({"do": "warm_up", "steps": 3})
     assert answer["ok"]["step_time_ns"] == [1, 2, 3]
 
 
 def test_the_window_of_a_warm_up_is_the_one_that_was_asked_for(monkeypatch):
     asked = []
 
-    def warm_up(run_step, _, min_window):
-        asked.append((run_step(), min_window))
+    def warm_up(run_step, _, steps):
+        asked.append((run_step(), steps))
         return WarmUp(step_time_ns=(1,), wall_time_ns=1, steady=True)
 
     monkeypatch.setattr(worker, "warm_up", warm_up)
