@@ -57,6 +57,8 @@ def _compared(python: Path, head: str, pairs: int, threshold: str) -> dict[str, 
         compare = ("compare", str(folder), "--paired", "--threshold", threshold, "--format", "json")
         # It ends with a status of its own where it finds something.
         done = subprocess.run([*tool, *compare], cwd=base, capture_output=True, text=True, check=False)
+        if not done.stdout:
+            raise RuntimeError(f"benchmatrix compared nothing: {done.stderr.strip()}")
     return {"wall_time_s": wall_time_s, "report": json.loads(done.stdout)}
 
 
