@@ -5,6 +5,7 @@ the machine's noise they share. A step of one thread leaves a CPU free: then bot
 their CPUs in every second round. Steps of several threads run in turn, on the same CPUs.
 """
 
+import os
 import random
 import statistics
 from collections.abc import Iterator, Mapping
@@ -43,7 +44,8 @@ Places = Mapping[SideName, int]
 def cpus_for_both(case: Case) -> tuple[int, int] | None:
     """Return two CPUs, on different cores if possible, on which both sides can run at once. None if there are none."""
     cpus = available_cpus().cpus
-    if case.runtime.threads > 1 or case.runtime.affinity == "free" or len(cpus) < 2:
+    can_move = case.runtime.affinity == "pinned" and hasattr(os, "sched_setaffinity")
+    if case.runtime.threads > 1 or len(cpus) < 2 or not can_move:
         return None
     first, second = choose_cpus(cpus, 2, read_topology())
     return first, second
