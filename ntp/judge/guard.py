@@ -66,7 +66,7 @@ WALL_THRESHOLD, MEAN_THRESHOLD = 3.0, 5.0
 of the three, but blind to waiting. One thread never waits for another: its time has the threshold of its CPU time. The
 trimmed means are blind to what slows only some steps; the mean detects that, and every disturbance, too."""
 
-_PAIR_S = 3.5
+_PAIR_S = 4.0
 """A pair takes about this long, where steps are much shorter than that."""
 
 
@@ -170,14 +170,15 @@ def log_ratios(pair: Pair, metrics: Sequence[Metric]) -> tuple[float, ...]:
 def verdict_on(record: GuardRecord) -> GuardVerdict:
     """Judge what a guard has recorded so far. The record alone decides, so a file gives the same verdict again."""
     differing = _differing_software(record)
-    # Once anything has failed, no pair could make the guard succeed.
     suite = judge(record.plan, [_pairs_of(case, record.plan, differing) for case in record.cases])
     times = {case.case_id: case for case in suite.cases}
     cases = tuple(_judgement(case, times[case.case_id], record.allowed) for case in record.cases)
     instructions = tuple(_judged_instructions(counted, record.allowed) for counted in record.instructions)
     verdicts = [*(case.verdict for case in cases), *(judged.verdict for judged in instructions)]
     failures = tuple(filter(None, (*(case.failure for case in cases), record.instructions_failure)))
-    return GuardVerdict(gravest(verdicts), cases, instructions, None if failures else suite.next_case, failures)
+    # Once anything has failed, no pair could make the guard succeed.
+    next_case = None if failures else suite.next_case
+    return GuardVerdict(gravest(verdicts), cases, instructions, next_case, failures)
 
 
 def _judged_instructions(counted: Instructions, allowed: Sequence[str]) -> InstructionsJudgement:

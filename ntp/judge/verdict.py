@@ -21,7 +21,7 @@ improvement besides is said with the one-sided error alpha for each finding alon
 Sources:
     Y. Hochberg, A Sharper Bonferroni Procedure for Multiple Tests of Significance, Biometrika 75 (1988), 800-802.
     H. Finner, Stepwise Multiple Test Procedures and Control of Directional Errors, Ann. Statist. 27 (1999), 274-289:
-    the directions hold, too, where findings are independent. Two metrics of one case are not; a test simulates them.
+    the directions hold, too, where findings are independent. Metrics of one case are not; a test simulates them.
     A. C. Tamhane, D. Xi and J. Zhou, Group Sequential Holm and Hochberg Procedures, Statist. Med. 40 (2021), 5333-5350.
 """
 

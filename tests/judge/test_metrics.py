@@ -89,7 +89,7 @@ class TestMetrics:
 class TestThePlan:
     @pytest.mark.parametrize(
         ("cases", "budget_s", "max_pairs"),
-        [(1, 10, 10), (1, 60, 30), (4, 60, 10), (4, 300, 38), (2, 300, 75), (4, 10_000, 100)],
+        [(1, 10, 10), (1, 60, 26), (4, 60, 10), (4, 300, 33), (2, 300, 66), (4, 10_000, 100)],
     )
     def test_the_last_look_is_at_nearly_twice_the_pairs_that_the_budget_holds(self, cases, budget_s, max_pairs):
         plan = plan_of([f"simple-b{i + 1}-s8-t2" for i in range(cases)], 0.01, budget_s)
