@@ -16,7 +16,6 @@ import slower
 from recordings import ROOT, SEED, Provenance, provenance, seconds, tell, write
 
 from ntp.report.markup import code, table
-from ntp.report.units import UNKNOWN
 
 HEADS = ("identical", "busy-3")
 """The head of each comparison: the base's own code, and code that is 3% slower."""
@@ -68,13 +67,18 @@ def comparisons(document: dict[str, Any]) -> str:
         for head, comparison in document["comparisons"].items()
         for cell in comparison["report"]["comparisons"]
     ]
-    return table(("head", "cell", "decision", "faster by", "interval", "all cells took"), rows)
+    return table(("head", "cell", "decision", "slower by", "interval", "all cells took"), rows)
 
 
 def _cell(cell: Mapping[str, Any]) -> tuple[str, ...]:
-    low, high = cell["improvement_low_percent"], cell["improvement_high_percent"]
-    interval = UNKNOWN if low is None else f"{low:+.1f}% to {high:+.1f}%"
-    return code(cell["case_name"]), cell["regression"], f"{cell['improvement_percent']:+.1f}%", interval
+    inferred = cell["inference"]  # of improvements
+    low, high = (-inferred[f"confidence_{limit}_percent"] for limit in ("high", "low"))
+    return (
+        code(cell["case_name"]),
+        cell["regression"],
+        f"{cell['percent_change']:+.1f}%",
+        f"{low:+.1f}% to {high:+.1f}%",
+    )
 
 
 ON_COMPARISONS = """\
