@@ -1,7 +1,7 @@
 """Real changes of the training step that slow it down, or look as if they did: edits of ``ntp/core/step.py``.
 
-None of them scales a measured number. Those called busy spin for a share of the time of the step just taken, measured
-within the step, so that every case slows down by the same share.
+None of them scales a measured number. Those called busy spin for a share of the CPU time of the step just taken, so
+that every case slows down by the same share; those that wait sleep for as long.
 """
 
 import os
@@ -21,17 +21,17 @@ _STEP = """
         return train_step(self.method, self.optimizer, tokens, phase)
 """
 _BUSY_STEP = """
-        start_ns = time.perf_counter_ns()
+        start_ns = time.thread_time_ns()
         with phase("data"):
             tokens = next(self.batches)  # (B, T+1)
         loss = train_step(self.method, self.optimizer, tokens, phase)
-        end_ns = time.perf_counter_ns()
-        while time.perf_counter_ns() < end_ns + {share} * (end_ns - start_ns):
+        end_ns = time.thread_time_ns()
+        while time.thread_time_ns() < end_ns + {share} * (end_ns - start_ns):
             pass
         return loss
 """
 _WAITING_STEP = _BUSY_STEP.replace(
-    """while time.perf_counter_ns() < end_ns + {share} * (end_ns - start_ns):
+    """while time.thread_time_ns() < end_ns + {share} * (end_ns - start_ns):
             pass
 """,
     "time.sleep({share} * (end_ns - start_ns) / 1e9)\n",

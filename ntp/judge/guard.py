@@ -22,12 +22,12 @@ def _of_sides(summary: Callable[[Sequence[float]], float]) -> Callable[[Pair], f
 def log_ratios_of_rounds(pair: Pair, clock: Clock = "wall") -> list[float]:
     """Return log(head / base) of each round, of the medians of its blocks: what lasts longer disturbs both sides.
 
-    Sides that ran at once had swapped their CPUs in every second round: the mean of two rounds leaves out what differs
-    between the CPUs.
+    Sides that ran at once on two CPUs had swapped them in every second round: the mean of two rounds leaves out what
+    differs between the CPUs.
     """
     rounds = [
         math.log(median(head.times_ns(clock)) / median(base.times_ns(clock)))  # numpy is slow on a few values
-        for base, head in pair.rounds
+        for base, head in pair.rounds_on(clock)
     ]
     return [fmean(swapped) for swapped in zip(rounds[::2], rounds[1::2], strict=True)] if pair.together else rounds
 

@@ -92,7 +92,9 @@ class Block(Frozen):
     step_cpu_ns: tuple[Count, ...] = ()
     """The CPU time of each step's main thread. Empty where nobody measured it."""
     cpu: Count | None = None
-    """The CPU that the main thread was moved to. Null: it stayed where it was."""
+    """The CPU that the main thread was moved to first. Null: it stayed where it was."""
+    shared: bool = False
+    """Whether the other side ran at the same time on the same CPUs. Then the CPU time alone says how long it takes."""
 
     def times_ns(self, clock: Clock) -> tuple[int, ...]:
         """The time of each step on one of the clocks, as a divisor of ratios: at least 1 ns. Empty if not measured."""
@@ -100,13 +102,14 @@ class Block(Frozen):
 
 
 class Pair(Frozen):
-    """A fresh process of each side, run in alternate blocks on the same CPUs, or at the same time on two of them."""
+    """A fresh process of each side, run in rounds of a block of each: in turn, or at the same time."""
 
     case_id: str
     seed: Count
     """Random seed of the order of the blocks."""
     together: bool = False
-    """Whether both sides ran at the same time. In every second round they had swapped their CPUs."""
+    """Whether both sides ran at the same time, each on a CPU of its own. Every second round they began on swapped
+    CPUs."""
     blocks: tuple[Block, ...] = Field(min_length=2)
     """In the order in which they were run."""
     endings: tuple[tuple[SideName, Ending], ...] = ()
@@ -128,9 +131,17 @@ class Pair(Frozen):
         base, head = ([block for block in self.blocks if block.side == side] for side in ("base", "head"))
         return tuple(zip(base, head, strict=True))
 
-    def samples(self, side: SideName, clock: Clock = "wall") -> tuple[int, ...]:
-        """All times of one side's steps, in order."""
-        return tuple(time_ns for block in self.blocks if block.side == side for time_ns in block.times_ns(clock))
+    def rounds_on(self, clock: Clock) -> tuple[tuple[Block, Block], ...]:
+        """The rounds that say something on a clock: on the wall clock those on CPUs that were not shared, of the CPU
+        time those on shared ones, if there are any, since what disturbs them disturbs both sides alike.
+        """
+        shared, others = ([both for both in self.rounds if both[0].shared == kind] for kind in (True, False))
+        return tuple(shared or others if clock == "cpu" else others)
+
+    def samples(self, side: SideName) -> tuple[int, ...]:
+        """The times of one side's steps on CPUs that were not shared, in order."""
+        blocks = (block for block in self.blocks if block.side == side and not block.shared)
+        return tuple(time_ns for block in blocks for time_ns in block.step_time_ns)
 
 
 class GuardedCase(Frozen):

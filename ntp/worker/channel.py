@@ -120,6 +120,11 @@ class Channel:
         with self._asking:
             return self._receive(answer, activity, 0.0)
 
+    def answers_within(self, seconds: float) -> bool:
+        """Wait for so long, and say whether there is something to :meth:`receive` by then."""
+        assert self._process.stdout is not None
+        return b"\n" in self._unread or bool(select.select([self._process.stdout], [], [], seconds)[0])
+
     def _send(self, do: str, activity: str, arguments: Mapping[str, object]) -> None:
         assert self._process.stdin is not None
         if self._paused:

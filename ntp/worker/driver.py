@@ -1,9 +1,11 @@
 """A case in a worker of its own, the one way to measure it, and the one way to observe it."""
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -68,8 +70,12 @@ class PipeWorker(Channel):
     def run(self, steps: int, expected_s: float = 0.0) -> Ran:
         return self._checked(self.request("run", Ran, _RUNNING, expected_s=expected_s, steps=steps), steps)
 
-    def begin_step(self, cpu: int) -> None:
+    def begin_step(self, cpu: int | None = None) -> None:
         self.send("run", _RUNNING, steps=1, cpu=cpu)
+
+    def move(self, cpu: int) -> None:
+        with suppress(ProcessLookupError):  # whoever waits for its answer learns that it is gone
+            os.sched_setaffinity(self.pid, [cpu])
 
     def end_step(self) -> Ran:
         return self._checked(self.receive(Ran, _RUNNING), 1)

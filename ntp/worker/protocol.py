@@ -65,8 +65,14 @@ class Worker(Protocol):
     def run(self, steps: int, expected_s: float = 0.0) -> Ran:
         """Run and time exactly ``steps`` steps, which should take about ``expected_s`` seconds."""
 
-    def begin_step(self, cpu: int) -> None:
-        """Move the main thread to a CPU, and begin a step. It has ended when :meth:`end_step` returns."""
+    def begin_step(self, cpu: int | None = None) -> None:
+        """Begin a step, with the main thread on a CPU, if one is given. It has ended when :meth:`end_step` returns."""
+
+    def move(self, cpu: int) -> None:
+        """Move the main thread to another CPU, in the middle of a step that began on one."""
+
+    def answers_within(self, seconds: float) -> bool:
+        """Wait for so long, and say whether the step that was begun has ended by then."""
 
     def end_step(self) -> Ran:
         """Wait for the step that was begun, and return it."""

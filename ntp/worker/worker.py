@@ -221,10 +221,11 @@ class CaseHolder:
         return ran
 
     def _move_to(self, cpu: int) -> None:
+        """Move the main thread. Where it is from now on is the parent's matter, and no change of the model's."""
         from ntp.core.settings import CPUS
 
         os.sched_setaffinity(0, [cpu])
-        self._settings = self._settings | {CPUS: str(cpu)}
+        self._settings = {name: value for name, value in self._settings.items() if name != CPUS}
 
     def _ending(self) -> Ending:
         loss = self._stepper.loss

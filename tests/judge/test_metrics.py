@@ -79,6 +79,13 @@ class TestMetrics:
         assert METRICS[WALL](waiting) == pytest.approx(math.log(1.2))
         assert METRICS[CPU](waiting) == 0
 
+    def test_on_shared_cpus_only_the_cpu_time_counts_and_there_it_counts_alone(self):
+        alone, shared = pair_of([100] * 4, [110] * 4, steps=1), pair_of([300] * 8, [500] * 8, steps=1, cpu_share=0.5)
+        shared_blocks = [block.model_copy(update={"shared": True}) for block in shared.blocks]
+        pair = alone.model_copy(update={"blocks": (*alone.blocks, *shared_blocks)})
+        assert METRICS[WALL](pair) == METRICS[MEAN](pair) == pytest.approx(math.log(1.1))
+        assert METRICS[CPU](pair) == pytest.approx(math.log(5 / 3))
+
     def test_what_differs_between_two_cpus_is_in_no_ratio_of_sides_that_swapped_them(self):
         """The base is on the slow CPU in even rounds, the head in odd ones."""
         base, head = [150, 100] * 10, [100, 150] * 10

@@ -188,7 +188,7 @@ def test_all_is_counted_then_paired_as_asked_and_each_step_hands_out_a_record(be
     def requests(case, *names):
         return {(name, case.id, side) for name in ("start", "load", "run", *names) for side in ("base", "head")}
 
-    counting, pairing = ("memory", "flops", "operators", "imported"), ("warm_up", "pause")
+    counting, pairing = ("memory", "flops", "operators", "imported"), ("warm_up", "pause", "begin_step")
     assert steps == [
         requests(SMALL, *counting),
         requests(LARGE, *counting),
@@ -403,7 +403,7 @@ def test_a_side_that_dies_in_a_pair_costs_that_pair_alone(bench, request_, side)
 def test_what_a_failure_took_is_counted(bench):
     bench.fails["warm_up", SMALL.id, "base"] = bench.fails["warm_up", SMALL.id, "head"] = "died"
     *_, record = bench.guard(Wants(SMALL, SMALL))
-    assert record.cases[0].wall_time_s == record.wall_time_s == 4
+    assert record.cases[0].wall_time_s == record.wall_time_s == 8
 
 
 def test_progress_says_what_is_done_next(bench):

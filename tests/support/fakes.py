@@ -62,8 +62,14 @@ class FakeWorker:
             ending=self.ending,
         )
 
-    def begin_step(self, cpu):
+    def begin_step(self, cpu=None):
         self.said(f"begin_step {cpu}")
+
+    def move(self, cpu):
+        self.said(f"move {cpu}")
+
+    def answers_within(self, seconds):
+        return True
 
     def end_step(self):
         return self.run(1)

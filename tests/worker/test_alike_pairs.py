@@ -9,10 +9,11 @@ from ntp.case import Case
 from ntp.errors import WorkerFailed
 from ntp.records.endings import Ending
 from ntp.worker import alike_pairs
-from ntp.worker.alike_pairs import MIN_ROUNDS, SLOWED, WARM_UP_STEPS, cpus_for_both, measure_alike
+from ntp.worker.alike_pairs import MIN_ROUNDS, SLOWED, SWAP_S, WARM_UP_STEPS, cpus_for_both, measure_alike
 from ntp.worker.pairs import SideFailed
 
 ONE, TWO = Case.parse("simple-b2-s4-t1"), Case.parse("simple-b2-s4-t2")
+SLEEPING = Case.parse("simple-b2-s4-t2-passive")
 CPUS = (3, 5)
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -22,6 +23,8 @@ class Machine:
 
     def __init__(self, slowed=1.0):
         self.slowed = slowed
+        self.swaps = 0
+        """How often the sides can swap their CPUs during a step."""
         self.running = set()
         self.log = []
 
@@ -46,9 +49,15 @@ class Worker(FakeWorker):
         self.steps += steps
         return (round(self.step_ns * (self.machine.slowed if others else 1)),) * steps
 
-    def begin_step(self, cpu):
+    def begin_step(self, cpu=None):
         super().begin_step(cpu)
         self.machine.running.add(self.name)
+        self.machine.waits = self.machine.swaps
+
+    def answers_within(self, seconds):
+        assert seconds == SWAP_S
+        self.machine.waits -= 1
+        return self.machine.waits < 0
 
     def end_step(self):
         if self.machine.running == {"base", "head"}:
@@ -91,10 +100,43 @@ def test_sides_of_one_thread_run_at_once_and_swap_their_cpus(seed):
     assert alike_pairs.STEPS_S <= len(rounds) * 0.025 <= alike_pairs.STEPS_S + 0.05
 
 
+def test_they_swap_within_a_step_too_until_one_of_them_is_done():
+    machine = Machine()
+    machine.swaps = 3
+    sides = {side: Worker(side, machine) for side in ("base", "head")}
+    measure_alike(ONE, sides, 0, cpus=CPUS, together=True)
+    moves = [entry for entry in machine.log if entry[1].startswith(("begin_step", "move"))]
+    of_a_round = moves[:8]
+    for side in ("base", "head"):
+        cpus = [int(what.split()[1]) for name, what in of_a_round if name == side]
+        assert cpus in ([3, 5, 3, 5], [5, 3, 5, 3])
+
+
 @given(SEEDS)
-def test_sides_of_more_threads_run_in_turn(seed):
+def test_threads_that_sleep_share_their_cpus_in_two_rounds_of_three(seed):
+    pair, log = pair_of(seed, SLEEPING, cpus=None)
+    assert not pair.together
+    kinds = [(base.shared, head.shared) for base, head in pair.rounds]
+    assert kinds[:6] == [(True, True), (True, True), (False, False)] * 2
+    shared = sum(both[0] for both in kinds)
+    assert alike_pairs.STEPS_S <= 0.025 * (shared + 2 * (len(kinds) - shared)) <= alike_pairs.STEPS_S + 0.05
+    assert not any(what.startswith("move") for _, what in log)
+    assert [both[0].shared for both in pair.rounds_on("cpu")] == [True] * shared
+    assert [both[0].shared for both in pair.rounds_on("wall")] == [False] * (len(kinds) - shared)
+
+
+def test_one_thread_shares_its_cpu_where_there_is_no_other_or_the_sides_would_slow_each_other():
+    for cpus, slowed in ((None, 1.0), (CPUS, 2.0)):
+        pair, _ = pair_of(case=ONE, cpus=cpus, slowed=slowed)
+        assert not pair.together
+        assert {both[0].shared for both in pair.rounds} == {True, False}
+
+
+@given(SEEDS)
+def test_sides_whose_threads_spin_run_in_turn(seed):
     pair, log = pair_of(seed, TWO, cpus=None)
     assert not pair.together
+    assert not any(block.shared for block in pair.blocks)
     assert all(set(round_) == {"base", "head"} and set(round_.values()) == {None} for round_ in places(pair))
     assert alike_pairs.STEPS_S <= len(pair.blocks) * 0.025 <= alike_pairs.STEPS_S + 0.05
     asked = log[-2 * len(pair.blocks) :]
@@ -136,7 +178,7 @@ def test_the_same_seed_gives_the_same_order(seed):
 
 
 def test_long_steps_have_a_few_rounds_each():
-    for case, cpus in ((ONE, CPUS), (TWO, None)):
+    for case, cpus in ((ONE, CPUS), (TWO, None), (SLEEPING, None)):
         pair, _ = pair_of(case=case, cpus=cpus, base={"step_ns": 60 * 10**9}, head={"step_ns": 60 * 10**9})
         assert len(pair.rounds) == MIN_ROUNDS
 

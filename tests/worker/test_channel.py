@@ -25,15 +25,14 @@ from ntp.worker.sources import Source
 
 CASE = Case(workload=Workload(batch_size=2, seq_len=4))
 
-RAN = json.dumps(
-    {
-        "ok": json.loads(
-            Ran(
-                step_time_ns=(7, 8), minor_page_faults=1, major_page_faults=0, cpu_time_s=0.5, peak_rss_bytes=9
-            ).model_dump_json()
-        )
-    }
-)
+
+def ran(*step_time_ns):
+    """The line that answers a request for steps."""
+    used = {"minor_page_faults": 1, "major_page_faults": 0, "cpu_time_s": 0.5, "peak_rss_bytes": 9}
+    return f'{{"ok": {Ran(step_time_ns=step_time_ns, **used).model_dump_json()}}}'
+
+
+RAN, ONE_STEP = ran(7, 8), ran(7)
 
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="it is Linux that tells whose child a daemon was")
@@ -79,6 +78,14 @@ def test_requests_reach_the_worker_one_line_each():
             worker.run(3)
     asked = [{"do": "warm_up", "steps": None, "cpu": None}, {"do": "run", "steps": 3}]
     assert json.loads(str(failure.value).removeprefix(f"{CASE.id}: ")) == asked
+
+
+def test_an_answer_is_waited_for_as_long_as_one_likes():
+    with scripted(f"json.loads(sys.stdin.readline()); time.sleep(0.3); print({ONE_STEP!r}, flush=True)") as worker:
+        worker.begin_step()
+        assert not worker.answers_within(0.0)
+        assert worker.answers_within(30.0)
+        assert worker.end_step().step_time_ns == (7,)
 
 
 def test_a_shorter_warm_up_is_asked_for_by_its_window():
