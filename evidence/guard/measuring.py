@@ -110,8 +110,7 @@ def measure_arm(arm: str, case: Case, starter: StartWorker, folder: Path, seed: 
         workers = {side: stack.enter_context(starter(case, source)) for side in random.Random(seed).sample(SIDES, 2)}
         if arm == "in blocks":
             return measure_pair(case.id, workers, seed, STEPS_S, _BLOCK_S)
-        together = False if arm == "in turn" else None
-        return measure_alike(case, workers, seed, cpus=cpus_for_both(case), together=together)
+        return measure_alike(case, workers, seed, cpus=cpus_for_both(case), at_once=arm != "in turn")
 
 
 def record_ablation(path: Path, pairs: int) -> None:

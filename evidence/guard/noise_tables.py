@@ -65,8 +65,8 @@ def spread_and_power(pairs: Sequence[Pair], metric: str, pair_s: float) -> Row:
 ON_ABLATION = f"""\
 *Spread* is the standard deviation of the log-ratio of a pair of identical code (`{CPU}` and `{WALL}`) in its 95%
 interval; *power* is that in percent times the square root of the seconds that a pair takes: the less, the sooner a
-guard is done. The arms alternated, in random order. *In turn* keeps the two sides of one thread from running at once;
-*in blocks* is the way of sides that are unlike: warm until steady, then blocks of 50 ms in turn, as guards had it
+guard is done. The arms alternated, in random order. *In turn* lets the sides have a step each in turn, and never at
+once; *in blocks* is the way of sides that are unlike: warm until steady, then blocks of 50 ms in turn, as guards had it
 before; *one after the other* measures all of one side first."""
 
 

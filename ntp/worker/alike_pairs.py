@@ -78,6 +78,7 @@ def measure_alike(
     *,
     cpus: tuple[int, int] | None = None,
     together: bool | None = None,
+    at_once: bool = True,
     steps_s: float = STEPS_S,
 ) -> Pair:
     """Load and warm up a fresh worker of each side, then let each run one step in each of many rounds.
@@ -88,6 +89,7 @@ def measure_alike(
         seed: of the order in which the sides come first, and of which begins on which CPU.
         cpus: those of :func:`cpus_for_both`.
         together: whether each side has a CPU of its own. None: it is tried, and done unless they slow each other down.
+        at_once: whether they may run at the same time at all.
         steps_s: seconds in which steps are timed.
 
     Raises:
@@ -95,7 +97,7 @@ def measure_alike(
     """
     order = random.Random(seed)
     sides: list[SideName] = order.sample(["base", "head"], 2)
-    can_share = case.runtime.threads == 1 or case.runtime.wait_policy == "passive"
+    can_share = at_once and (case.runtime.threads == 1 or case.runtime.wait_policy == "passive")
     # Loading and warming up need no quiet.
     with ThreadPoolExecutor(len(sides)) as pool, stopped_on_error(*workers.values()):
         list(pool.map(lambda side: ask(side, workers[side], workers[side].load), sides))
@@ -105,7 +107,7 @@ def measure_alike(
         list(in_order(lambda side: ask(side, workers[side], partial(_warm_up, workers[side], places.get(side))), sides))
     alike = _Alike(workers, order)
     if together is None:
-        together = bool(places) and alike.slowdown_together(places) <= SLOWED
+        together = at_once and bool(places) and alike.slowdown_together(places) <= SLOWED
     rounds = alike.on_two_cpus(places) if together else alike.on_the_same(can_share)
     return Pair(
         case_id=case.id,
