@@ -67,6 +67,8 @@ class Channel:
         self._unread = bytearray()
         self._asking = threading.Lock()
         self._paused = False
+        self._sent_s = 0.0
+        """When the last request was sent, on the monotonic clock."""
         # A file, not a pipe: nobody has to read it while the worker runs, and a talkative model can't fill it up.
         try:
             self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in stop)
@@ -121,15 +123,20 @@ class Channel:
             return self._receive(answer, activity, 0.0)
 
     def answers_within(self, seconds: float) -> bool:
-        """Wait for so long, and say whether there is something to :meth:`receive` by then."""
-        assert self._process.stdout is not None
-        return b"\n" in self._unread or bool(select.select([self._process.stdout], [], [], seconds)[0])
+        """Wait for so long, and say whether :meth:`receive` need not wait any longer: there is an answer, or there will be
+        none, because the worker has died or its time is up.
+        """
+        deadline = self._sent_s + self._timeout_s
+        patience_s = max(0.0, min(seconds, deadline - time.monotonic()))
+        is_there = b"\n" in self._unread or bool(select.select(self._watched, [], [], patience_s)[0])
+        return is_there or time.monotonic() >= deadline
 
     def _send(self, do: str, activity: str, arguments: Mapping[str, object]) -> None:
         assert self._process.stdin is not None
         if self._paused:
             self._signal(signal.SIGCONT)
             self._paused = False
+        self._sent_s = time.monotonic()
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
         except BrokenPipeError:
@@ -179,14 +186,20 @@ class Channel:
         """The error of an answer that is not what was asked for."""
         return self._failed(f"gave a malformed answer while {activity}: {reason}")
 
+    @property
+    def _watched(self) -> list[int]:
+        """What can be read once there is an answer, or the process has ended."""
+        assert self._process.stdout is not None
+        stdout = self._process.stdout.fileno()
+        return [stdout] if self._end is None else [stdout, self._end]
+
     def _read_line(self, activity: str, timeout_s: float) -> bytes:
         assert self._process.stdout is not None
         stdout = self._process.stdout.fileno()
-        watched = [stdout] if self._end is None else [stdout, self._end]
-        deadline = time.monotonic() + timeout_s
+        deadline = self._sent_s + timeout_s
         chunk = bytes(self._unread)
         while b"\n" not in chunk:
-            ready, _, _ = select.select(watched, [], [], max(0.0, deadline - time.monotonic()))
+            ready, _, _ = select.select(self._watched, [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise self._silent(activity, timeout_s)
             # Its last words are read first. That the pipe ends is not waited for: what it left behind may hold it.

@@ -88,6 +88,21 @@ def test_an_answer_is_waited_for_as_long_as_one_likes():
         assert worker.end_step().step_time_ns == (7,)
 
 
+def test_no_answer_is_waited_for_from_a_worker_that_died_or_hangs():
+    with scripted("sys.stdin.readline()") as worker:
+        worker.begin_step()
+        assert worker.answers_within(30.0)
+        with pytest.raises(WorkerFailed, match="ended with exit status 0 while running steps"):
+            worker.end_step()
+    with scripted("time.sleep(60)", timeout_s=0.3) as worker:
+        worker.begin_step()
+        assert worker.answers_within(0.1) is False
+        assert worker.answers_within(30.0)
+        assert worker.answers_within(30.0), "its time is up"
+        with pytest.raises(WorkerFailed, match="gave no answer for 0.3 s while running steps"):
+            worker.end_step()
+
+
 def test_a_shorter_warm_up_is_asked_for_by_its_window():
     body = "print(json.dumps({'error': json.loads(sys.stdin.readline())['steps']}), flush=True)"
     with scripted(body) as worker, pytest.raises(WorkerFailed, match=r": 2$"):
