@@ -1,7 +1,7 @@
 """The verdict on what a guard recorded: counts and times of every case, and which case to measure next."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from ntp.case import Case
 from ntp.judge.counts import Change, changes, regressions
 from ntp.judge.statistics import quantile
 from ntp.judge.verdict import CasePairs, CaseVerdict, Finding, Verdict, gravest, judge
-from ntp.records.guard import Clock, GuardedCase, GuardRecord, Instructions, Metric, Pair, Plan
+from ntp.records.guard import Block, Clock, GuardedCase, GuardRecord, Instructions, Metric, Pair, Plan
 
 
 def _of_sides(summary: Callable[[Sequence[float]], float]) -> Callable[[Pair], float]:
@@ -25,20 +25,53 @@ def log_ratios_of_rounds(pair: Pair, clock: Clock = "wall") -> list[float]:
     Sides that ran at once on two CPUs had swapped them in every second round: the mean of two rounds leaves out what
     differs between the CPUs.
     """
-    rounds = [
-        math.log(median(head.times_ns(clock)) / median(base.times_ns(clock)))  # numpy is slow on a few values
-        for base, head in pair.rounds_on(clock)
-    ]
+    return _of_both_cpus(pair, [_log_ratio(both, clock) for both in pair.rounds_on(clock)])
+
+
+def _log_ratio(both: tuple[Block, Block], clock: Clock) -> float:
+    base, head = (median(block.times_ns(clock)) for block in both)  # numpy is slow on a few values
+    return math.log(head / base)
+
+
+def _of_both_cpus(pair: Pair, rounds: list[float]) -> list[float]:
     return [fmean(swapped) for swapped in zip(rounds[::2], rounds[1::2], strict=True)] if pair.together else rounds
 
 
-def _trimmed_mean_of_rounds(clock: Clock) -> Callable[[Pair], float]:
-    def trimmed(pair: Pair) -> float:
-        ratios = sorted(log_ratios_of_rounds(pair, clock))
-        cut = int(TRIMMED * len(ratios))
-        return fmean(ratios[cut : len(ratios) - cut])
+def _trimmed(ratios: Iterable[float]) -> float:
+    ordered = sorted(ratios)
+    cut = int(TRIMMED * len(ordered))
+    return fmean(ordered[cut : len(ordered) - cut])
 
-    return trimmed
+
+def _cpu(pair: Pair) -> float:
+    return _trimmed(log_ratios_of_rounds(pair, "cpu"))
+
+
+def _wall(pair: Pair) -> float:
+    """Take the log-ratio of the time of a step.
+
+    Where sides shared their CPUs, it is that of the CPU time, and what waiting adds to it in the rounds in which they
+    took turns: what slows both clocks alike from one turn to the next is not in it.
+    """
+    if not pair.has_shared_rounds:
+        return _trimmed(log_ratios_of_rounds(pair))
+    waiting = (_log_ratio(both, "wall") - _log_ratio(both, "cpu") for both in pair.rounds_on("wall"))
+    return _cpu(pair) + _trimmed(waiting)
+
+
+def _mean(pair: Pair) -> float:
+    """Take the log-ratio of the means of all steps: of their times, or put together as that of a step is."""
+
+    def total(clock: Clock, rounds: Sequence[tuple[Block, Block]], side: int) -> float:
+        return math.fsum(fmean(both[side].times_ns(clock)) for both in rounds)
+
+    def change(clock: Clock, rounds: Sequence[tuple[Block, Block]]) -> float:
+        return math.log(total(clock, rounds, 1) / total(clock, rounds, 0))
+
+    in_turn = pair.rounds_on("wall")
+    if not pair.has_shared_rounds:
+        return change("wall", in_turn)
+    return change("cpu", pair.rounds_on("cpu")) + change("wall", in_turn) - change("cpu", in_turn)
 
 
 TRIMMED = 0.2
@@ -48,15 +81,15 @@ CPU, WALL, MEAN = "cpu", "wall", "mean"
 """The metrics of a guard: the CPU time of a step's main thread, the time of a step, and the mean of all steps."""
 
 METRICS: dict[str, Callable[[Pair], float]] = {
-    CPU: _trimmed_mean_of_rounds("cpu"),
-    WALL: _trimmed_mean_of_rounds("wall"),
+    CPU: _cpu,
+    WALL: _wall,
     "rounds": lambda pair: median(log_ratios_of_rounds(pair)),
     "min": _of_sides(lambda samples: float(np.min(samples))),
     "q10": _of_sides(lambda samples: quantile(samples, 0.10)),
     "q25": _of_sides(lambda samples: quantile(samples, 0.25)),
     "median": _of_sides(lambda samples: quantile(samples, 0.50)),
     "trimmed mean": _of_sides(lambda samples: float(np.mean(np.sort(samples)[: math.ceil(0.8 * len(samples))]))),
-    MEAN: _of_sides(lambda samples: float(np.mean(samples))),
+    MEAN: _mean,
     "p95": _of_sides(lambda samples: quantile(samples, 0.95)),
 }
 """The ways to sum up a pair as log(head / base). "trimmed mean" leaves out the slowest fifth of the steps."""

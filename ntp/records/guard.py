@@ -131,6 +131,11 @@ class Pair(Frozen):
         base, head = ([block for block in self.blocks if block.side == side] for side in ("base", "head"))
         return tuple(zip(base, head, strict=True))
 
+    @property
+    def has_shared_rounds(self) -> bool:
+        """Whether the sides ran on the same CPUs at the same time in some rounds."""
+        return any(block.shared for block in self.blocks)
+
     def rounds_on(self, clock: Clock) -> tuple[tuple[Block, Block], ...]:
         """The rounds that say something on a clock: on the wall clock those on CPUs that were not shared, of the CPU
         time those on shared ones, if there are any, since what disturbs them disturbs both sides alike.

@@ -5,7 +5,7 @@ alternate, the more of the machine's noise they share. So both have a step at th
 
 - One thread: each side runs on a CPU of its own, and they swap the CPUs every few milliseconds.
 - Several threads that sleep while they wait: both sides run on the same CPUs, and the kernel alternates between them.
-  A step's CPU time says how long it takes then; its time on the wall clock does not, so in every third round the sides
+  A step's CPU time says how long it takes then; its time on the wall clock does not, so in every second round the sides
   take turns.
 - Threads that spin while they wait would take the CPUs from the other side. They take turns in all rounds, and the idle
   side is stopped.
@@ -41,9 +41,6 @@ WARM_UP_STEPS = 3
 
 SWAP_S = 0.025
 """Sides on two CPUs swap them this often: more often, and filling the caches again costs more than it wins."""
-
-SHARED_IN_A_ROW = 2
-"""After this many rounds on shared CPUs comes one in which the sides take turns."""
 
 SLOWED = 1.15
 """Sides that slow each other by more than this factor do not run on two CPUs: they share a core, or the memory."""
@@ -137,8 +134,8 @@ class _Alike:
             yield _Rounds(first.blocks + second.blocks, first.time_ns + second.time_ns)
 
     def on_the_same(self, can_share: bool) -> Iterator[_Rounds]:
-        """Run rounds on the same CPUs: at once and in turn, or all of them in turn."""
-        for shared in cycle([*[True] * SHARED_IN_A_ROW, False] if can_share else [False]):
+        """Run rounds on the same CPUs: at once and in turn by turns, or all of them in turn."""
+        for shared in cycle([True, False] if can_share else [False]):
             yield self._at_once() if shared else self._in_turn()
 
     def slowdown_together(self, places: Places) -> float:

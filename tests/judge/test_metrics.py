@@ -24,6 +24,12 @@ def pair_of(base_ns, head_ns, steps=None, together=False, cpu_share=1.0):
     return Pair(case_id=ONE, seed=0, blocks=tuple(blocks), together=together)
 
 
+def sharing(in_turn, shared):
+    """The rounds of a pair in which the sides took turns, and those of another, on shared CPUs."""
+    blocks = (block.model_copy(update={"shared": True}) for block in shared.blocks)
+    return in_turn.model_copy(update={"blocks": (*in_turn.blocks, *blocks)})
+
+
 class TestMetrics:
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -80,11 +86,21 @@ class TestMetrics:
         assert METRICS[CPU](waiting) == 0
 
     def test_on_shared_cpus_only_the_cpu_time_counts_and_there_it_counts_alone(self):
-        alone, shared = pair_of([100] * 4, [110] * 4, steps=1), pair_of([300] * 8, [500] * 8, steps=1, cpu_share=0.5)
-        shared_blocks = [block.model_copy(update={"shared": True}) for block in shared.blocks]
-        pair = alone.model_copy(update={"blocks": (*alone.blocks, *shared_blocks)})
-        assert METRICS[WALL](pair) == METRICS[MEAN](pair) == pytest.approx(math.log(1.1))
+        alone, shared = pair_of([100] * 4, [110] * 4, steps=1), pair_of([300] * 8, [500] * 8, steps=1)
+        pair = sharing(alone, shared)
         assert METRICS[CPU](pair) == pytest.approx(math.log(5 / 3))
+        # Nobody waited in the rounds in turn, whatever these took.
+        assert METRICS[WALL](pair) == METRICS[MEAN](pair) == pytest.approx(math.log(5 / 3))
+
+    def test_waiting_in_turn_is_added_to_the_cpu_time_on_shared_cpus(self):
+        alone = pair_of([100] * 4, [130] * 4, steps=1)
+        waiting = [
+            block.model_copy(update={"step_cpu_ns": (100,)}) if block.side == "head" else block
+            for block in alone.blocks
+        ]
+        pair = sharing(alone.model_copy(update={"blocks": tuple(waiting)}), pair_of([300] * 8, [306] * 8, steps=1))
+        assert METRICS[CPU](pair) == pytest.approx(math.log(1.02))
+        assert METRICS[WALL](pair) == METRICS[MEAN](pair) == pytest.approx(math.log(1.02 * 1.3))
 
     def test_what_differs_between_two_cpus_is_in_no_ratio_of_sides_that_swapped_them(self):
         """The base is on the slow CPU in even rounds, the head in odd ones."""

@@ -99,7 +99,7 @@ def test_no_answer_is_waited_for_from_a_worker_that_died_or_hangs():
         assert worker.answers_within(0.1) is False
         assert worker.answers_within(30.0)
         assert worker.answers_within(30.0), "its time is up"
-        with pytest.raises(WorkerFailed, match="gave no answer for 0.3 s while running steps"):
+        with pytest.raises(WorkerFailed, match=r"gave no answer for 0\.3 s while running steps"):
             worker.end_step()
 
 
