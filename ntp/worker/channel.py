@@ -123,8 +123,9 @@ class Channel:
             return self._receive(answer, activity, 0.0)
 
     def answers_within(self, seconds: float) -> bool:
-        """Wait for so long, and say whether :meth:`receive` has nothing to wait for by then: there is an answer, or there
-        will be none, because the worker has died or its time is up.
+        """Wait for so long, and say whether :meth:`receive` has nothing to wait for by then.
+
+        There is an answer, or there will be none, because the worker has died or its time is up.
         """
         deadline = self._sent_s + self._timeout_s
         patience_s = max(0.0, min(seconds, deadline - time.monotonic()))
