@@ -73,6 +73,17 @@ def test_the_readme_can_be_read_in_one_go():
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
 
 
+def test_the_figures_on_the_guard_are_the_recorded_ones():
+    reported = (ROOT / "reports/guard/README.md").read_text()
+    section = (ROOT / "docs/guard.md").read_text().split("## How often it is wrong")[1].split("\n## ")[0]
+    shares = re.findall(r"[\d.]+%(?= \|)", section)
+    assert len(shares) == 5
+    assert all(share in reported for share in shares)
+    seconds = re.findall(r"[\d]+ s\b", " ".join(section.split()))
+    assert len(seconds) == 3
+    assert all(time in reported for time in seconds)
+
+
 def test_the_figures_on_speed_are_the_recorded_ones():
     section = (ROOT / "README.md").read_text().split("### Tune")[1].split("\n### ")[0]
     figures = re.findall(r"[\d.]+\s\([\d.]+\sto\s[\d.]+\)", section)

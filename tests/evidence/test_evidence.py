@@ -58,6 +58,7 @@ def fastest_files(folder):
 @pytest.mark.parametrize(
     ("name", "files"),
     [
+        ("guard", guard_files),
         ("fastest", fastest_files),
         ("sweeps", sweep_page.files),
     ],
