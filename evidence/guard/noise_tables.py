@@ -31,10 +31,11 @@ def noise(recorded: Recorded) -> str:
 
 
 ON_NOISE = """\
-These are standard deviations of the logarithm of the step time: from step to step within a block; from block to block
-of one side; from round to round, of both sides alike; from process to process; and from pair to pair, of both sides
-alike. What both sides share drops out of the log-ratio of their means, whose standard deviation is the last column.
-Where a block is one step, the first column is part of the second. (Nested random effects, by the method of moments.)"""
+These are standard deviations of the logarithm of a step's CPU time: from step to step within a block; from block to
+block of one side; from round to round, of both sides alike; from process to process; and from pair to pair, of both
+sides alike. What both sides share drops out of the log-ratio of their means, whose standard deviation is the last
+column. Where a block is one step, the first column is part of the second. (Nested random effects, by the method of
+moments.)"""
 
 
 def ablation(recorded: Recorded) -> str:

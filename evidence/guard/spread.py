@@ -18,7 +18,7 @@ Values = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Levels(NamedTuple):
-    """Standard deviations of the logarithm of the step time, by where they arise: 0.01 is about 1%."""
+    """Standard deviations of the logarithm of a step's CPU time, by where they arise: 0.01 is about 1%."""
 
     step: float
     """From step to step within a block. nan where a block is one step: then it is part of the next."""
@@ -44,11 +44,11 @@ def levels(pairs: Sequence[Pair]) -> Levels:
     Source: S. R. Searle, G. Casella and C. E. McCulloch, Variance Components (1992), section 3.
     """
     logs = [
-        np.array([[fmean(map(math.log, block.times_ns("wall"))) for block in both] for both in pair.rounds]).T
+        np.array([[fmean(map(math.log, block.times_ns("cpu"))) for block in both] for both in pair.rounds_on("cpu")]).T
         for pair in pairs
     ]
     rounds = 1 / float(np.mean([1 / base.size for base, _ in logs]))
-    blocks = [block.times_ns("wall") for pair in pairs for block in pair.blocks]
+    blocks = [block.times_ns("cpu") for pair in pairs for both in pair.rounds_on("cpu") for block in both]
     within = [np.log(block).var(ddof=1) for block in blocks if len(block) > 1]
     step = float(np.mean(within)) if within else math.nan
     steps = float(np.mean([len(block) for block in blocks]))
