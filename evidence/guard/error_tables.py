@@ -166,8 +166,8 @@ def detected(pool: Pool, drawn: Drawn) -> tuple[float, float]:
 ON_POWER = f"""\
 Shares, pairs and time are those of guards that looked only at the times: in a real one, a count that rises is a
 regression at once. The slowdown is that of the CPU time (`{CPU}`): the mean of the four cases in its 95% interval,
-then the smallest and the largest of the four. The busy steps spin for a share of the time that the step just
-took, so they are slower by exactly that, and no count rises. A slowdown of 1% lies on the threshold: there, either
+then the smallest and the largest of the four. The busy steps spin for a share of the CPU time that the step
+just took, so they are slower by exactly that, and no count rises. A slowdown of 1% lies on the threshold: there, either
 verdict is wrong at most as often as the plan allows."""
 
 

@@ -1,8 +1,8 @@
 """How many instructions a step executes, counted by valgrind's callgrind.
 
 The count is nearly the same each time: where code has not changed, it repeats to a few hundredths of a percent,
-whatever else runs on the machine. It shows work that no clock could: a loop of a thousand iterations in a step. It is
-blind to all that makes an instruction slow: caches, bandwidth, threads that wait for each other.
+whatever else runs on the machine. It is blind to all that makes an instruction slow: caches, bandwidth, threads that
+wait for each other.
 
 Source: N. Nethercote and J. Seward, Valgrind: A Framework for Heavyweight Dynamic Binary Instrumentation (PLDI 2007);
 the options are those of https://valgrind.org/docs/manual/cl-manual.html.
