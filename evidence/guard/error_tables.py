@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from draws import NORMAL
+from draws import NORMAL, WIDE_WALL_THRESHOLD
 from other_tools import TOOLS
 from pools import CASES, CONDITIONS, Pool, Recorded
 from recordings import NOT_RECORDED, Row, seconds
@@ -75,9 +75,13 @@ def false_alarms(recorded: Recorded, drawn: Drawn) -> str:
         if name in recorded.pools:
             rows.append(_ends(f"{what}: resampled", drawn["resampled"][name]))
             rows.append(_ends(f"{what}: in the order recorded", drawn["in order"][name], bounds=False))
+            if name in drawn["wide"]:
+                label = f"{what}: resampled, {code(f'--wall-threshold {WIDE_WALL_THRESHOLD:.0%}')}"
+                rows.append(_ends(label, drawn["wide"][name]))
         else:
             rows.append(missing(f"{what}: resampled", 8))
-        rows.append(_real(f"{what}: really run", recorded.runs.get(name, [])))
+        if name in recorded.runs:
+            rows.append(_real(f"{what}: really run", recorded.runs[name]))
     return table(("identical code", "guards", *_ENDS), rows)
 
 
