@@ -381,13 +381,17 @@ def _guarded_case(
     scale: float = 1.0,
     tail: float = 0.0,
     waiting: float = 0.0,
+    restless: float = 0.0,
     **other: Any,
 ) -> GuardedCase:
-    noise = islice(cycle(PAIR_NOISE), pairs)
+    """``waiting`` is what the head waits longer, ``restless`` by how many times the usual noise that varies."""
+    noise = list(islice(cycle(PAIR_NOISE), pairs))
     values: dict[str, Any] = {
         "base": COUNTS,
         "head": COUNTS,
-        "pairs": tuple(_pair(case_id, log_ratio + scale * each, tail, waiting, i) for i, each in enumerate(noise)),
+        "pairs": tuple(
+            _pair(case_id, log_ratio + scale * each, tail, waiting + restless * each, i) for i, each in enumerate(noise)
+        ),
         "wall_time_s": 5.0 + 4.5 * pairs,
     }
     return GuardedCase(case_id=case_id, **(values | other))

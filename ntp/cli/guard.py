@@ -51,6 +51,15 @@ def guard(
             show_default="1%",
         ),
     ] = 0.01,
+    wall_threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            parser=reading(share),
+            help="The same for a step's time on the wall clock, waiting included.",
+            show_default="3 x --threshold",
+        ),
+    ] = None,
     budget: Annotated[
         float, typer.Option(metavar="TIME", parser=reading(seconds), help="Time budget.", show_default="300s")
     ] = 300.0,
@@ -125,7 +134,7 @@ def guard(
         _check_out(out)
         if instructions:
             check_valgrind()
-        plan = _guard_plan(cases or (), model, threshold, budget)
+        plan = _guard_plan(cases or (), model, threshold, budget, wall_threshold)
         sides = Sides(base, head, links=link or (), setup=setup)
         with sole_writer(out), status_line() as progress, forking(progress, command_line()) as bench:
             run = run_guard(
@@ -157,7 +166,9 @@ def guard(
     raise typer.Exit(_guard_status(verdict, fail_on))
 
 
-def _guard_plan(ids: Sequence[str], model: str, threshold: float, budget_s: float) -> "Plan":
+def _guard_plan(
+    ids: Sequence[str], model: str, threshold: float, budget_s: float, wall_threshold: float | None
+) -> "Plan":
     from ntp.judge.guard import plan_of
     from ntp.machine.cpus import available_cpus, check_runtime
     from ntp.runners.guard import default_cases
@@ -171,7 +182,7 @@ def _guard_plan(ids: Sequence[str], model: str, threshold: float, budget_s: floa
             raise OptionError(
                 f"{case.workload.model} is the same file for both sides: give its path inside the repository"
             )
-    return plan_of(tuple(dict.fromkeys(case.id for case in cases)), threshold, budget_s)
+    return plan_of(tuple(dict.fromkeys(case.id for case in cases)), threshold, budget_s, wall_threshold)
 
 
 def _kept(records: "Generator[GuardRecord, None, None]", out: Path) -> "GuardRecord":

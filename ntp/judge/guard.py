@@ -97,7 +97,8 @@ METRICS: dict[str, Callable[[Pair], float]] = {
 WALL_THRESHOLD, MEAN_THRESHOLD = 3.0, 5.0
 """The thresholds of the time of a step and of the mean are this many times that of the CPU time, which is the steadiest
 of the three, but blind to waiting. One thread never waits for another: its time has the threshold of its CPU time. The
-trimmed means are blind to what slows only some steps; the mean detects that, and every disturbance, too."""
+trimmed means are blind to what slows only some steps; the mean detects that, and every disturbance, too. Where a plan
+has a threshold of its own for the time of a step, that of the mean, and that on one thread, keep their proportion."""
 
 _PAIR_S = 4.0
 """A pair takes about this long, where steps are much shorter than that."""
@@ -166,16 +167,20 @@ class GuardVerdict(NamedTuple):
     """Why the head, a pair, or the count of instructions failed."""
 
 
-def plan_of(case_ids: Sequence[str], threshold: float, budget_s: float) -> Plan:
+def plan_of(case_ids: Sequence[str], threshold: float, budget_s: float, wall_threshold: float | None = None) -> Plan:
     """Make the plan of a guard with this budget.
+
+    ``threshold`` is that of the CPU time, ``wall_threshold`` that of a step's time on several threads: by default, a
+    multiple of the other.
 
     The last look is at nearly twice the pairs that the budget holds for each case, since those that are decided early
     leave theirs to the others.
     """
     fair_share = budget_s / (_PAIR_S * len(case_ids))
     smallest: int = Plan.model_fields["min_pairs"].default
-    metrics = _metrics(threshold, WALL_THRESHOLD)
-    own = {case_id: _own_metrics(Case.parse(case_id), threshold) for case_id in case_ids}
+    waiting = threshold if wall_threshold is None else wall_threshold / WALL_THRESHOLD
+    metrics = _metrics(threshold, waiting, threads=2)
+    own = {case_id: _own_metrics(Case.parse(case_id), threshold, waiting) for case_id in case_ids}
     return Plan(
         cases=tuple(case_ids),
         metrics=metrics,
@@ -184,14 +189,16 @@ def plan_of(case_ids: Sequence[str], threshold: float, budget_s: float) -> Plan:
     )
 
 
-def _metrics(threshold: float, wall: float) -> tuple[Metric, ...]:
-    times = ((CPU, 1.0), (WALL, wall), (MEAN, MEAN_THRESHOLD))
-    return tuple(Metric(name=name, threshold=min(0.99, factor * threshold)) for name, factor in times)
+def _metrics(threshold: float, waiting: float, threads: int) -> tuple[Metric, ...]:
+    """Return the metrics of a step on so many threads. What waiting adds is held to multiples of ``waiting``."""
+    wall = waiting if threads == 1 else WALL_THRESHOLD * waiting
+    limits = ((CPU, threshold), (WALL, wall), (MEAN, MEAN_THRESHOLD * waiting))
+    return tuple(Metric(name=name, threshold=min(0.99, limit)) for name, limit in limits)
 
 
-def _own_metrics(case: Case, threshold: float) -> tuple[Metric, ...]:
+def _own_metrics(case: Case, threshold: float, waiting: float) -> tuple[Metric, ...]:
     """Return the metrics of a case. The CPU time of a part of a step is not measured."""
-    metrics = _metrics(threshold, 1.0 if case.runtime.threads == 1 else WALL_THRESHOLD)
+    metrics = _metrics(threshold, waiting, case.runtime.threads)
     return metrics if case.workload.part == "step" else metrics[1:]
 
 

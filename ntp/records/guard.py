@@ -208,11 +208,6 @@ class Plan(Frozen):
         """Return what is guarded of a case."""
         return self.own_metrics.get(case_id, self.metrics)
 
-    @property
-    def findings(self) -> int:
-        """The number of findings: one for each metric of each case."""
-        return sum(len(self.metrics_of(case_id)) for case_id in self.cases)
-
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         if not self.own_metrics.keys() <= set(self.cases) or not all(self.own_metrics.values()):

@@ -1,7 +1,7 @@
 """The report of a guard: its verdict in one sentence, a row for each case, and what else there is to say of them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import get_args
 
@@ -131,7 +131,8 @@ def _notes_on(case: CaseJudgement, min_pairs: int) -> Iterator[str]:
         if interval and (finding.verdict == "regression" or finding.verdict == case.verdict == "inconclusive"):
             allowed = limit(finding.metric.threshold)
             yield f"{_name(finding)} grew by {_range(interval)}, {allowed} is allowed{_need(finding)}"
-    if case.times.fired == (WALL,) and case.finding(CPU):
+    cpu = case.finding(CPU)
+    if case.times.fired == (WALL,) and cpu and cpu.verdict != "inconclusive":
         yield "its CPU time did not: the step waits longer, for other threads, the disk, a lock or a timer"
 
 
@@ -155,9 +156,23 @@ def _remedy(record: GuardRecord, verdict: GuardVerdict) -> str:
         return "not one pair fitted into the budget: raise --budget"
     share_missing = sum(wanted) / pairs
     budget_s = record.wall_time_s * (1 + share_missing)
+    larger = _larger_threshold(record, undecided)
     if math.isinf(share_missing) or budget_s > _PRACTICAL_BUDGET_S:
-        return "a quieter machine (ntp doctor) or a larger --threshold would decide it"
-    return f"--budget {math.ceil(budget_s / 60)}min would probably decide it; so would a larger --threshold"
+        return f"a quieter machine (ntp doctor) or {larger} would decide it"
+    return f"--budget {math.ceil(budget_s / 60)}min would probably decide it; so would {larger}"
+
+
+def _larger_threshold(record: GuardRecord, undecided: Sequence[CaseJudgement]) -> str:
+    """Name the threshold that is too small for what is known so far: the smallest that would do, where CPU times do."""
+    findings = [finding for case in undecided for finding in case.times.findings if finding.verdict == "inconclusive"]
+    usual = {metric.name: metric.threshold for metric in record.plan.metrics}
+    if WALL not in usual or any(finding.metric.name == CPU for finding in findings):
+        return "a larger --threshold"
+    scales = [
+        (finding.deciding.high - 1) / finding.metric.threshold if finding.deciding else math.inf for finding in findings
+    ]
+    share = usual[WALL] * max(scales, default=math.inf)
+    return f"--wall-threshold {math.ceil(100 * share)}%" if share < 0.99 else "a larger --wall-threshold"
 
 
 _SHORT = {CPU: "CPU time", WALL: "wall time", MEAN: "the mean"}

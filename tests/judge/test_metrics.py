@@ -133,7 +133,17 @@ class TestThePlan:
             ONE: [(CPU, threshold), (WALL, threshold), (MEAN, mean)],
             PART: [(WALL, wall), (MEAN, mean)],
         }
-        assert plan.findings == 8
+
+    @pytest.mark.parametrize("wall_threshold", [0.001, 0.03, 0.12, 0.9])
+    def test_what_waits_can_have_a_threshold_of_its_own_in_the_same_proportion(self, wall_threshold):
+        plan = plan_of([ONE, TWO, PART], 0.01, 60, wall_threshold)
+        mean = pytest.approx(min(0.99, wall_threshold * 5 / 3))
+        limits = [[metric.threshold for metric in plan.metrics_of(case_id)] for case_id in (TWO, ONE, PART)]
+        assert limits == [
+            [0.01, pytest.approx(wall_threshold), mean],
+            [0.01, pytest.approx(wall_threshold / 3), mean],
+            [pytest.approx(wall_threshold), mean],
+        ]
 
     @given(
         st.integers(1, 50),

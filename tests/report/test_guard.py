@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ntp.judge.guard import verdict_on
+from ntp.judge.guard import plan_of, verdict_on
 from ntp.records.endings import Ending, SettingChange
 from ntp.records.environment import Software
 from ntp.records.guard import GuardedCase, GuardRecord, Instructions, Side
@@ -81,6 +81,7 @@ def examples(make_guarded, make_guard_record, more):
             ),
         ),
         "waiting": make_guard_record(make_guarded(TWO, waiting=0.05), make_guarded(ONE)),
+        "restless": make_guard_record(make_guarded(TWO, restless=20), make_guarded(ONE), max_pairs=60),
         "instructions": make_guard_record(
             make_guarded(ONE),
             instructions=(Instructions(case_id="simple-b2-s16-t1", base=81_234_567, head=82_345_678),),
@@ -98,6 +99,7 @@ NAMES = (
     "too-early",
     "not-comparable",
     "waiting",
+    "restless",
     "instructions",
     "failed",
 )
@@ -157,6 +159,32 @@ def test_what_casts_doubt_on_a_side_is_told_with_its_name(make_guarded, make_gua
     assert f"- {ONE}: head: loss-not-finite: the loss is nan; " in text
     assert f"- {ONE}: base: changed-settings: the model's code has changed default dtype from torch.float32 to" in text
     assert (text.count("loss-not-finite"), text.count("changed-settings")) == (1, 1)
+
+
+def test_only_a_cpu_time_that_is_decided_is_said_not_to_have_grown(make_guarded, make_guard_record):
+    note = "its CPU time did not"
+    assert note in shown(make_guard_record(make_guarded(TWO, waiting=0.05)))
+    assert note not in shown(make_guard_record(make_guarded(TWO, waiting=0.05, log_ratio=0.009)))
+    assert note not in shown(make_guard_record(make_guarded(TWO, waiting=0.05, log_ratio=0.05)))
+
+
+def test_the_wall_threshold_that_is_named_decides_what_the_one_of_the_guard_leaves_open(
+    make_guarded, make_guard_record
+):
+    cases = make_guarded(TWO, restless=20), make_guarded(ONE, restless=3)
+    record = make_guard_record(*cases)
+    (named,) = re.findall(r"--wall-threshold (\d+)%", shown(record))
+    assert verdict_on(record).verdict == "inconclusive"
+    plan = plan_of([TWO, ONE], 0.01, 60, int(named) / 100).model_copy(update={"max_pairs": record.plan.max_pairs})
+    assert verdict_on(record.model_copy(update={"plan": plan})).verdict == "pass"
+
+
+@pytest.mark.parametrize(("restless", "says"), [(0, "a larger --threshold"), (500, "a larger --wall-threshold")])
+def test_where_no_number_would_do_the_threshold_to_raise_is_still_named(
+    make_guarded, make_guard_record, restless, says
+):
+    open_ = make_guarded(TWO, restless=restless) if restless else make_guarded(TWO, 0.009, scale=4)
+    assert says in shown(make_guard_record(open_))
 
 
 def test_one_pair_and_one_case_are_singular(make_guarded, make_guard_record):
