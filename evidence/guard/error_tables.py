@@ -15,8 +15,10 @@ from suites import LETTERS, THRESHOLD, summed_up
 
 from ntp.judge.guard import CPU, METRICS, verdict_on
 from ntp.judge.statistics import Interval
-from ntp.records.guard import GuardRecord
-from ntp.report.markup import code, prose, table
+from ntp.records.guard import GuardedCase, GuardRecord
+from ntp.report.document import terminal
+from ntp.report.guard import report
+from ntp.report.markup import code, fenced, prose, table
 from ntp.report.units import UNKNOWN
 
 EXITS = (0, 1, 3, 4)
@@ -127,10 +129,9 @@ differ by more. *Really run* means `ntp guard --base HEAD` in a clean clone."""
 def power(recorded: Recorded, drawn: Drawn) -> str:
     rows = []
     for name, slowdown in SLOWDOWNS.items():
-        label = f"{code(name)}: {slowdown.what}"
         if name not in recorded.pools:
-            rows.append(missing(label, 9))
             continue
+        label = f"{code(name)}: {slowdown.what}"
         pool, ends = recorded.pools[name], drawn["resampled"][name]
         parts = [shares(ends["verdicts"], letter) for letter in "rpu"]
         efforts = _effort(ends["pairs"], ends["elapsed_s"])
@@ -175,6 +176,20 @@ just took, so they are slower by exactly that, and no count rises. A slowdown of
 verdict is wrong at most as often as the plan allows."""
 
 
+def told(pool: Pool) -> str:
+    """Return what a guard says of all pairs of a pool."""
+    cases = tuple(GuardedCase(case_id=case_id, pairs=pairs) for case_id, pairs in pool.pairs.items())
+    record = GuardRecord.model_validate({**pool.facts, "cases": cases})
+    return fenced(terminal(report(record, verdict_on(record))).rstrip("\n"))
+
+
+WAITS = "waits-5"
+"""The slowdown whose report is shown: one that only waits."""
+
+ON_WAITING = f"""\
+This is what a guard says of all pairs of {code(WAITS)}, which sleeps for 5% of every step and computes nothing."""
+
+
 def coverage(recorded: Recorded, drawn: Drawn) -> str:
     rows = []
     for name in CONDITIONS:
@@ -214,20 +229,20 @@ threshold stops more often at an interval that is off."""
 
 def tools(recorded: Recorded, drawn: Drawn) -> str:
     """Make the table of the share of suites in which a tool's rule calls any of the four cases slower."""
-    columns = [(name, kind) for name in CONDITIONS for kind in ("beside", "before")]
-    columns += [(f"busy-{percent}", "beside") for percent in (3, 5, 10)]
+    columns = {(name, kind): f"{name}, {_LAID[kind]}" for name in CONDITIONS for kind in ("beside", "before")}
+    columns |= {(f"busy-{percent}", "beside"): f"+{percent}%" for percent in (2, 3, 5)}
+    columns = {key: title for key, title in columns.items() if key[0] in recorded.pools}
 
     def cells(alarm: str, letters: Callable[[str, str], str]) -> Iterator[str]:
         for name, kind in columns:
-            yield shares(letters(name, kind), alarm) if name in recorded.pools else NOT_RECORDED
+            yield shares(letters(name, kind), alarm)
 
     guards = cells("r", lambda name, kind: drawn["resampled"][name]["verdicts"] if kind == "beside" else "")
     rows = [
         ("**`ntp guard`**", f"interval beyond {THRESHOLD:.0%}, as above", *guards),
         *((*tool[:2], *cells("1", lambda name, kind, tool=tool: drawn[kind][name][tool.key])) for tool in TOOLS),
     ]
-    headers = ("tool", "rule", *(f"{name}, {_LAID[kind]}" for name, kind in columns[:4]), "+3%", "+5%", "+10%")
-    return table(headers, rows)
+    return table(("tool", "rule", *columns.values()), rows)
 
 
 _LAID = {"beside": "alternating", "before": "a round apart"}

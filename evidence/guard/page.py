@@ -33,6 +33,7 @@ def markdown(recorded: Recorded, drawn: Drawn, pictures: Iterable[str] = ()) -> 
         errors.power(recorded, drawn),
         errors.ON_POWER,
         _picture("power.svg", "how often each slowdown is found", shown),
+        *_waiting(recorded),
         "## Intervals",
         errors.coverage(recorded, drawn),
         errors.ON_COVERAGE,
@@ -82,6 +83,13 @@ def _policies(recorded: Recorded) -> Iterable[str]:
         yield "## OpenMP's wait policy"
         yield policies.policies(recorded.policies)
         yield policies.ON_POLICIES
+
+
+def _waiting(recorded: Recorded) -> Iterable[str]:
+    if errors.WAITS in recorded.pools:
+        yield "### What the report says of a step that only waits"
+        yield errors.ON_WAITING
+        yield errors.told(recorded.pools[errors.WAITS])
 
 
 def _peer(recorded: Recorded) -> Iterable[str]:
