@@ -12,8 +12,8 @@ from spread import SUMMARIES
 COMPARED = (*CONDITIONS, "busy-2")
 """The pools on which the ways to sum up a pair, and lengths of pairs, are compared."""
 
-WIDE_WALL_THRESHOLD = 0.12
-"""Guards beside a neighbour are drawn with this ``--wall-threshold``, too."""
+WIDE_WALL_THRESHOLD, LONG_BUDGET_S = 0.12, 600.0
+"""Guards beside a neighbour are drawn with this ``--wall-threshold`` and ``--budget``, too."""
 
 LENGTHS = (1, 2, 3)
 """Lengths of a pair, in recorded pairs."""
@@ -48,7 +48,7 @@ def _of_pool(pool: Pool, number: int) -> dict[str, Any]:
             "before": other_tools.drawn(pool, 1, number),
         }
     if pool.name == "neighbour":
-        drawn["wide"] = suites.drawn(pool, number, wall_threshold=WIDE_WALL_THRESHOLD)
+        drawn["wide"] = suites.drawn(pool, number, wall_threshold=WIDE_WALL_THRESHOLD, budget_s=LONG_BUDGET_S)
     if pool.name in COMPARED:
         drawn |= {
             "metrics": suites.drawn_by_summary(pool, SUMMARIES, quarter),

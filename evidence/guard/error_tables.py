@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from draws import NORMAL, WIDE_WALL_THRESHOLD
+from draws import LONG_BUDGET_S, NORMAL, WIDE_WALL_THRESHOLD
 from other_tools import TOOLS
 from pools import CASES, CONDITIONS, Pool, Recorded
 from recordings import NOT_RECORDED, Row, seconds
@@ -78,7 +78,8 @@ def false_alarms(recorded: Recorded, drawn: Drawn) -> str:
             rows.append(_ends(f"{what}: resampled", drawn["resampled"][name]))
             rows.append(_ends(f"{what}: in the order recorded", drawn["in order"][name], bounds=False))
             if name in drawn["wide"]:
-                label = f"{what}: resampled, {code(f'--wall-threshold {WIDE_WALL_THRESHOLD:.0%}')}"
+                options = f"--wall-threshold {WIDE_WALL_THRESHOLD:.0%} --budget {LONG_BUDGET_S:.0f}s"
+                label = f"{what}: resampled, {code(options)}"
                 rows.append(_ends(label, drawn["wide"][name]))
         else:
             rows.append(missing(f"{what}: resampled", 8))

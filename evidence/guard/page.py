@@ -131,7 +131,7 @@ def files(recorded: Recorded) -> str:
             where = origin(first["started"], took_s, [first["base"]["commit"]], first["machine"])
             rows.append((code(f"runs-{name}.json.gz"), str(pairs), *where))
     if facts := recorded.ablation_facts:
-        pairs = sum(len(pairs) for arm in recorded.ablation.values() for pairs in arm.values())
+        pairs = sum(len(of_case.pairs) for arm in recorded.ablation.values() for of_case in arm.values())
         where = origin(facts["started"], facts.get("wall_time_s"), [facts["commit"]], facts["machine"])
         rows.append((code("ablation.json.gz"), str(pairs), *where))
     others = {name: document for name in OTHERS if (document := getattr(recorded, name))}

@@ -56,8 +56,8 @@ def summed_up(pool: Pool, summary: Summary) -> dict[str, tuple[float, ...]]:
     return {case: tuple(map(summary, pairs)) for case, pairs in pool.pairs.items()}
 
 
-def usual_plan(wall_threshold: float | None = None) -> Plan:
-    return plan_of(CASES, THRESHOLD, BUDGET_S, wall_threshold)
+def usual_plan(wall_threshold: float | None = None, budget_s: float = BUDGET_S) -> Plan:
+    return plan_of(CASES, THRESHOLD, budget_s, wall_threshold)
 
 
 def guarded_log_ratios(pool: Pool, plan: Plan) -> LogRatios:
@@ -107,15 +107,17 @@ def _judged(plan: Plan, ratios: LogRatios, taken: Mapping[str, int]) -> SuiteVer
     return judge(plan, [CasePairs(case_id=case, pairs=tuple(ratios[case][: taken[case]])) for case in plan.cases])
 
 
-def drawn(pool: Pool, suites: int, in_order: bool = False, wall_threshold: float | None = None) -> dict[str, Any]:
+def drawn(
+    pool: Pool, suites: int, in_order: bool = False, wall_threshold: float | None = None, budget_s: float = BUDGET_S
+) -> dict[str, Any]:
     """Resample suites of a pool; ``in_order``, run one from each pair on: what was near in time stays so."""
-    plan = usual_plan(wall_threshold)
+    plan = usual_plan(wall_threshold, budget_s)
     ratios = guarded_log_ratios(pool, plan)
     if in_order:
         pairs = [consecutive(ratios, plan, start) for start in range(min(suites, pool.rounds))]
     else:
         pairs = [resampled(ratios, plan, pool.name, i) for i in range(suites)]
-    return _ends([run(plan, of_suite, pool.pair_s) for of_suite in pairs], ratios)
+    return _ends([run(plan, of_suite, pool.pair_s, budget_s) for of_suite in pairs], ratios)
 
 
 def drawn_normal(pool: Pool, suites: int, again: bool) -> dict[str, str]:

@@ -131,7 +131,7 @@ class _Guard:
         """Count the instructions of a small step of each kind that was counted on both sides."""
         counted = (Case.parse(guarded.case_id) for guarded in self.record.cases if guarded.base and guarded.head)
         for case in dict.fromkeys(map(small, counted)):
-            self._bench.progress(f"counting the instructions of {case.id} (about half a minute)")
+            self._bench.progress(f"counting the instructions of {case.id} (about a minute)")
             changes: dict[str, object]
             try:
                 changes = {"instructions": (*self.record.instructions, count_instructions(case, self._sources))}
