@@ -68,7 +68,7 @@ def over_time(pool: Pool) -> ChartType:
 def power(detected: dict[str, tuple[float, float]], suites: int) -> ChartType:
     """Draw the share of guards that detected each change, from its slowdown and this share by its name."""
     rows = [
-        {"change": f"{name}: {slowdown:.2%} slower", "percent": 100 * share, "text": f"{share:.1%}"}
+        {"change": f"{name}: {slowdown:+.2%} CPU time", "percent": 100 * share, "text": f"{share:.1%}"}
         for name, (slowdown, share) in sorted(detected.items(), key=lambda item: item[1])
     ]
     bars = chart_of(*rows).encode(
@@ -79,5 +79,5 @@ def power(detected: dict[str, tuple[float, float]], suites: int) -> ChartType:
             bars.mark_bar(color=BLUE).encode(tooltip=tooltip("change", "text")), value_texts(bars, "percent")
         ).properties(width=BARS_WIDTH, height=alt.Step(24)),
         f"How often guards with a threshold of {THRESHOLD:.0%} detect a slowdown",
-        f"{suites:,} guards of four cases each, resampled from recorded pairs in which all four were really slower",
+        f"{suites:,} guards of four cases each, resampled from recorded pairs in which all four had the change",
     )
