@@ -190,7 +190,7 @@ def plan_of(case_ids: Sequence[str], threshold: float, budget_s: float, wall_thr
 
 
 def _metrics(threshold: float, waiting: float, threads: int) -> tuple[Metric, ...]:
-    """Return the metrics of a step on so many threads. What waiting adds is held to multiples of ``waiting``."""
+    """Return the metrics of a step on this many threads. What waiting adds is held to multiples of ``waiting``."""
     wall = waiting if threads == 1 else WALL_THRESHOLD * waiting
     limits = ((CPU, threshold), (WALL, wall), (MEAN, MEAN_THRESHOLD * waiting))
     return tuple(Metric(name=name, threshold=min(0.99, limit)) for name, limit in limits)
