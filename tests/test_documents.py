@@ -84,6 +84,19 @@ def test_the_figures_on_the_guard_are_the_recorded_ones():
     assert all(time in reported for time in seconds)
 
 
+def test_the_figures_on_pairing_are_the_recorded_ones():
+    section = (
+        (ROOT / "docs/method.md").read_text().split("What the ways of pairing are worth")[1].split("**Two clocks")[0]
+    )
+    rows = re.findall(r"^\| (\d+) x (\d+), (one|two) thread.*?((?: \| [\d.]+){4}) \|$", section, re.MULTILINE)
+    assert len(rows) == 4
+    reported = (ROOT / "reports/guard/README.md").read_text()
+    for batch_size, seq_len, threads, figures in rows:
+        case = f"simple-b{batch_size}-s{seq_len}-{'t1' if threads == 'one' else 't2-passive'}"
+        arms = re.findall(rf"^\| `{case}` .*?\d+ \|[^|]*s \|[^|]*\|\s*([\d.]+) \|", reported, re.MULTILINE)
+        assert figures.split(" | ")[1:] == arms
+
+
 def test_the_figures_on_speed_are_the_recorded_ones():
     section = (ROOT / "README.md").read_text().split("### Tune")[1].split("\n### ")[0]
     figures = re.findall(r"[\d.]+\s\([\d.]+\sto\s[\d.]+\)", section)

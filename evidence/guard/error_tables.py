@@ -251,7 +251,7 @@ _LAID = {"beside": "alternating", "before": "a round apart"}
 ON_TOOLS = """\
 This is the share of suites of four cases in which a tool would call at least one slower: false alarms on identical
 code on the left, slowdowns found on the right. A suite is a round of the recording, one process of each side for each
-case, and a process stands for one run of the tool. *Alternating* means that both sides ran in alternating blocks, as
+case, and a process stands for one run of the tool. *Alternating* means that both sides ran at once or in turn, as
 in a guard, which is kinder to these rules than their own way; *a round apart* means that the base was measured a round
 before the head, which is closer to it. Only calls of "slower" count, though some of these tools report differences of
 either sign. The guard's row is from the tables above; it takes as many pairs as it needs."""

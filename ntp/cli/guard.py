@@ -56,7 +56,7 @@ def guard(
         typer.Option(
             metavar="SHARE",
             parser=reading(share),
-            help="The same for a step's time on the wall clock, waiting included.",
+            help="The same on the wall clock, waiting included; on one thread a third of it.",
             show_default="3 x --threshold",
         ),
     ] = None,
