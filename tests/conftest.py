@@ -439,7 +439,8 @@ def forks(fork_servers: ServerOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards and searches within this process take the servers that all tests share."""
     from ntp.worker import pairs
 
-    def server(runtime: Runtime, _source: object = None) -> SimpleNamespace:
+    def server(runtime: Runtime, _source: object = None, python: object = None) -> SimpleNamespace:
+        assert python is None
         return SimpleNamespace(
             launch=fork_servers(runtime).launch,
             stop=lambda: None,

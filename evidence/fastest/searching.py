@@ -17,7 +17,8 @@ from ntp.judge.tuning import incumbent, with_values
 from ntp.records.tuning import Lever, Tuning
 from ntp.runners.bench import forking
 from ntp.runners.levers import machine_levers
-from ntp.runners.tune import RACE_BLOCK_S, RACE_STEPS_S, tune
+from ntp.runners.pairing import BLOCK_S, STEPS_S
+from ntp.runners.tune import tune
 from ntp.worker.pairs import WorkerStarter, measure_pair
 from ntp.worker.sources import Source
 
@@ -72,7 +73,7 @@ def record_search(path: Path, name: str) -> None:
             for at, i in enumerate(order, 1):
                 raced = list(searched.cases)
                 if len(raced[i].pairs) <= done:
-                    raced[i] = _one_more(start, raced[i], f"{SEED} {done} {i}", RACE_STEPS_S)
+                    raced[i] = _one_more(start, raced[i], f"{SEED} {done} {i}", STEPS_S)
                     searched = keep(cases=tuple(raced))
                     tell(f"{path.name}: round {done + 1} of {ROUNDS}, case {at} of {len(order)}")
     allowed = int(SHARE * sum(len(raced.pairs) for raced in searched.cases))
@@ -106,7 +107,7 @@ def _one_more(start: WorkerStarter, raced: Raced, seed: str, steps_s: float) -> 
                 side: stack.enter_context(start(Case.parse(case_id), Source.here()))
                 for side, case_id in (("base", raced.base), ("head", raced.head))
             }
-            pair = measure_pair(raced.head, workers, random.Random(seed).getrandbits(32), steps_s, RACE_BLOCK_S)
+            pair = measure_pair(raced.head, workers, random.Random(seed).getrandbits(32), steps_s, BLOCK_S)
     except NtpError as error:
         return raced.model_copy(update={"failure": str(error)})
     return raced.model_copy(update={"pairs": (*raced.pairs, pair)})

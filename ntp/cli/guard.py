@@ -1,8 +1,7 @@
 """``ntp guard``: whether the head trains more slowly than the base."""
 
 import os
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from ntp.case import Case
 from ntp.cli.console import command_line, show, status_line, tell, tell_more
 from ntp.cli.exit_status import OF_VERDICT, REGRESSION, TOOL_FAILED
+from ntp.cli.keeping import keep
 from ntp.cli.options import DEFAULT_MODEL, ModelOption, OrderSeedOption, reading, refuse_onto_input
 from ntp.errors import OptionError, RecordError
 from ntp.lines import one_line
@@ -19,7 +19,7 @@ from ntp.parsing import names, seconds, share
 
 if TYPE_CHECKING:
     from ntp.judge.guard import GuardVerdict
-    from ntp.records.guard import GuardRecord, Plan
+    from ntp.records.guard import Plan
 
 
 class FailOn(StrEnum):
@@ -117,7 +117,7 @@ def guard(
 
       ntp guard --replay guard.json
     """
-    from ntp.judge.guard import verdict_on
+    from ntp.judge.guard import summary, verdict_on
     from ntp.records.guard import GuardRecord
     from ntp.records.sole_writer import sole_writer
     from ntp.report.document import markdown, terminal
@@ -146,7 +146,7 @@ def guard(
                 allowed=allow or (),
                 count_instructions=count_instructions if instructions else None,
             )
-            record = _kept(run, out)
+            record = keep(run, out, lambda record: record.text(summary(verdict_on(record))), "ntp guard --replay")
     else:
         raise OptionError("give --base REF to measure, or --replay FILE to judge what was measured before")
     try:
@@ -183,24 +183,6 @@ def _guard_plan(
                 f"{case.workload.model} is the same file for both sides: give its path inside the repository"
             )
     return plan_of(tuple(dict.fromkeys(case.id for case in cases)), threshold, budget_s, wall_threshold)
-
-
-def _kept(records: "Generator[GuardRecord, None, None]", out: Path) -> "GuardRecord":
-    """Write each record in place of the one before it, and return the last."""
-    from ntp.judge.guard import summary, verdict_on
-    from ntp.records.run import write_whole
-
-    record = None
-    try:
-        with closing(records):
-            for record in records:
-                write_whole(out, record.text(summary(verdict_on(record))))
-    except KeyboardInterrupt as stop:
-        if record is not None:
-            stop.add_note(f"; what was measured is kept: ntp guard --replay {out} judges it")
-        raise
-    assert record is not None
-    return record
 
 
 def _guard_status(verdict: "GuardVerdict", fail_on: FailOn | None) -> int:

@@ -1,11 +1,8 @@
 """Base against head, until every case is decided or the budget is spent."""
 
-import random
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ntp.case import Case
 from ntp.errors import WorkerFailed
@@ -13,15 +10,12 @@ from ntp.judge.guard import verdict_on
 from ntp.records.environment import Software
 from ntp.records.guard import WORK_TREE, GuardedCase, GuardRecord, Instructions, Plan, Side, SideName
 from ntp.runners.bench import Bench
-from ntp.worker.alike_pairs import cpus_for_both, measure_alike
+from ntp.runners.pairing import Entrant, Pairing
 from ntp.worker.callgrind import small
 from ntp.worker.checkout import changed_files, checkout, lacking
-from ntp.worker.pairs import Counted, SideFailed, count
+from ntp.worker.pairs import Counted, SideFailed
 from ntp.worker.preparing import failure_of, prepare
 from ntp.worker.sources import Source, foreign, own_files
-
-if TYPE_CHECKING:
-    from ntp.worker.protocol import Worker
 
 NextCase = Callable[[GuardRecord], str | None]
 """Takes the record so far; returns the id of the case that needs another pair, or None when all is decided."""
@@ -62,40 +56,32 @@ class _Guard:
 
     def __init__(self, record: GuardRecord, sources: dict[SideName, Source], bench: Bench) -> None:
         self.record = record
+        self.pairing = Pairing(bench, record.seed)
         self._sources = sources
         self._bench = bench
-        self._started_s = bench.clock_s()
-        self.longest_pair_s = 0.0
 
-    @property
-    def elapsed_s(self) -> float:
-        return self._bench.clock_s() - self._started_s
+    def _entrants(self, guarded: GuardedCase) -> dict[SideName, Entrant]:
+        case = Case.parse(guarded.case_id)
+        return {side: Entrant(case, source) for side, source in self._sources.items()}
 
-    def replace(self, guarded: GuardedCase) -> GuardRecord:
-        """Update one case of the record."""
-        cases = tuple(guarded if case.case_id == guarded.case_id else case for case in self.record.cases)
-        self.record = self.record.model_copy(update={"cases": cases, "wall_time_s": round(self.elapsed_s, 3)})
+    def replace(self, guarded: GuardedCase, started_s: float, changes: Mapping[str, object]) -> GuardRecord:
+        """Update one case of the record, for which something was done since."""
+        wall_time_s = guarded.wall_time_s + self.pairing.elapsed_s - started_s
+        changed = guarded.model_copy(update={**changes, "wall_time_s": wall_time_s})
+        cases = tuple(changed if case.case_id == guarded.case_id else case for case in self.record.cases)
+        self.record = self.record.model_copy(update={"cases": cases, "wall_time_s": round(self.pairing.elapsed_s, 3)})
         return self.record
 
     def count(self, guarded: GuardedCase) -> GuardRecord:
-        """Count what a step of each side does, both at once: counts need no quiet machine."""
-        started_s = self._bench.clock_s()
-        case = Case.parse(guarded.case_id)
-        # The workers end first: a thread that waits for an answer would be waited for.
-        with ThreadPoolExecutor(len(SIDES)) as pool, ExitStack() as stack:
-            # Started here: a process that a thread starts dies with the thread.
-            counting = {
-                side: pool.submit(count, stack.enter_context(self._bench.start(case, source)), source)
-                for side, source in self._sources.items()
-            }
-            changes: dict[str, object] = {}
-            for side, counting_side in counting.items():
-                try:
-                    changes |= self._counted(side, counting_side.result())
-                except WorkerFailed as error:
-                    changes |= _failure(SideFailed(side, error), lacking(self._sources[side], _words(error)))
-        changes["wall_time_s"] = self._bench.clock_s() - started_s
-        return self.replace(guarded.model_copy(update=changes))
+        """Count what a step of each side does."""
+        started_s = self.pairing.elapsed_s
+        changes: dict[str, object] = {}
+        for side, counted in self.pairing.count(self._entrants(guarded)):
+            if isinstance(counted, WorkerFailed):
+                changes |= _failure(SideFailed(side, counted), lacking(self._sources[side], _words(counted)))
+            else:
+                changes |= self._counted(side, counted)
+        return self.replace(guarded, started_s, changes)
 
     def _counted(self, side: SideName, counted: Counted) -> dict[str, object]:
         """Return what a side's worker counted, but no counts if it has imported code from elsewhere."""
@@ -137,31 +123,20 @@ class _Guard:
                 changes = {"instructions": (*self.record.instructions, count_instructions(case, self._sources))}
             except WorkerFailed as error:
                 changes = {"instructions_failure": str(error)}
-            changes["wall_time_s"] = round(self.elapsed_s, 3)
+            changes["wall_time_s"] = round(self.pairing.elapsed_s, 3)
             self.record = self.record.model_copy(update=changes)
             yield self.record
 
     def pair(self, guarded: GuardedCase) -> GuardRecord:
         """Add a pair to a guarded case."""
-        started_s = self._bench.clock_s()
-        case = Case.parse(guarded.case_id)
-        seed = random.Random(f"{self.record.seed} {guarded.case_id} {len(guarded.pairs)}").getrandbits(32)
+        started_s = self.pairing.elapsed_s
         changes: dict[str, object]
         try:
-            with ExitStack() as stack:
-                workers: dict[SideName, Worker] = {
-                    side: stack.enter_context(self._bench.start(case, self._sources[side]))
-                    for side in random.Random(seed).sample(SIDES, 2)
-                }
-                # What the first pair has tried need not be tried again, and all pairs of a case are of one kind.
-                together = guarded.pairs[0].together if guarded.pairs else None
-                pair = measure_alike(case, workers, seed, cpus=cpus_for_both(case), together=together)
-                changes = {"pairs": (*guarded.pairs, pair)}
+            pair = self.pairing.pair(self._entrants(guarded), guarded.case_id, guarded.pairs)
+            changes = {"pairs": (*guarded.pairs, pair)}
         except WorkerFailed as error:
             changes = _failure(error)
-        pair_s = self._bench.clock_s() - started_s
-        self.longest_pair_s = max(self.longest_pair_s, pair_s)
-        return self.replace(guarded.model_copy(update={**changes, "wall_time_s": guarded.wall_time_s + pair_s}))
+        return self.replace(guarded, started_s, changes)
 
 
 _FOREIGN_REMEDY = "make it importable from the model's own file, or through an editable installation"
@@ -248,7 +223,8 @@ def guard(
             yield run.count(guarded)
         if count_instructions is not None:
             yield from run.count_instructions(count_instructions)
-        while (case_id := next_case(run.record)) and run.elapsed_s + run.longest_pair_s <= budget_s:
+        while (case_id := next_case(run.record)) and run.pairing.fits_into(budget_s):
             guarded = next(case for case in run.record.cases if case.case_id == case_id)
-            bench.progress(f"{run.elapsed_s:.0f} of {budget_s:.0f} s: pair {len(guarded.pairs) + 1} of {case_id}")
+            elapsed = f"{run.pairing.elapsed_s:.0f} of {budget_s:.0f} s"
+            bench.progress(f"{elapsed}: pair {len(guarded.pairs) + 1} of {case_id}")
             yield run.pair(guarded)

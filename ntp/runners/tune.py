@@ -7,10 +7,7 @@ and against itself without each of its levers.
 """
 
 import math
-import random
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from ntp.case import Case
 from ntp.errors import NtpError, OptionError, WorkerFailed
@@ -18,28 +15,16 @@ from ntp.judge.tuning import incumbent, levers_of, log_ratio, standings, wants_a
 from ntp.records.levers import COMPILE
 from ntp.records.tuning import Lever, Purpose, Race, Tuning
 from ntp.runners.bench import Bench
+from ntp.runners.pairing import Entrant, Pairing, Workers
 from ntp.runners.proposals import Proposals, one_by_one
 from ntp.worker.channel import Refused
-from ntp.worker.pairs import Pruned, SideFailed, measure_pair
+from ntp.worker.pairs import Pruned, SideFailed
 from ntp.worker.sources import Source
-
-if TYPE_CHECKING:
-    from ntp.records.guard import SideName
-    from ntp.worker.protocol import Worker
-
-RACE_STEPS_S = 2.0
-"""Seconds of timed steps in a pair of the search: less than a guard's, so that there is time for more pairs."""
-
-RACE_BLOCK_S = 0.125
-"""Seconds of a block: longer than a guard's, and equally long on both sides, since their steps take unlike times."""
 
 DROP_ABOVE = 1.3
 """A candidate is pruned if its warm-up takes more than this many times as long as the other's."""
 
 FINAL_PAIRS, WITHOUT_PAIRS = 5, 3
-
-_FIRST_PAIR_S = 5.0
-"""Seconds of a pair, before one was measured."""
 
 
 class _Search:
@@ -47,32 +32,20 @@ class _Search:
 
     def __init__(self, tuning: Tuning, bench: Bench) -> None:
         self.tuning = tuning
-        self.bench = bench
-        self._started_s = bench.clock_s()
+        self.pairing = Pairing(bench, tuning.seed)
         self._before_s = tuning.wall_time_s
-        self._pair_s: list[float] = []
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since this session began."""
-        return self.bench.clock_s() - self._started_s
-
-    @property
-    def pair_s(self) -> float:
-        """Mean seconds of a pair so far."""
-        return sum(self._pair_s) / len(self._pair_s) if self._pair_s else _FIRST_PAIR_S
 
     def reserve_s(self) -> float:
         """Return how many seconds the end of the search will need."""
         of_winner = levers_of(Case.parse(incumbent(self.tuning)), Case.parse(self.tuning.default))
-        return self.pair_s * (FINAL_PAIRS + WITHOUT_PAIRS * len(of_winner))
+        return self.pairing.mean_pair_s * (FINAL_PAIRS + WITHOUT_PAIRS * len(of_winner))
 
     def time_left_s(self) -> float:
-        return self.tuning.budget_s - self.elapsed_s
+        return self.tuning.budget_s - self.pairing.elapsed_s
 
     def race(self, purpose: Purpose, case: Case, against: Case, pairs: int | None = None) -> Tuning:
         """Race a case: over this many pairs, or for as long as the race is open."""
-        started_s = self.bench.clock_s()
+        started_s = self.pairing.elapsed_s
         race = Race(purpose=purpose, case_id=case.id, against=against.id, outcome="raced")
         try:
             while self._goes_on(race, pairs):
@@ -88,8 +61,8 @@ class _Search:
             race = race.model_copy(update={"outcome": outcome, "message": str(error)})
         except NtpError as error:
             race = race.model_copy(update={"outcome": "refused", "message": str(error)})
-        race = race.model_copy(update={"wall_time_s": round(self.bench.clock_s() - started_s, 3)})
-        wall_time_s = round(self._before_s + self.elapsed_s, 3)
+        race = race.model_copy(update={"wall_time_s": round(self.pairing.elapsed_s - started_s, 3)})
+        wall_time_s = round(self._before_s + self.pairing.elapsed_s, 3)
         self.tuning = self.tuning.model_copy(update={"races": (*self.tuning.races, race), "wall_time_s": wall_time_s})
         return self.tuning
 
@@ -101,26 +74,27 @@ class _Search:
         )
 
     def _goes_on(self, race: Race, pairs: int | None) -> bool:
-        if race.pairs and self.time_left_s() < self.pair_s:
+        if race.pairs and self.time_left_s() < self.pairing.mean_pair_s:
             return False
         if pairs is not None:
             return len(race.pairs) < pairs
         return wants_another_pair([log_ratio(pair) for pair in race.pairs])
 
     def _with_pair(self, race: Race, case: Case, against: Case) -> Race:
-        started_s = self.bench.clock_s()
-        text = f"{self.tuning.seed} {race.purpose} {race.case_id} {race.against} {len(race.pairs)}"
-        seed = random.Random(text).getrandbits(32)
-        with ExitStack() as stack:
-            cases: dict[SideName, Case] = {"base": against, "head": case}
-            workers: dict[SideName, Worker] = {
-                side: stack.enter_context(self.bench.start(side_case, Source.here()))
-                for side, side_case in cases.items()
-            }
-            drop_above = DROP_ABOVE if race.purpose == "search" else math.inf
-            pair = measure_pair(case.id, workers, seed, RACE_STEPS_S, RACE_BLOCK_S, drop_above)
-            peak_rss_bytes = max(workers["head"].run(1).peak_rss_bytes, race.peak_rss_bytes or 0)
-        self._pair_s.append(self.bench.clock_s() - started_s)
+        peaks_bytes = [race.peak_rss_bytes or 0]
+
+        def read(workers: Workers) -> None:
+            peaks_bytes.append(workers["head"].run(1).peak_rss_bytes)
+
+        here = Source.here()
+        pair = self.pairing.pair(
+            {"base": Entrant(against, here), "head": Entrant(case, here)},
+            f"{race.purpose} {race.case_id} {race.against}",
+            race.pairs,
+            drop_above=DROP_ABOVE if race.purpose == "search" else math.inf,
+            read=read,
+        )
+        peak_rss_bytes = max(peaks_bytes)
         limit = self.tuning.memory_limit_bytes
         changes: dict[str, object] = {"pairs": (*race.pairs, pair), "peak_rss_bytes": peak_rss_bytes}
         if limit is not None and peak_rss_bytes > limit and race.purpose == "search":
@@ -183,7 +157,7 @@ def tune(
     search = _Search(tuning, bench)
     for case in _candidates(search):
         best = incumbent(search.tuning)
-        bench.progress(f"{search.elapsed_s:.0f} of {budget_s:.0f} s: {case.id} against {best}")
+        bench.progress(f"{search.pairing.elapsed_s:.0f} of {budget_s:.0f} s: {case.id} against {best}")
         yield search.race("search", case, Case.parse(best))
     yield from _last_races(search)
 
@@ -233,7 +207,7 @@ COMPILING_S = 60.0
 
 def _has_time(search: _Search, *, of_compiling: bool = False) -> bool:
     needed_s = COMPILING_S if of_compiling else 0.0
-    return search.time_left_s() - needed_s > search.reserve_s() + 2 * search.pair_s
+    return search.time_left_s() - needed_s > search.reserve_s() + 2 * search.pairing.mean_pair_s
 
 
 def _settled(search: _Search) -> list[Lever]:
@@ -262,14 +236,14 @@ def _last_races(search: _Search) -> Iterator[Tuning]:
     default, best = Case.parse(search.tuning.default), Case.parse(incumbent(search.tuning))
     if best == default:
         return
-    search.bench.progress(f"{search.elapsed_s:.0f} s: the winner, {best.id}, against the default")
+    search.pairing.bench.progress(f"{search.pairing.elapsed_s:.0f} s: the winner, {best.id}, against the default")
     yield search.race("final", best, default, FINAL_PAIRS)
     for field, (_, usual) in levers_of(best, default).items():
-        if search.time_left_s() < search.pair_s:
+        if search.time_left_s() < search.pairing.mean_pair_s:
             return
         try:
             without = with_values(best, {field: usual})
         except OptionError:
             continue
-        search.bench.progress(f"{search.elapsed_s:.0f} s: the winner without {field}")
+        search.pairing.bench.progress(f"{search.pairing.elapsed_s:.0f} s: the winner without {field}")
         yield search.race("without", without, best, WITHOUT_PAIRS)

@@ -45,6 +45,10 @@ SWAP_S = 0.025
 SLOWED = 1.15
 """Sides that slow each other by more than this factor do not run on two CPUs: they share a core, or the memory."""
 
+UNLIKE = 1.1
+"""Nor do sides whose steps differ by more than this factor: the slower one would have the memory for itself at the end
+of each step, and seem faster than it is."""
+
 _PROBES = 3
 
 Places = Mapping[SideName, int]
@@ -85,7 +89,8 @@ def measure_alike(
         workers: just started.
         seed: of the order in which the sides come first, and of which begins on which CPU.
         cpus: those of :func:`cpus_for_both`.
-        together: whether each side has a CPU of its own. None: it is tried, and done unless they slow each other down.
+        together: whether each side has a CPU of its own. None: it is tried, and done unless they slow each other down,
+            or are unlike.
         at_once: whether they may run at the same time at all.
         steps_s: seconds in which steps are timed.
 
@@ -104,7 +109,7 @@ def measure_alike(
         list(in_order(lambda side: ask(side, workers[side], partial(_warm_up, workers[side], places.get(side))), sides))
     alike = _Alike(workers, order)
     if together is None:
-        together = at_once and bool(places) and alike.slowdown_together(places) <= SLOWED
+        together = at_once and bool(places) and alike.suits_two_cpus(places)
     rounds = alike.on_two_cpus(places) if together else alike.on_the_same(can_share)
     return Pair(
         case_id=case.id,
@@ -138,16 +143,18 @@ class _Alike:
         for shared in cycle([True, False] if can_share else [False]):
             yield self._at_once() if shared else self._in_turn()
 
-    def slowdown_together(self, places: Places) -> float:
-        """Return how many times as long a step takes while the other side runs one, too, on another CPU."""
+    def suits_two_cpus(self, places: Places) -> bool:
+        """Try whether the sides can run at once on two CPUs: they must not slow each other, nor be unlike."""
         together: list[int] = []
-        alone: list[int] = []
+        alone: dict[SideName, list[int]] = {side: [] for side in places}
         for _ in range(_PROBES):
             together += (block.step_time_ns[0] for block in self._at_once(places).blocks)
             for side in self._in_order():
                 self._begin(side, places[side])
-                alone.append(self._end(side).step_time_ns[0])
-        return statistics.median(together) / statistics.median(alone)
+                alone[side].append(self._end(side).step_time_ns[0])
+        shorter, longer = sorted(statistics.median(times_ns) for times_ns in alone.values())
+        slowed = statistics.median(together) / statistics.median([*alone["base"], *alone["head"]])
+        return slowed <= SLOWED and longer <= UNLIKE * shorter
 
     def _at_once(self, places: Places | None = None) -> _Rounds:
         """Let both have a step: each on a CPU of its own, or both on the same CPUs."""

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
 from ntp.case import Runtime
@@ -79,7 +80,7 @@ def new_process(
     """
     if command is None:
         where = json.dumps(source.model_dump(mode="json"))  # pydantic's own refuses what is not UTF-8
-        command = (sys.executable, "-P", bootstrap.__file__, where, "ntp.worker.worker")
+        command = (str(source.python or sys.executable), "-P", bootstrap.__file__, where, "ntp.worker.worker")
     mark = new_mark()
     process = NewProcess(
         [*under, *command, str(os.getpid())],
@@ -128,9 +129,10 @@ class ForkServer:
         runtime: that of all workers.
         source: where the modules of all workers come from, if they have that in common. Then ntp is imported before the
             forks.
+        python: their interpreter, if that is another one.
     """
 
-    def __init__(self, runtime: Runtime, source: Source | None = None) -> None:
+    def __init__(self, runtime: Runtime, source: Source | None = None, python: Path | None = None) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(_FORK_TIMEOUT_S)
         self._requests = ours
@@ -139,7 +141,13 @@ class ForkServer:
         with theirs:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-P", fork_server.__file__, str(os.getpid()), str(theirs.fileno())),
+                    *(
+                        str(python or sys.executable),
+                        "-P",
+                        fork_server.__file__,
+                        str(os.getpid()),
+                        str(theirs.fileno()),
+                    ),
                     json.dumps(source and source.model_dump(mode="json")),
                     *PRELOADED,
                 ],

@@ -5,7 +5,7 @@ import random
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +27,8 @@ FORKS = 16
 """How many workers, two a pair, one process forks before it is renewed."""
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ntp.records.endings import Ending
 
 Answer = TypeVar("Answer")
@@ -49,21 +51,23 @@ class WorkerStarter:
     def __init__(self, timeout_s: float = 300.0, forks: int | None = FORKS) -> None:
         self._timeout_s = timeout_s
         self._limit = forks
-        self._servers: dict[Runtime, ForkServer] = {}
-        self._forks: Counter[Runtime] = Counter()
+        self._servers: dict[tuple[Runtime, Path | None], ForkServer] = {}
+        """By runtime and interpreter."""
+        self._forks: Counter[tuple[Runtime, Path | None]] = Counter()
         self._retired: ForkServer | None = None
 
     def __call__(self, case: Case, source: Source) -> PipeWorker:
         if sys.platform != "linux":
             return PipeWorker(case, timeout_s=self._timeout_s, source=source)
-        if self._forks[case.runtime] == self._limit:
+        key = case.runtime, source.python
+        if self._forks[key] == self._limit:
             # Its last fork may be the other half of a pair, and still at work: it ends when the next is renewed.
-            self._retire(self._servers.pop(case.runtime))
-            del self._forks[case.runtime]
-        if case.runtime not in self._servers:
-            self._servers[case.runtime] = ForkServer(case.runtime)
-        self._forks[case.runtime] += 1
-        launch = self._servers[case.runtime].launch
+            self._retire(self._servers.pop(key))
+            del self._forks[key]
+        if key not in self._servers:
+            self._servers[key] = ForkServer(case.runtime, python=source.python)
+        self._forks[key] += 1
+        launch = self._servers[key].launch
         return PipeWorker(case, timeout_s=self._timeout_s, source=source, launch=launch)
 
     def prepare(self, runtimes: Iterable[Runtime], source: Source | None = None) -> None:
@@ -78,9 +82,10 @@ class WorkerStarter:
         """
         if sys.platform != "linux":
             return
+        python = source.python if source else None
         for runtime in runtimes:
-            if runtime not in self._servers:
-                self._servers[runtime] = ForkServer(runtime, source)
+            if (runtime, python) not in self._servers:
+                self._servers[runtime, python] = ForkServer(runtime, source, python)
         for server in self._servers.values():
             server.wait_until_ready()
 
@@ -151,7 +156,7 @@ class Pruned(Exception):
 
 def measure_pair(
     case_id: str,
-    workers: dict[SideName, Worker],
+    workers: Mapping[SideName, Worker],
     seed: int,
     steps_s: float,
     block_s: float,

@@ -46,6 +46,8 @@ class Source(Frozen):
     """The top of the repository, as the user has it. None: it is imported as it is."""
     tree: Path | None = None
     """The tree of the repository that is imported in place of ``top``, which may be ``top`` itself."""
+    python: Path | None = None
+    """The interpreter of the worker. None: the one that runs this."""
     packages: tuple[tuple[str, Path | None], ...] = ()
     """The file of each package in the tree, by its name; None for those that the tree does not have."""
 

@@ -133,7 +133,7 @@ def bench(make_observations, monkeypatch, tmp_path):
     for name, value in GIT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("ntp.runners.bench.read_machine", lambda: MACHINE)
-    monkeypatch.setattr("ntp.runners.guard.cpus_for_both", lambda case: None)
+    monkeypatch.setattr("ntp.runners.pairing.cpus_for_both", lambda case: None)
     path = tmp_path / "repository"
     path.mkdir()
     return FakeBench(path, make_observations())
@@ -377,7 +377,7 @@ def test_what_the_first_pair_has_tried_is_not_tried_again(bench, monkeypatch):
         tried.append(together)
         return measure_alike(case, workers, seed, cpus=None, together=False)
 
-    monkeypatch.setattr("ntp.runners.guard.measure_alike", measured)
+    monkeypatch.setattr("ntp.runners.pairing.measure_alike", measured)
     list(bench.guard(Wants(SMALL, SMALL)))
     assert tried == [None, False]
 

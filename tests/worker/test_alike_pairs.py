@@ -9,7 +9,15 @@ from ntp.case import Case
 from ntp.errors import WorkerFailed
 from ntp.records.endings import Ending
 from ntp.worker import alike_pairs
-from ntp.worker.alike_pairs import MIN_ROUNDS, SLOWED, SWAP_S, WARM_UP_STEPS, cpus_for_both, measure_alike
+from ntp.worker.alike_pairs import (
+    MIN_ROUNDS,
+    SLOWED,
+    SWAP_S,
+    UNLIKE,
+    WARM_UP_STEPS,
+    cpus_for_both,
+    measure_alike,
+)
 from ntp.worker.pairs import SideFailed
 
 ONE, TWO = Case.parse("simple-b2-s4-t1"), Case.parse("simple-b2-s4-t2")
@@ -146,6 +154,13 @@ def test_sides_whose_threads_spin_run_in_turn(seed):
 @pytest.mark.parametrize(("slowed", "together"), [(1.0, True), (SLOWED - 0.01, True), (SLOWED + 0.01, False)])
 def test_sides_that_slow_each_other_run_in_turn(slowed, together):
     pair, _ = pair_of(slowed=slowed)
+    assert pair.together == together
+
+
+@pytest.mark.parametrize(("times", "together"), [(1.0, True), (UNLIKE - 0.01, True), (UNLIKE + 0.01, False)])
+@pytest.mark.parametrize("slower", ["base", "head"])
+def test_sides_that_are_unlike_have_no_two_cpus(slower, times, together):
+    pair, _ = pair_of(**{slower: {"step_ns": round(25_000_000 * times)}})
     assert pair.together == together
 
 

@@ -8,6 +8,7 @@ from ntp.case import Case, Runtime, Workload
 from ntp.errors import WorkerFailed
 from ntp.worker import pairs
 from ntp.worker.pairs import FORKS, WorkerStarter
+from ntp.worker.sources import Source
 
 SMALL = Case(workload=Workload(batch_size=2))
 LARGE = Case(workload=Workload(batch_size=64))
@@ -22,7 +23,7 @@ class Servers:
         self.sources = []
         self.events = []
 
-    def __call__(self, runtime, source=None):
+    def __call__(self, runtime, source=None, python=None):
         number = len(self.runtimes)
         self.sources.append(source)
         self.runtimes.append(runtime)
@@ -35,6 +36,11 @@ class Servers:
 
 
 @pytest.fixture
+def source(tmp_path):
+    return Source(folder=tmp_path)
+
+
+@pytest.fixture
 def servers(monkeypatch):
     made = Servers()
     monkeypatch.setattr(pairs, "sys", SimpleNamespace(platform="linux"))
@@ -43,26 +49,26 @@ def servers(monkeypatch):
     return made
 
 
-def test_a_worker_is_a_fork_in_its_folder(servers, tmp_path):
+def test_a_worker_is_a_fork_in_its_folder(servers, source):
     with WorkerStarter() as start:
-        worker = start(SMALL, tmp_path)
-    assert (worker.case, worker.source, worker.launch) == (SMALL, tmp_path, "a fork of 0")
+        worker = start(SMALL, source)
+    assert (worker.case, worker.source, worker.launch) == (SMALL, source, "a fork of 0")
 
 
-def test_cases_of_one_runtime_are_forks_of_one_process(servers, tmp_path):
+def test_cases_of_one_runtime_are_forks_of_one_process(servers, source):
     with WorkerStarter() as start:
-        launches = [start(case, tmp_path).launch for case in (SMALL, TWO_THREADS, LARGE, TWO_THREADS)]
+        launches = [start(case, source).launch for case in (SMALL, TWO_THREADS, LARGE, TWO_THREADS)]
         assert servers.events == ["start 0", "start 1"]
     assert launches == ["a fork of 0", "a fork of 1", "a fork of 0", "a fork of 1"]
     assert servers.runtimes == [SMALL.runtime, TWO_THREADS.runtime]
 
 
-def test_prepared_ones_are_started_all_at_once_and_know_their_source(servers, tmp_path):
+def test_prepared_ones_are_started_all_at_once_and_know_their_source(servers, source):
     with WorkerStarter(forks=None) as start:
-        start.prepare([SMALL.runtime, TWO_THREADS.runtime, SMALL.runtime], tmp_path)
+        start.prepare([SMALL.runtime, TWO_THREADS.runtime, SMALL.runtime], source)
         assert servers.events == ["start 0", "start 1", "ready 0", "ready 1"]
-        assert servers.sources == [tmp_path, tmp_path]
-        launches = {start(SMALL, tmp_path).launch for _ in range(2 * FORKS)}
+        assert servers.sources == [source, source]
+        launches = {start(SMALL, source).launch for _ in range(2 * FORKS)}
     assert launches == {"a fork of 0"}, "never renewed"
 
 
@@ -72,37 +78,37 @@ def test_before_a_worker_is_wanted_nothing_is_started(servers):
     assert servers.events == []
 
 
-def test_a_process_is_renewed_after_so_many_forks_and_the_old_one_is_gone_by_then(servers, tmp_path):
+def test_a_process_is_renewed_after_so_many_forks_and_the_old_one_is_gone_by_then(servers, source):
     with WorkerStarter() as start:
-        start(TWO_THREADS, tmp_path)
-        launches = [start(SMALL, tmp_path).launch for _ in range(2 * FORKS + 1)]
+        start(TWO_THREADS, source)
+        launches = [start(SMALL, source).launch for _ in range(2 * FORKS + 1)]
         assert servers.events == ["start 0", "start 1", "start 2", "stop 1", "start 3"]
-        assert start(TWO_THREADS, tmp_path).launch == "a fork of 0", "each runtime has a count of its own"
+        assert start(TWO_THREADS, source).launch == "a fork of 0", "each runtime has a count of its own"
     assert launches == ["a fork of 1"] * FORKS + ["a fork of 2"] * FORKS + ["a fork of 3"]
 
 
-def test_both_workers_of_a_pair_are_forks_of_one_process(servers, tmp_path):
+def test_both_workers_of_a_pair_are_forks_of_one_process(servers, source):
     with WorkerStarter() as start:
         for _ in range(2 * FORKS):
-            one, other = start(SMALL, tmp_path), start(SMALL, tmp_path)
+            one, other = start(SMALL, source), start(SMALL, source)
             assert one.launch == other.launch
     assert len(servers.runtimes) == 4
 
 
-def test_the_other_half_of_a_pair_outlives_the_renewal(servers, tmp_path):
+def test_the_other_half_of_a_pair_outlives_the_renewal(servers, source):
     with WorkerStarter() as start:
         for _ in range(FORKS):
-            start(SMALL, tmp_path)
-        start(SMALL, tmp_path)  # the sixteenth's partner, where another runtime's workers came between
+            start(SMALL, source)
+        start(SMALL, source)  # the sixteenth's partner, where another runtime's workers came between
         assert "stop 0" not in servers.events
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, WorkerFailed("gone")])
-def test_all_processes_end_in_the_end_and_none_twice(servers, tmp_path, error):
+def test_all_processes_end_in_the_end_and_none_twice(servers, source, error):
     try:
         with WorkerStarter() as start:
             for case in [SMALL] * (FORKS + 1) + [TWO_THREADS]:
-                start(case, tmp_path)
+                start(case, source)
             if error:
                 raise error
     except (KeyboardInterrupt, WorkerFailed):
@@ -110,10 +116,17 @@ def test_all_processes_end_in_the_end_and_none_twice(servers, tmp_path, error):
     assert sorted(servers.events) == ["start 0", "start 1", "start 2", "stop 0", "stop 1", "stop 2"]
 
 
-def test_elsewhere_than_on_linux_each_worker_is_a_new_process(servers, tmp_path, monkeypatch):
+def test_elsewhere_than_on_linux_each_worker_is_a_new_process(servers, source, monkeypatch):
     monkeypatch.setattr(pairs, "sys", SimpleNamespace(platform="darwin"))
     with WorkerStarter() as start:
-        start.prepare([SMALL.runtime], tmp_path)
-        worker = start(SMALL, tmp_path)
-    assert vars(worker) == {"case": SMALL, "source": tmp_path, "timeout_s": 300.0}
+        start.prepare([SMALL.runtime], source)
+        worker = start(SMALL, source)
+    assert vars(worker) == {"case": SMALL, "source": source, "timeout_s": 300.0}
     assert servers.events == []
+
+
+def test_each_interpreter_has_a_process_of_its_own(servers, source):
+    other = source.model_copy(update={"python": source.folder / "python"})
+    with WorkerStarter() as start:
+        launches = [start(SMALL, one).launch for one in (source, other, source)]
+    assert launches == ["a fork of 0", "a fork of 1", "a fork of 0"]
