@@ -40,6 +40,12 @@ def doctor(
             show_default="simple",
         ),
     ] = None,
+    environments: Annotated[
+        bool, typer.Option("--environments", help="List the environments that ntp race has made, and nothing else.")
+    ] = False,
+    remove: Annotated[
+        str, typer.Option(metavar="NAME", help="With --environments: remove this one, or 'all'.", show_default="none")
+    ] = "",
 ) -> None:
     """Say what this machine is, what makes its timings noisy, and what can be done about it.
 
@@ -56,8 +62,16 @@ def doctor(
       ntp doctor
 
       ntp doctor --calibrate --cases reports/latest/run.json
+
+      ntp doctor --environments --remove all
     """
-    if calibrate:
+    if environments:
+        if calibrate or refresh or runs is not None or cases is not None or model is not None:
+            raise OptionError("--environments measures nothing: leave out the options of measurements")
+        _environments(remove)
+    elif remove:
+        raise OptionError("--remove belongs to --environments: give it, too, or leave it out")
+    elif calibrate:
         if refresh:
             raise OptionError("--refresh measures peaks, --calibrate the noise between runs: give only one of the two")
         _calibrate(cases or (), runs, model)
@@ -141,3 +155,16 @@ def _cases_named(text: str, model: str | None) -> list[Case]:
     for case in cases:
         check_trusted(case.workload.model, model, f"a case in {text}")
     return cases
+
+
+def _environments(remove: str) -> None:
+    from ntp.report.document import terminal
+    from ntp.report.environments import report
+    from ntp.worker.environments import environments
+    from ntp.worker.environments import remove as remove_environments
+
+    if remove:
+        for made in remove_environments(remove):
+            tell(f"removed {made.folder}")
+    sized = [(made.name, made.torch, made.requirements, made.size_bytes()) for made in environments()]
+    show(terminal(report(sized)))
