@@ -22,6 +22,7 @@ from ntp.cli.exit_status import BROKEN_PIPE, INTERRUPTED, TOOL_FAILED, USAGE
 from ntp.cli.guard import guard
 from ntp.cli.predict import predict
 from ntp.cli.profile import profile
+from ntp.cli.race import race
 from ntp.cli.report import report
 from ntp.cli.train import train
 from ntp.cli.tune import tune
@@ -54,7 +55,7 @@ def _telling(command: Callable[..., None]) -> Callable[..., None]:
     return told
 
 
-for command in (train, predict, profile, tune, guard, report, compare, baseline, doctor):
+for command in (train, predict, profile, race, guard, tune, report, compare, baseline, doctor):
     app.command()(_telling(command))
 
 

@@ -1,0 +1,98 @@
+"""The record of a race: its contestants, what a step of each does, and every pair of processes, as one JSON file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from ntp.case import Amount, Count, Frozen
+from ntp.records.environment import Machine, Software
+from ntp.records.guard import Counts, Pair, Side
+from ntp.records.run import Command, read_versioned
+
+SCHEMA_VERSION = 1
+
+
+class Contestant(Frozen):
+    """What is raced: a case, with the code of a commit and the libraries of an interpreter, where these are named."""
+
+    name: str
+    """As the user named it: ``threads=2``."""
+    case_id: str
+    side: Side | None = None
+    """The commit whose code it runs. Null: that of the current folder, as it is."""
+    interpreter: str = ""
+    """Its Python, or the torch that its environment was made for, as the user named it. Empty: that which runs ntp."""
+    software: Software | None = None
+    counts: Counts | None = None
+    failure: str = ""
+    """Why it could not be run."""
+    stderr_tail: str = ""
+
+
+class Duel(Frozen):
+    """The pairs of two contestants, whose names tell which is the base of all pairs, and which the head."""
+
+    base: str
+    head: str
+    pairs: tuple[Pair, ...] = ()
+    wall_time_s: Amount = 0.0
+
+
+class RacePlan(Frozen):
+    """What was settled before the first pair."""
+
+    precision: float = Field(0.01, gt=0, lt=1)
+    """Contestants that are known to differ by less than this share a place."""
+    alpha: float = Field(0.05, ge=1e-6, lt=0.5)
+    """The probability allowed of a false difference anywhere."""
+    min_pairs: int = Field(3, ge=2, le=1000)
+    max_pairs: int = Field(20, ge=2, le=1000)
+    """Of each duel."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.max_pairs < self.min_pairs:
+            raise ValueError(f"at most {self.max_pairs} pairs are fewer than the {self.min_pairs} of the first look")
+        return self
+
+
+class RaceRecord(Frozen):
+    """A race: what was asked, and what was measured."""
+
+    schema_version: Count = SCHEMA_VERSION
+    started: str
+    """ISO 8601, UTC."""
+    wall_time_s: Amount
+    command: Command
+    plan: RacePlan
+    budget_s: Amount = Field(gt=0)
+    seed: Count
+    machine: Machine | None = None
+    contestants: tuple[Contestant, ...] = Field(min_length=2, max_length=8)
+    duels: tuple[Duel, ...] = ()
+
+    @model_validator(mode="after")
+    def _of_its_contestants(self) -> Self:
+        names = [contestant.name for contestant in self.contestants]
+        if len(set(names)) < len(names):
+            raise ValueError("two contestants have the same name")
+        couples = [frozenset((duel.base, duel.head)) for duel in self.duels]
+        if any(len(couple) < 2 or not couple <= set(names) for couple in couples) or len(set(couples)) < len(couples):
+            raise ValueError("each duel is one of two of the contestants, and no other has the same two")
+        return self
+
+    def text(self, verdict: Mapping[str, object]) -> str:
+        """Write the record as the text of its file, with its verdict for others to read: :meth:`load` ignores that."""
+        return json.dumps({"verdict": verdict, **self.model_dump(mode="json")}) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a race.
+
+        Raises:
+            RecordError: the file is missing, damaged, foreign, or of another version.
+        """
+        return read_versioned(path, cls, "race record", SCHEMA_VERSION, without=("verdict",))
