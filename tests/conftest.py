@@ -27,7 +27,7 @@ from ntp.records.environment import (
     Software,
     TorchBuild,
 )
-from ntp.records.guard import Block, Counts, GuardedCase, GuardRecord, Pair, Side
+from ntp.records.guard import GuardedCase, GuardRecord
 from ntp.records.observations import (
     BETWEEN_OPERATORS,
     BETWEEN_PHASES,
@@ -44,6 +44,7 @@ from ntp.records.observations import (
     PhaseTimes,
     TensorBytes,
 )
+from ntp.records.pairs import Block, Counts, Pair, Side
 from ntp.records.peaks import (
     MachinePeaks,
     Product,

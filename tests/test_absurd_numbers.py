@@ -20,7 +20,8 @@ from ntp.judge.tuning import winner
 from ntp.machine.runtime import environment_variables
 from ntp.records.environment import Conditions, CoreKind, Process
 from ntp.records.flame import Flame
-from ntp.records.guard import GuardRecord, Preparation
+from ntp.records.guard import GuardRecord
+from ntp.records.pairs import Preparation
 from ntp.records.peaks import MachinePeaks
 from ntp.records.run import CalibrationKernel, Run, WarmUp
 from ntp.records.run_file import document_of

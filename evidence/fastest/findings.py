@@ -12,7 +12,7 @@ from recordings import NOT_RECORDED, origin
 from ntp.case import Case
 from ntp.judge.statistics import Interval
 from ntp.judge.tuning import incumbent, mean_ratio
-from ntp.records.guard import SideName
+from ntp.records.pairs import SideName
 from ntp.records.peaks import MachinePeaks
 from ntp.report.drawing import BARS_WIDTH, SKY, chart_of, finished, names, svg, value_texts
 from ntp.report.markup import code, prose, table

@@ -11,7 +11,7 @@ from recordings import REPORTS, Provenance, read
 
 from ntp.case import Frozen
 from ntp.judge.tuning import log_ratio
-from ntp.records.guard import Pair
+from ntp.records.pairs import Pair
 from ntp.records.peaks import MachinePeaks
 from ntp.records.tuning import Lever, Tuning
 

@@ -17,7 +17,8 @@ from recordings import ROOT, SEED, Provenance, provenance, tell, write
 
 from ntp.case import Case
 from ntp.judge.guard import plan_of
-from ntp.records.guard import Block, GuardRecord, Pair, SideName
+from ntp.records.guard import GuardRecord
+from ntp.records.pairs import Block, Pair, SideName
 from ntp.runners.bench import forking
 from ntp.runners.guard import SIDES, Sides, guard
 from ntp.worker.alike_pairs import MIN_ROUNDS, STEPS_S, WARM_UP_STEPS, cpus_for_both, measure_alike

@@ -11,7 +11,7 @@ from spread import SUMMARIES, deviation, levels, pairs_for_a_pass
 from suites import THRESHOLD, joined, summed_up, usual_plan
 
 from ntp.judge.guard import CPU, METRICS, WALL
-from ntp.records.guard import Pair
+from ntp.records.pairs import Pair
 from ntp.report.markup import code, table
 from ntp.report.units import UNKNOWN
 

@@ -13,7 +13,7 @@ from pools import Pool
 from scipy.special import stdtrit
 from scipy.stats import mannwhitneyu
 
-from ntp.records.guard import Pair, SideName
+from ntp.records.pairs import Pair, SideName
 
 Times = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -15,7 +15,7 @@ from spread import deviation
 
 from ntp.case import Case
 from ntp.judge.guard import METRICS
-from ntp.records.guard import Pair
+from ntp.records.pairs import Pair
 from ntp.report.markup import code, table
 from ntp.worker.driver import PipeWorker
 from ntp.worker.launch import ForkServer

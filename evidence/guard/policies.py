@@ -22,7 +22,7 @@ from spread import mean_of_cases
 
 from ntp.case import Case
 from ntp.judge.guard import CPU, METRICS, WALL
-from ntp.records.guard import Pair
+from ntp.records.pairs import Pair
 from ntp.report.markup import code, table
 from ntp.worker.alike_pairs import cpus_for_both, measure_alike
 from ntp.worker.pairs import WorkerStarter

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from recordings import REPORTS, read
 
 from ntp.judge.counts import Change, changes
-from ntp.records.guard import Counts, Pair, SideName
+from ntp.records.pairs import Counts, Pair, SideName
 from ntp.runners.guard import default_cases
 
 FOLDER = REPORTS / "guard"

@@ -12,7 +12,8 @@ from suites import Summary
 from ntp.judge.guard import METRICS, log_ratios_of_rounds
 from ntp.judge.sequential import critical_values, t_quantile
 from ntp.judge.statistics import Interval
-from ntp.records.guard import Clock, Pair, Plan
+from ntp.records.guard import Plan
+from ntp.records.pairs import Clock, Pair
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 

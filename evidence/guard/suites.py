@@ -20,7 +20,8 @@ from pools import CASES, Pool
 from ntp.judge.guard import METRICS, log_ratios, plan_of
 from ntp.judge.statistics import Interval
 from ntp.judge.verdict import CasePairs, SuiteVerdict, Verdict, judge
-from ntp.records.guard import Metric, Pair, Plan
+from ntp.records.guard import Metric, Plan
+from ntp.records.pairs import Pair
 
 THRESHOLD, BUDGET_S = 0.01, 300.0
 """The defaults of ``ntp guard``."""

@@ -6,37 +6,48 @@ from pathlib import Path
 from typing import Any
 
 from raced import EQUALS, load, record_of
-from recordings import origin
+from recordings import Row, origin
 from scipy.special import betaincinv
 
 from ntp.judge.race import verdict_on
 from ntp.report.document import markdown
-from ntp.report.markup import code, table
+from ntp.report.markup import code, prose, table
 from ntp.report.race import report
 
 
 def files(folder: Path) -> dict[str, str]:
     recorded = load(folder)
-    sections = ["# Races", _INTRODUCTION]
-    for name, document in recorded.items():
-        sections += list(_equals(document) if name == EQUALS else _race(name, document["race"]))
+    races = {name.removesuffix(".json.gz"): document["race"] for name, document in recorded.items() if name != EQUALS}
+    sections = ["# Races", _INTRODUCTION, table(("race", "what it said"), list(_answers(races)))]
+    if EQUALS in recorded:
+        sections += _equals(recorded[EQUALS])
+    for name, race in races.items():
+        sections += _race(name, race)
     sections += ["## The recordings", _files(recorded)]
     return {"README.md": "\n\n".join(sections) + "\n"}
 
 
 _INTRODUCTION = """\
 Whole races as a user runs them, each with its command and what it said. `python evidence/race record` and `equals 100`
-recorded them, `tables` made this page. Another machine has other winners."""
+recorded them, `tables` made this page. Another machine has other winners. [What the columns
+mean](../../docs/race.md#what-a-race-says)."""
+
+
+def _answers(races: dict[str, dict[str, Any]]) -> Iterator[Row]:
+    for name, race in races.items():
+        record = record_of(race)
+        yield name, prose(report(record, verdict_on(record)).answer[0] if record else race["stderr"].strip())
 
 
 def _race(name: str, race: dict[str, Any]) -> Iterator[str]:
-    yield f"## {name.removesuffix('.json.gz')}"
+    yield f"## {name}"
     yield f"```bash\n{shlex.join(['ntp', 'race', *race['arguments']])}\n```"
     record = record_of(race)
     if record is None:
         yield f"Status {race['status']}: {code(race['stderr'].strip())}"
         return
-    yield markdown(report(record, verdict_on(record))).removeprefix("# The race\n\n").strip()
+    said = markdown(report(record, verdict_on(record))._replace(heading="", legend=""))
+    yield said.replace("\n## ", "\n### ").strip()
 
 
 def _equals(document: dict[str, Any]) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """``ntp guard``: whether the head trains more slowly than the base."""
 
-import os
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ntp.case import Case
-from ntp.cli.console import command_line, show, status_line, tell, tell_more
+from ntp.cli.comparing import check_out, judged, keep, tell_job, tell_last_lines
+from ntp.cli.console import command_line, show, status_line
 from ntp.cli.exit_status import OF_VERDICT, REGRESSION, TOOL_FAILED
-from ntp.cli.keeping import keep
 from ntp.cli.options import DEFAULT_MODEL, ModelOption, OrderSeedOption, reading, refuse_onto_input
-from ntp.errors import OptionError, RecordError
-from ntp.lines import one_line
+from ntp.errors import OptionError
 from ntp.parsing import names, seconds, share
 
 if TYPE_CHECKING:
@@ -131,7 +129,7 @@ def guard(
         refuse_onto_input(replay)
         record = GuardRecord.load(replay)
     elif base is not None and replay is None:
-        _check_out(out)
+        check_out(out)
         if instructions:
             check_valgrind()
         plan = _guard_plan(cases or (), model, threshold, budget, wall_threshold)
@@ -146,23 +144,16 @@ def guard(
                 allowed=allow or (),
                 count_instructions=count_instructions if instructions else None,
             )
-            record = keep(run, out, lambda record: record.text(summary(verdict_on(record))), "ntp guard --replay")
+            kept = keep(run, out, lambda record: summary(verdict_on(record)), f"ntp guard --replay {out} judges it")
+            assert kept is not None  # it counts, or says why not, whatever the budget
+            record = kept
     else:
         raise OptionError("give --base REF to measure, or --replay FILE to judge what was measured before")
-    try:
-        verdict = verdict_on(record)
-    except (ValueError, KeyError) as error:
-        raise RecordError(f"{replay} cannot be judged ({error}): give a file as ntp guard --out wrote it") from error
+    verdict = judged(verdict_on, record, replay)
     text = report(record, verdict)
-    if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
-        _append(Path(summary_file), markdown(text))
+    tell_job(markdown(text))
     show(terminal(text))
-    first_with: dict[str, str] = {}  # most often all cases fail of the same: that is said once
-    for guarded in record.cases:
-        first_with.setdefault(guarded.stderr_tail.rstrip(), guarded.case_id)
-    for tail, case_id in first_with.items():
-        if tail:
-            tell_more(f"the last lines of the worker of {case_id}:\n{tail}")
+    tell_last_lines((guarded.case_id, guarded.stderr_tail) for guarded in record.cases)  # most often, all fail of one
     raise typer.Exit(_guard_status(verdict, fail_on))
 
 
@@ -191,22 +182,3 @@ def _guard_status(verdict: "GuardVerdict", fail_on: FailOn | None) -> int:
     if verdict.verdict == "improvement" and fail_on is FailOn.IMPROVEMENT:
         return REGRESSION
     return OF_VERDICT[verdict.verdict]
-
-
-def _check_out(out: Path) -> None:
-    from ntp.records.run import check_writable
-
-    check_writable(out)
-    summary_file = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary_file and os.path.realpath(out) == os.path.realpath(summary_file):
-        raise OptionError(f"--out {out} is also the file of GITHUB_STEP_SUMMARY: choose another")
-
-
-def _append(path: Path, text: str) -> None:
-    """Add to the summary of a job. If that fails, the verdict and its exit status stay as they are."""
-    try:
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{text}\n")
-    except OSError as error:
-        reason = one_line(f"{path} cannot be written ({error.strerror})")
-        tell(f"the verdict is not in the job's summary: {reason}; fix or unset GITHUB_STEP_SUMMARY")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ntp.case import Runtime, Workload
-from ntp.cli.console import command_line, show, status_line, tell_more
+from ntp.cli.comparing import check_out, judged, keep, tell_job, tell_last_lines
+from ntp.cli.console import command_line, show, status_line
 from ntp.cli.exit_status import INCONCLUSIVE, REGRESSION, TOOL_FAILED
-from ntp.cli.keeping import keep
 from ntp.cli.options import OrderSeedOption, reading, refuse_onto_input, takes_case
 from ntp.contestants import contestants as read_contestants
-from ntp.errors import OptionError, RecordError
+from ntp.errors import OptionError
 from ntp.parsing import names, seconds, share
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def race(
     """
     from ntp.judge.race import verdict_on
     from ntp.records.race import RaceRecord
-    from ntp.report.document import FORMATS
+    from ntp.report.document import FORMATS, markdown
+    from ntp.report.race import page, report
 
     if replay is not None and not contestants:
         refuse_onto_input(replay)
@@ -105,21 +106,11 @@ def race(
         record, expected = _raced(contestants, options, precision, budget, expect, with_ or (), order_seed, out)
     else:
         raise OptionError("name two contestants or more, or give --replay FILE to judge what was measured before")
-    try:
-        verdict = verdict_on(record)
-    except (ValueError, KeyError) as error:
-        raise RecordError(f"{replay} cannot be judged ({error}): give a file as ntp race --out wrote it") from error
-    if format_ is RaceFormat.HTML:
-        from ntp.report.race import page
-
-        show(page(record, verdict))
-    else:
-        from ntp.report.race import report
-
-        show(FORMATS[format_](report(record, verdict)))
-    for one in record.contestants:
-        if tail := one.stderr_tail.rstrip():
-            tell_more(f"the last lines of the worker of {one.name}:\n{tail}")
+    verdict = judged(verdict_on, record, replay)
+    text = report(record, verdict)
+    tell_job(markdown(text))
+    show(page(record, verdict) if format_ is RaceFormat.HTML else FORMATS[format_](text))
+    tell_last_lines((one.name, one.stderr_tail) for one in record.contestants)
     raise typer.Exit(_status(verdict, expected))
 
 
@@ -136,7 +127,6 @@ def _raced(
     """Race them. Returns the record, and the contestant that is expected to win."""
     from ntp.judge.race import summary, verdict_on
     from ntp.machine.cpus import available_cpus, check_runtime
-    from ntp.records.run import check_writable
     from ntp.records.sole_writer import sole_writer
     from ntp.runners.bench import forking
     from ntp.runners.race import race as run_race
@@ -147,12 +137,13 @@ def _raced(
         raise OptionError("--with is for the environments of contestants such as torch==2.13.0: leave it out")
     for one in wanted:
         check_runtime(one.case.runtime)
-    check_writable(out)
+    check_out(out)
     with sole_writer(out), status_line() as progress, forking(progress, command_line()) as bench:
         run = run_race(
             wanted, bench=bench, precision=precision, budget_s=budget_s, seed=seed, requirements=requirements
         )
-        record = keep(run, out, lambda record: record.text(summary(verdict_on(record))), "ntp race --replay")
+        record = keep(run, out, lambda record: summary(verdict_on(record)), f"ntp race --replay {out} judges it")
+    assert record is not None  # it counts, or says why not, whatever the budget
     return record, expected
 
 

@@ -1,23 +1,17 @@
 """``ntp tune``: the fastest case of a workload on this machine."""
 
 import os
-from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ntp.case import Case, Workload
-from ntp.cli.console import command_line, status_line, tell, write
+from ntp.cli.comparing import keep
+from ntp.cli.console import command_line, status_line, write
 from ntp.cli.options import MAX_THREADS, OrderSeedOption, reading, takes_case
 from ntp.errors import OptionError
-from ntp.interrupts import Terminated
 from ntp.parsing import seconds, size_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from ntp.records.tuning import Tuning
 
 
 @takes_case(Workload)
@@ -92,7 +86,7 @@ def tune(
         raise OptionError(f"{report} would be replaced by the report of --out {out}: choose another name")
     check_writable(report)
     with sole_writer(out), status_line() as progress, forking(progress, command_line()) as bench:
-        tuning = _kept(
+        tuning = keep(
             run_tune(
                 default,
                 machine_levers(exact=exact, threads=threads),
@@ -103,6 +97,9 @@ def tune(
                 bench=bench,
             ),
             out,
+            lambda tuning: {"fastest": winner(tuning).case.id},
+            f"the same command resumes from {out}",
+            ends_early=True,
         )
     if tuning is None:
         raise OptionError(f"no race fits into {budget:g} s: raise --budget")
@@ -111,23 +108,3 @@ def tune(
     text = report_of(tuning, fastest, environment_variables(runtime), cpus_for(runtime))
     write_whole(report, markdown(text))
     write(terminal(text))
-
-
-def _kept(tunings: "Generator[Tuning, None, None]", out: Path) -> "Tuning | None":
-    """Write each state of the search in place of the one before it, and return the last. After Ctrl-C, the best so far
-    is the answer.
-    """
-    from ntp.records.run import write_whole
-
-    tuning = None
-    try:
-        with closing(tunings):
-            for tuning in tunings:
-                write_whole(out, tuning.model_dump_json() + "\n")
-    except KeyboardInterrupt as stop:
-        if tuning is not None and isinstance(stop, Terminated):
-            stop.add_note(f"; the races so far are kept in {out}, the same command resumes from there")
-        if tuning is None or isinstance(stop, Terminated):
-            raise
-        tell(f"interrupted: this is the best so far; the same command resumes from {out}")
-    return tuning

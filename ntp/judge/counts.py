@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from ntp.records.guard import Counts
+from ntp.records.pairs import Counts
 from ntp.records.run import Measurement
 
 SIZES = ("parameters", "flops", "peak_tensor_bytes", "allocated_bytes")

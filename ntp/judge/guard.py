@@ -11,7 +11,8 @@ from ntp.case import Case
 from ntp.judge.counts import Change, changes, regressions
 from ntp.judge.statistics import quantile
 from ntp.judge.verdict import CasePairs, CaseVerdict, Finding, Verdict, gravest, judge
-from ntp.records.guard import Block, Clock, GuardedCase, GuardRecord, Instructions, Metric, Pair, Plan
+from ntp.records.guard import GuardedCase, GuardRecord, Instructions, Metric, Plan
+from ntp.records.pairs import Block, Clock, Pair
 
 
 def _of_sides(summary: Callable[[Sequence[float]], float]) -> Callable[[Pair], float]:

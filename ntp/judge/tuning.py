@@ -12,7 +12,7 @@ from ntp.case import GROUPS, Case
 from ntp.judge.guard import METRICS
 from ntp.judge.sequential import t_quantile
 from ntp.judge.statistics import Interval
-from ntp.records.guard import Pair
+from ntp.records.pairs import Pair
 from ntp.records.tuning import Race, Tuning
 
 GIVEN_UP = math.log(1.05)

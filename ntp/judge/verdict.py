@@ -34,7 +34,8 @@ from pydantic import Field
 from ntp.case import Frozen
 from ntp.judge.sequential import Estimate, critical_values, t_quantile
 from ntp.judge.statistics import Interval
-from ntp.records.guard import MAX_RATIO, Metric, Plan
+from ntp.records.guard import Metric, Plan
+from ntp.records.pairs import MAX_RATIO
 
 Verdict = Literal["pass", "regression", "improvement", "inconclusive", "not comparable"]
 """None of the five values stands for an error."""

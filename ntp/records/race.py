@@ -1,18 +1,12 @@
 """The record of a race: its contestants, what a step of each does, and every pair of processes, as one JSON file."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from ntp.case import Amount, Count, Frozen
-from ntp.records.environment import Machine, Software
-from ntp.records.guard import Counts, Pair, Side
-from ntp.records.run import Command, read_versioned
-
-SCHEMA_VERSION = 1
+from ntp.records.environment import Software
+from ntp.records.pairs import Comparison, Counts, Pair, Side
 
 
 class Contestant(Frozen):
@@ -59,18 +53,13 @@ class RacePlan(Frozen):
         return self
 
 
-class RaceRecord(Frozen):
+class RaceRecord(Comparison):
     """A race: what was asked, and what was measured."""
 
-    schema_version: Count = SCHEMA_VERSION
-    started: str
-    """ISO 8601, UTC."""
-    wall_time_s: Amount
-    command: Command
+    KIND: ClassVar[str] = "race record"
+
+    schema_version: Count = 1
     plan: RacePlan
-    budget_s: Amount = Field(gt=0)
-    seed: Count
-    machine: Machine | None = None
     contestants: tuple[Contestant, ...] = Field(min_length=2, max_length=8)
     duels: tuple[Duel, ...] = ()
 
@@ -83,16 +72,3 @@ class RaceRecord(Frozen):
         if any(len(couple) < 2 or not couple <= set(names) for couple in couples) or len(set(couples)) < len(couples):
             raise ValueError("each duel is one of two of the contestants, and no other has the same two")
         return self
-
-    def text(self, verdict: Mapping[str, object]) -> str:
-        """Write the record as the text of its file, with its verdict for others to read: :meth:`load` ignores that."""
-        return json.dumps({"verdict": verdict, **self.model_dump(mode="json")}) + "\n"
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a race.
-
-        Raises:
-            RecordError: the file is missing, damaged, foreign, or of another version.
-        """
-        return read_versioned(path, cls, "race record", SCHEMA_VERSION, without=("verdict",))

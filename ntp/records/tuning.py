@@ -1,17 +1,14 @@
 """The record of a search for the fastest case, as one JSON file: every race, with all its samples."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
 from ntp.case import Amount, Case, Count, Frozen, Positive
 from ntp.errors import RecordError
-from ntp.records.environment import Machine, Software
-from ntp.records.guard import Pair
-from ntp.records.run import Command, read_versioned
-
-SCHEMA_VERSION = 2
+from ntp.records.environment import Software
+from ntp.records.pairs import Comparison, Pair
 
 Purpose = Literal["search", "without", "final"]
 """What a race is for: to find the fastest, to see what one lever of it is worth, or to compare it with the default."""
@@ -43,22 +40,16 @@ class Lever(Frozen):
     values: tuple[str, ...] = Field(min_length=1)
 
 
-class Tuning(Frozen):
-    """A search: what it was asked, and what it measured."""
+class Tuning(Comparison):
+    """A search: what it was asked, and what it measured. Its time is that of all its sessions together."""
 
-    schema_version: Count = SCHEMA_VERSION
-    started: str
-    """ISO 8601, UTC."""
-    wall_time_s: Amount
-    """All its sessions together."""
-    command: Command
+    KIND: ClassVar[str] = "search record"
+
+    schema_version: Count = 2
     default: str
     """The id of the case that the search starts from, and that the winner is compared with."""
     levers: tuple[Lever, ...]
-    budget_s: Amount = Field(gt=0)
     memory_limit_bytes: Positive | None = None
-    seed: Count
-    machine: Machine | None = None
     software: Software | None = None
     races: tuple[Race, ...] = ()
 
@@ -76,7 +67,7 @@ class Tuning(Frozen):
             RecordError: the file is missing, damaged, foreign, of another version, or races another workload.
             OptionError: it names a case that makes no sense.
         """
-        tuning = read_versioned(path, cls, "search record", SCHEMA_VERSION)
+        tuning = super().load(path)
         workload = Case.parse(tuning.default).workload
         for case_id in (case_id for race in tuning.races for case_id in (race.case_id, race.against)):
             # Whoever goes on from the file has named the default, and trusts its model's code: no other's.

@@ -17,11 +17,11 @@ from ntp.judge.guard import (
 )
 from ntp.judge.statistics import Interval
 from ntp.judge.verdict import Finding
-from ntp.records.guard import WORK_TREE, GuardRecord, Side, SideName
+from ntp.records.guard import GuardRecord
+from ntp.records.pairs import WORK_TREE, Side, SideName
 from ntp.report.columns import Column, Table
 from ntp.report.document import Report
-from ntp.report.units import duration
-from ntp.report.verdicts import change, change_notes, change_range, counted, doubts, limit, predicate, worse
+from ntp.report.verdicts import change, change_notes, change_range, counted, doubts, effort_of, limit, predicate, worse
 
 _NAMED_FILES = 3
 _PRACTICAL_BUDGET_S = 3600
@@ -70,7 +70,7 @@ def report(record: GuardRecord, verdict: GuardVerdict) -> Report:
 
 def _answer(record: GuardRecord, verdict: GuardVerdict) -> str:
     pairs = sum(case.times.pairs for case in verdict.cases)
-    effort = f"{counted(pairs, 'pair')} of processes in {duration(record.wall_time_s * 1e9)}"
+    effort = effort_of(pairs, record.wall_time_s)
     head, base = _side(record.head), _side(record.base)
     if verdict.failures and verdict.verdict != "regression":
         return f"Failed: {head} could not be measured against {base} ({effort})."
@@ -110,7 +110,7 @@ def _notes(record: GuardRecord, verdict: GuardVerdict) -> Iterator[str]:
             yield f"{case.case_id}: {note}"
     for measured in record.cases:
         for side in get_args(SideName):
-            endings = [ending for pair in measured.pairs for name, ending in pair.endings if name == side]
+            endings = [ending for pair in measured.pairs for ending in pair.endings_of(side)]
             for doubt in doubts(endings, Case.parse(measured.case_id).step):
                 yield f"{measured.case_id}: {side}: {doubt}"
     if record.instructions_failure:

@@ -1,5 +1,6 @@
 """The report of a race: who is the fastest, a row for each contestant, and in what their steps differ."""
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -9,12 +10,12 @@ from ntp.judge.counts import changes
 from ntp.judge.race import Place, RaceVerdict, tokens_of
 from ntp.judge.statistics import Interval
 from ntp.records.endings import Ending
-from ntp.records.guard import Pair, SideName
+from ntp.records.pairs import Counts, Pair, SideName
 from ntp.records.race import Contestant, RaceRecord
 from ntp.report.columns import Column, Table
 from ntp.report.document import Report, html
 from ntp.report.units import duration, significant, size
-from ntp.report.verdicts import counted, doubts, limit
+from ntp.report.verdicts import doubts, effort_of, limit
 
 _LISTED = 6
 """How many differences between the counts of two contestants a report names."""
@@ -56,6 +57,28 @@ COLUMNS = (
 )
 
 
+class StepCounts(NamedTuple):
+    """What a step of a contestant does, exactly."""
+
+    name: str
+    counts: Counts
+
+    @property
+    def calls(self) -> float | None:
+        operators = self.counts.operators
+        return None if operators is None else math.fsum(calls for _, calls in operators)
+
+
+COUNT_COLUMNS = (
+    Column[StepCounts]("contestant", lambda row: row.name, is_code=True),
+    Column[StepCounts]("parameters", lambda row: row.counts.parameters, "{:,}".format),
+    Column[StepCounts]("operators", lambda row: row.calls, "{:,.6g}".format),
+    Column[StepCounts]("GFLOP", lambda row: row.counts.flops and row.counts.flops / 1e9, significant),
+    Column[StepCounts]("allocated", lambda row: row.counts.allocated_bytes, size),
+    Column[StepCounts]("peak of tensors", lambda row: row.counts.peak_tensor_bytes, size),
+)
+
+
 def rows_of(record: RaceRecord, verdict: RaceVerdict) -> list[Row]:
     contestants = {contestant.name: contestant for contestant in record.contestants}
     return [_row(record, place, contestants[place.name]) for place in verdict.places]
@@ -76,12 +99,14 @@ def _pairs(record: RaceRecord, name: str) -> Iterator[tuple[SideName, Pair]]:
 
 
 def _endings(record: RaceRecord, name: str) -> list[Ending]:
-    return [ending for side, pair in _pairs(record, name) for of, ending in pair.endings if of == side]
+    return [ending for side, pair in _pairs(record, name) for ending in pair.endings_of(side)]
 
 
 def report(record: RaceRecord, verdict: RaceVerdict) -> Report:
-    table = Table(COLUMNS, rows_of(record, verdict))
-    return Report([_answer(record, verdict)], [table], list(_notes(record, verdict)), _LEGEND, "The race")
+    rows = rows_of(record, verdict)
+    counted = [StepCounts(row.place.name, row.contestant.counts) for row in rows if row.contestant.counts]
+    tables = [Table(COLUMNS, rows), Table(COUNT_COLUMNS, counted, "What a step does")]
+    return Report([_answer(record, verdict)], tables, list(_notes(record, verdict)), _LEGEND, "The race")
 
 
 def page(record: RaceRecord, verdict: RaceVerdict) -> str:
@@ -97,7 +122,7 @@ def page(record: RaceRecord, verdict: RaceVerdict) -> str:
 
 def _answer(record: RaceRecord, verdict: RaceVerdict) -> str:
     pairs = sum(len(duel.pairs) for duel in record.duels)
-    effort = f"{counted(pairs, 'pair')} of processes in {duration(record.wall_time_s * 1e9)}"
+    effort = effort_of(pairs, record.wall_time_s)
     running = verdict.running
     if len(running) < 2:
         return f"No race: {len(running)} of {len(verdict.places)} contestants can be run ({effort})."
@@ -134,7 +159,9 @@ def _notes(record: RaceRecord, verdict: RaceVerdict) -> Iterator[str]:
     running = [contestants[place.name] for place in verdict.running]
     for one in running:
         if one.software and one.interpreter:
-            yield f"{one.name}: torch {one.software.torch}, Python {one.software.python}"
+            yield f"{one.name}: torch {one.software.torch}, {one.software.python}"
+    if len(running) > 1 and all(_does_the_same(running[0], other) for other in running[1:]):
+        yield "a step of each does exactly the same: the same operators, operations and bytes"
     for other in running[1:]:
         if differing := _differing(running[0], other):
             more = len(differing) - _LISTED
@@ -148,6 +175,10 @@ def _notes(record: RaceRecord, verdict: RaceVerdict) -> Iterator[str]:
         yield f"some places are open{seen}: a larger --budget or --precision would decide more"
 
 
+def _does_the_same(first: Contestant, other: Contestant) -> bool:
+    return first.counts is not None and not first.counts.missing and first.counts == other.counts
+
+
 def _differing(first: Contestant, other: Contestant) -> list[str]:
     """The counts in which two contestants differ that train on the same tokens; with others, all counts do."""
     alike = Case.parse(first.case_id).workload == Case.parse(other.case_id).workload
@@ -159,5 +190,6 @@ def _differing(first: Contestant, other: Contestant) -> list[str]:
 _LEGEND = (
     "Time: that of a token over that of the first, from pairs of processes that ran side by side. The intervals allow "
     "for every look and for all contestants: all of them hold the truth in at least 95% of races. Tokens/s: by the "
-    "median step of all processes. Memory: what a process had for itself, at its largest."
+    "median step of all processes. Memory: what a process had for itself, at its largest. What a step does is counted: "
+    "calls of operators, operations, bytes that it allocates, and the most that its tensors take at once."
 )

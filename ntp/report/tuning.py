@@ -100,8 +100,9 @@ def _notes(tuning: Tuning, winner: Winner) -> Iterator[str]:
 def _endings(tuning: Tuning, case_id: str) -> Iterator[Ending]:
     """The states in which a case left its processes, in all of its races."""
     for race in tuning.races:
-        names = {"base": race.against, "head": race.case_id}
-        yield from (ending for pair in race.pairs for side, ending in pair.endings if names[side] == case_id)
+        for side, name in (("base", race.against), ("head", race.case_id)):
+            if name == case_id:
+                yield from (ending for pair in race.pairs for ending in pair.endings_of(side))
 
 
 def _message(race: Race) -> str:

@@ -8,6 +8,7 @@ from ntp.judge.statistics import Interval
 from ntp.judge.verdict import Verdict
 from ntp.judge.warnings import warnings_of_endings
 from ntp.records.endings import Ending
+from ntp.report.units import duration
 
 _NAMED_CHANGES = 2
 """How many the answer names. The notes name more."""
@@ -80,3 +81,8 @@ def limit(threshold: float) -> str:
 def counted(number: int, thing: str) -> str:
     """``1 pair``, ``2 pairs``."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def effort_of(pairs: int, wall_time_s: float) -> str:
+    """What a verdict has taken: ``12 pairs of processes in 50.0 s``."""
+    return f"{counted(pairs, 'pair')} of processes in {duration(wall_time_s * 1e9)}"

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ntp.case import Case
-from ntp.errors import WorkerFailed
+from ntp.errors import NtpError, WorkerFailed
 from ntp.judge.guard import verdict_on
 from ntp.records.environment import Software
-from ntp.records.guard import WORK_TREE, GuardedCase, GuardRecord, Instructions, Plan, Side, SideName
+from ntp.records.guard import GuardedCase, GuardRecord, Instructions, Plan
+from ntp.records.pairs import WORK_TREE, Side, SideName
 from ntp.runners.bench import Bench
 from ntp.runners.pairing import Entrant, Pairing
 from ntp.worker.callgrind import small
@@ -79,6 +80,8 @@ class _Guard:
         for side, counted in self.pairing.count(self._entrants(guarded)):
             if isinstance(counted, WorkerFailed):
                 changes |= _failure(SideFailed(side, counted), lacking(self._sources[side], _words(counted)))
+            elif isinstance(counted, NtpError):  # this machine lacks what the case needs, on whichever side
+                raise counted
             else:
                 changes |= self._counted(side, counted)
         return self.replace(guarded, started_s, changes)

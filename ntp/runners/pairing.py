@@ -7,14 +7,14 @@ its user names. What to compare next, and when to stop, is theirs.
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from statistics import fmean
 from typing import NamedTuple, TypeVar
 
 from ntp.case import Case
-from ntp.errors import WorkerFailed
-from ntp.records.guard import Pair, SideName
+from ntp.errors import NtpError, WorkerFailed
+from ntp.records.pairs import Pair, SideName
 from ntp.runners.bench import Bench
 from ntp.worker.alike_pairs import cpus_for_both, measure_alike
 from ntp.worker.pairs import Counted, count, measure_pair
@@ -112,21 +112,25 @@ class Pairing:
             self._pairs_s.append(self.bench.clock_s() - started_s)
         return pair
 
-    def count(self, entrants: Mapping[Name, Entrant]) -> Iterator[tuple[Name, Counted | WorkerFailed]]:
-        """Count what a step of each entrant does, two at a time: counts need no quiet machine."""
+    def count(self, entrants: Mapping[Name, Entrant]) -> Iterator[tuple[Name, Counted | NtpError]]:
+        """Count what a step of each entrant does, two at a time: counts need no quiet machine.
+
+        Yields what was counted, or why it could not be: the worker failed, or cannot be had on this machine.
+        """
         names = list(entrants)
         for start in range(0, len(names), 2):
+            outcomes: dict[Name, Future[Counted] | NtpError] = {}
             # The workers end first: a thread that waits for an answer would be waited for.
             with ThreadPoolExecutor(2) as pool, ExitStack() as stack:
-                # Started here: a process that a thread starts dies with the thread.
-                counting = {
-                    name: pool.submit(
-                        count, stack.enter_context(self.bench.start(*entrants[name])), entrants[name].source
-                    )
-                    for name in names[start : start + 2]
-                }
-                for name, counted in counting.items():
+                for name in names[start : start + 2]:
                     try:
-                        yield name, counted.result()
+                        # Started here: a process that a thread starts dies with the thread.
+                        worker = stack.enter_context(self.bench.start(*entrants[name]))
+                        outcomes[name] = pool.submit(count, worker, entrants[name].source)
+                    except NtpError as error:
+                        outcomes[name] = error
+                for name, outcome in outcomes.items():
+                    try:
+                        yield name, outcome if isinstance(outcome, NtpError) else outcome.result()
                     except WorkerFailed as error:
                         yield name, error

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ntp.contestants import Wanted
-from ntp.errors import WorkerFailed
+from ntp.errors import NtpError, WorkerFailed
 from ntp.judge.race import verdict_on
-from ntp.records.guard import Side
+from ntp.records.pairs import Side
 from ntp.records.race import Contestant, Duel, RacePlan, RaceRecord
 from ntp.runners.bench import Bench
 from ntp.runners.pairing import Entrant, Pairing
@@ -41,7 +41,9 @@ class _Race:
     def count(self) -> Iterator[RaceRecord]:
         """Count what a step of each contestant does."""
         for name, counted in self.pairing.count(self._entrants):
-            changes = self._failure(name, counted) if isinstance(counted, WorkerFailed) else self._of(name, counted)
+            if isinstance(counted, NtpError) and counted.is_machines:
+                raise counted
+            changes = self._failure(name, counted) if isinstance(counted, NtpError) else self._of(name, counted)
             yield self._changed(name, changes)
 
     def _of(self, name: str, counted: Counted) -> dict[str, object]:
@@ -74,10 +76,10 @@ class _Race:
         others = (other for other in self.record.duels if {other.base, other.head} != couple)
         return self._update(duels=(*others, longer))
 
-    def _failure(self, name: str, error: WorkerFailed) -> dict[str, object]:
+    def _failure(self, name: str, error: NtpError) -> dict[str, object]:
         interpreter = next(one.interpreter for one in self.record.contestants if one.name == name)
-        remedy = _remedy(interpreter, f"{error} {error.stderr_tail}")
-        return {"failure": f"{error}{remedy}", "stderr_tail": error.stderr_tail}
+        tail = error.stderr_tail if isinstance(error, WorkerFailed) else ""
+        return {"failure": f"{error}{_remedy(interpreter, f'{error} {tail}')}", "stderr_tail": tail}
 
     def _changed(self, name: str, changes: Mapping[str, object]) -> RaceRecord:
         return self._update(

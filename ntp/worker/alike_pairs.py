@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ntp.case import Case
 from ntp.machine.cpus import available_cpus, choose_cpus, read_topology
-from ntp.records.guard import Block, Pair, SideName
+from ntp.records.pairs import Block, Pair, SideName
 from ntp.records.run import WarmUp
 from ntp.worker.pairs import ask, blamed
 from ntp.worker.protocol import Ran, Worker, stopped_on_error

@@ -23,7 +23,8 @@ from typing import IO
 from ntp.case import Case, Runtime
 from ntp.errors import OptionError, WorkerFailed
 from ntp.lines import one_line
-from ntp.records.guard import Instructions, SideName
+from ntp.records.guard import Instructions
+from ntp.records.pairs import SideName
 from ntp.worker.driver import PipeWorker
 from ntp.worker.launch import WorkerProcess, new_process
 from ntp.worker.pairs import blamed

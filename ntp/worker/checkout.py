@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ntp.errors import OptionError
-from ntp.records.guard import WORK_TREE, Side
+from ntp.records.pairs import WORK_TREE, Side
 from ntp.worker.sources import OWN, Source, own_ntp, packages
 from ntp.worker.worktrees import temporary_worktree
 

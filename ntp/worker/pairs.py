@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 from ntp.case import Case, Runtime
 from ntp.errors import WorkerFailed
 from ntp.records.environment import Software
-from ntp.records.guard import Block, Counts, Pair, SideName
+from ntp.records.pairs import Block, Counts, Pair, SideName
 from ntp.worker.driver import PipeWorker
 from ntp.worker.launch import ForkServer
 from ntp.worker.protocol import PROTOCOL, Imported, Worker, stopped_on_error

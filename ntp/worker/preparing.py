@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ntp.errors import WorkerFailed
 from ntp.lines import last_lines
-from ntp.records.guard import Preparation
+from ntp.records.pairs import Preparation
 from ntp.worker.fork_server import MARK
 from ntp.worker.offspring import kill_marked, new_mark
 

@@ -8,7 +8,8 @@ import pytest
 from ntp.errors import WorkerFailed
 from ntp.interrupts import Terminated
 from ntp.judge.guard import plan_of, summary, verdict_on
-from ntp.records.guard import Block, Counts, GuardedCase, GuardRecord, Pair, Side
+from ntp.records.guard import GuardedCase, GuardRecord
+from ntp.records.pairs import Block, Counts, Pair, Side
 
 COUNTS = Counts(parameters=7, flops=100, operators=(("aten::mm", 3.0),), allocated_bytes=64, peak_tensor_bytes=128)
 NOISE = (0.001, -0.002, 0.0015, 0.0005, -0.001, 0.0, 0.002, -0.0015)

@@ -8,7 +8,7 @@ import pytest
 
 from ntp.interrupts import Terminated
 from ntp.judge.race import summary, verdict_on
-from ntp.records.guard import Block, Pair
+from ntp.records.pairs import Block, Pair
 from ntp.records.race import Contestant, Duel, RacePlan, RaceRecord
 
 CASE_ID = "simple-b2-s4-t1"
@@ -43,6 +43,11 @@ def record(log_ratio=0.1, pairs=5, scale=1.0, **failures):
 @pytest.fixture
 def run(call):
     return lambda *arguments: call("race", *arguments)
+
+
+@pytest.fixture(autouse=True)
+def _no_job(monkeypatch):
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
 
 @pytest.fixture
@@ -81,6 +86,13 @@ def test_the_status_says_whether_the_expected_one_wins(run, kept, what, expected
 )
 def test_each_format_is_written_to_standard_output(run, kept, name, begins):
     assert run("--replay", kept(record()), "--format", name).out.startswith(begins)
+
+
+def test_a_job_has_the_race_in_its_summary(run, kept, monkeypatch, tmp_path):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    (tmp_path / "summary.md").write_text("before\n")
+    assert run("--replay", kept(record()), "--expect", "fastest=a").status == 0
+    assert (tmp_path / "summary.md").read_text().startswith("before\n# The race\n\n**Fastest: a; ")
 
 
 def test_the_file_holds_the_verdict_for_others_to_read(kept):

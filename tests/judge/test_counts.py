@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.judge.counts import Change, changes, counts_of, not_counted, regressions
-from ntp.records.guard import Counts
+from ntp.records.pairs import Counts
 
 MIB = 2**20
 BASE = Counts(

@@ -13,7 +13,8 @@ from ntp.judge.counts import Change
 from ntp.judge.guard import CPU, MEAN, WALL, changed_but_not_loaded, plan_of, summary, verdict_on
 from ntp.judge.verdict import Verdict
 from ntp.records.environment import Software
-from ntp.records.guard import Block, Counts, GuardedCase, GuardRecord, Instructions, Pair, Side
+from ntp.records.guard import GuardedCase, GuardRecord, Instructions
+from ntp.records.pairs import Block, Counts, Pair, Side
 
 ONE, OTHER, THIRD = "simple-b8-s64-t1", "simple-b32-s128-t1", "simple-b32-s128-t2"
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.judge.guard import CPU, MEAN, METRICS, WALL, log_ratios, plan_of
-from ntp.records.guard import Block, Metric, Pair
+from ntp.records.guard import Metric
+from ntp.records.pairs import Block, Pair
 
 ONE, TWO, PART = "simple-b8-s64-t1", "simple-b32-s128-t2", "simple-b8-s64-t2-forward"
 TIMES_NS = [7, 1, 10, 4, 9, 2, 6, 11, 3, 8, 5]

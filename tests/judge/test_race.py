@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntp.judge.race import summary, verdict_on
-from ntp.records.guard import Block, Pair
+from ntp.records.pairs import Block, Pair
 from ntp.records.race import Contestant, Duel, RacePlan, RaceRecord
 
 NOISE = (0.001, -0.002, 0.0015, 0.0005, -0.001, 0.0, 0.002, -0.0015, 0.001, -0.0015)

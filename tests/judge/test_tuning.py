@@ -17,7 +17,7 @@ from ntp.judge.tuning import (
     winner,
     with_values,
 )
-from ntp.records.guard import Block, Pair
+from ntp.records.pairs import Block, Pair
 from ntp.records.tuning import Lever, Race, Tuning
 
 DEFAULT = Case.of({"threads": 2})

@@ -10,18 +10,8 @@ from pydantic import ValidationError
 
 from ntp.errors import RecordError
 from ntp.records.environment import Machine, Software
-from ntp.records.guard import (
-    SCHEMA_VERSION,
-    Block,
-    Counts,
-    GuardedCase,
-    GuardRecord,
-    Instructions,
-    Metric,
-    Pair,
-    Plan,
-    Side,
-)
+from ntp.records.guard import GuardedCase, GuardRecord, Instructions, Metric, Plan
+from ntp.records.pairs import Block, Counts, Pair, Side
 
 SIDE = Side(ref="main", commit="0123456789abcdef" * 2)
 RECORD = GuardRecord(
@@ -97,7 +87,7 @@ def records(draw):
     )
     record = st.builds(
         GuardRecord,
-        schema_version=st.just(SCHEMA_VERSION),
+        schema_version=st.just(GuardRecord.model_fields["schema_version"].default),
         started=TEXT,
         wall_time_s=TIMES,
         command=tuples(TEXT),

@@ -19,7 +19,7 @@ from ntp.judge.processes import Level
 from ntp.judge.statistics import Interval
 from ntp.judge.tuning import Contribution, Ranking, Winner
 from ntp.records.guard import GuardedCase
-from ntp.records.guard import Side as GuardSide
+from ntp.records.pairs import Side as GuardSide
 from ntp.records.tuning import Lever, Tuning
 from ntp.report import baseline, calibration, comparison, guard, tuning
 from ntp.report.columns import Column, Table

@@ -9,7 +9,8 @@ import pytest
 from ntp.judge.guard import plan_of, verdict_on
 from ntp.records.endings import Ending, SettingChange
 from ntp.records.environment import Software
-from ntp.records.guard import GuardedCase, GuardRecord, Instructions, Side
+from ntp.records.guard import GuardedCase, GuardRecord, Instructions
+from ntp.records.pairs import Side
 from ntp.report.document import terminal
 from ntp.report.guard import report
 from ntp.report.terminal import WIDTH

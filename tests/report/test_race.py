@@ -8,7 +8,7 @@ import pytest
 from ntp.judge.race import verdict_on
 from ntp.records.endings import Ending
 from ntp.records.environment import Software
-from ntp.records.guard import Block, Counts, Pair
+from ntp.records.pairs import Block, Counts, Pair
 from ntp.records.race import Contestant, Duel, RacePlan, RaceRecord
 from ntp.report.document import markdown, terminal
 from ntp.report.race import page, report
@@ -69,8 +69,8 @@ EXAMPLES = {
         (OLD, NEW),
         duel(OLD, NEW, 0.031),
         **{
-            OLD: {"interpreter": OLD, "software": Software(torch="2.13.0+cpu", python="3.11.9")},
-            NEW: {"interpreter": NEW, "software": Software(torch="2.14.1", python="3.11.9"), "counts": MORE},
+            OLD: {"interpreter": OLD, "software": Software(torch="2.13.0+cpu", python="CPython 3.11.9")},
+            NEW: {"interpreter": NEW, "software": Software(torch="2.14.1", python="CPython 3.11.9"), "counts": MORE},
         },
     ),
     "failed": record_of(
@@ -136,3 +136,11 @@ def test_markdown_and_the_page_say_the_same_as_the_terminal():
     )
     assert "time per token, relative to torch==2.13.0" in html
     assert page(EXAMPLES["failed"], verdict_on(EXAMPLES["failed"])).startswith("<!doctype html>")
+
+
+def test_steps_that_do_the_same_are_said_to():
+    same = "a step of each does exactly the same"
+    assert same in shown(EXAMPLES["winner"])
+    assert same not in shown(EXAMPLES["torch"])
+    uncounted = {TUNED: {"counts": COUNTS.model_copy(update={"flops": None})}}
+    assert same not in shown(record_of(ALLOCATORS[:2], **uncounted))

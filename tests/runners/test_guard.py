@@ -112,7 +112,7 @@ class FakeBench:
         self.starters.add(threading.current_thread())
         self.log.append(("start", case.id, side))
         if error := self.fails.get(("start", case.id, side)):
-            raise WorkerFailed(error, "last words")
+            raise error if isinstance(error, OptionError) else WorkerFailed(error, "last words")
         return Worker(self, case, side)
 
     def guard(self, next_case, cases=(SMALL,), base="HEAD", head="worktree", **options):
@@ -368,6 +368,14 @@ def test_what_only_one_side_can_run_has_no_instructions_to_compare(bench):
     log = []
     *_, record = bench.guard(Wants(), count_instructions=counting(log))
     assert (log, record.instructions) == ([], ())
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_a_case_that_this_machine_cannot_run_on_either_side_is_refused(bench, side):
+    bench.fails["start", SMALL.id, side] = OptionError("allocator jemalloc is not installed: apt install it")
+    with pytest.raises(OptionError, match="not installed"):
+        list(bench.guard(Wants(SMALL)))
+    assert bench.clean()
 
 
 def test_what_the_first_pair_has_tried_is_not_tried_again(bench, monkeypatch):

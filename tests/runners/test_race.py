@@ -1,12 +1,13 @@
 """The course of a race: workers and a clock that need no time, on a machine where every contestant has its speed."""
 
+import errno
 import random
 
 import pytest
 from fakes import FakeWorker
 
 from ntp.contestants import contestants
-from ntp.errors import OptionError, WorkerFailed
+from ntp.errors import MachineError, OptionError, WorkerFailed
 from ntp.judge.race import verdict_on
 from ntp.records.environment import Machine, Software
 from ntp.runners import race as runner
@@ -27,6 +28,8 @@ class FakeBench:
         self.noise = 0.002
         self.fails = {}
         """The error of a request, by the request and a part of the case's id."""
+        self.lacks = {}
+        """Why this machine cannot start a worker, by a part of the case's id."""
         self.running = []
         self.most_running = 0
         self.log = []
@@ -36,6 +39,9 @@ class FakeBench:
     def start(self, case, source):
         if error := self.fails.get("start"):
             raise WorkerFailed(error)
+        for part, error in self.lacks.items():
+            if part in case.id:
+                raise error
         return Worker(self, case, source)
 
     def race(self, *texts, **options):
@@ -125,6 +131,22 @@ def test_whoever_cannot_be_counted_is_out_and_the_others_go_on(bench):
     failed = record.contestants[1]
     assert (failed.failure, failed.stderr_tail) == ("simple-b2-s4-t2-jemalloc: no such library", "its last words")
     assert {frozenset(("threads=1", "threads=2"))} == set(pairs_of(record))
+
+
+def test_whoever_cannot_be_had_on_this_machine_is_out_and_the_others_go_on(bench):
+    bench.lacks["jemalloc"] = OptionError("allocator jemalloc is not installed: apt install it")
+    *_, record = bench.race("threads=1", "allocator=jemalloc", "threads=2")
+    assert verdict_on(record).winner == "threads=2"
+    failed = record.contestants[1]
+    assert (failed.failure, failed.stderr_tail) == ("allocator jemalloc is not installed: apt install it", "")
+    assert bench.running == []
+
+
+def test_a_machine_that_runs_out_of_something_ends_the_race(bench):
+    bench.lacks["jemalloc"] = MachineError.of(OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(MachineError, match="free disk space"):
+        list(bench.race("threads=1", "allocator=jemalloc", "threads=2"))
+    assert bench.running == []
 
 
 @pytest.mark.parametrize("request_", ["warm_up", "run"])

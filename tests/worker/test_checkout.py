@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from ntp.errors import OptionError
-from ntp.records.guard import WORK_TREE
+from ntp.records.pairs import WORK_TREE
 from ntp.worker.checkout import changed_files
 from ntp.worker.checkout import checkout as side_and_source
 from ntp.worker.sources import OWN

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ntp.errors import OptionError
-from ntp.records.guard import WORK_TREE
+from ntp.records.pairs import WORK_TREE
 from ntp.worker.checkout import checkout, lacking
 
 
