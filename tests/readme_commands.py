@@ -42,6 +42,7 @@ SWEEPS_AND_GUARDS = (
     Rule("ntp guard --replay", statuses=JUDGED),
     Rule("ntp guard", "--budget 5s --cases simple-b2-s4-t1", JUDGED),
     Rule("ntp doctor --calibrate", "--runs 2 --cases reports/glibc/run.json"),
+    Rule("ntp race", f"{SMALL} --budget 5s"),
     Rule("ntp compare"),
     Rule("ntp baseline"),
 )
@@ -59,8 +60,8 @@ ALL_ELSE = (
 )
 RULES = ALL_ELSE + SWEEPS_AND_GUARDS
 
-ELSEWHERE = re.compile(r"python3 -m venv|\.venv/bin/pip install|\.venv/bin/tox run")
-"""What has been done before this runs."""
+ELSEWHERE = re.compile(r"python3 -m venv|\.venv/bin/pip install|\.venv/bin/tox run|ntp race torch==")
+"""What has been done before this runs; and what downloads gigabytes, which ``evidence/race`` records."""
 
 
 def readme_commands() -> list[str]:

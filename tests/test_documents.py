@@ -97,6 +97,21 @@ def test_the_figures_on_pairing_are_the_recorded_ones():
         assert figures.split(" | ")[1:] == arms
 
 
+def test_the_figures_on_races_are_the_recorded_ones():
+    section = (ROOT / "docs/race.md").read_text().split("## Is the new torch slower?")[1]
+    reported = (ROOT / "reports/race/README.md").read_text()
+    section = " ".join(section.split())
+    ratios = re.findall(r"([\d.]+) times as long on \w+(?: thread)? \(([\d.]+) to ([\d.]+)\)", section)
+    assert len(ratios) == 2
+    assert all(f"takes {ratio} times as long ({low} to {high}) (" in reported for ratio, low, high in ratios)
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    (equals,) = re.findall(r"Of 100 races of a case against itself, (\d+) named a winner", readme)
+    assert f"Of 100 races of a case against itself, {equals} named a winner" in reported
+    ties = re.findall(r"\((\d+) pairs\)", section)
+    assert len(ties) == 2
+    assert all(f"are equally fast, to 1% ({pairs} pairs" in reported for pairs in ties)
+
+
 def test_the_figures_on_speed_are_the_recorded_ones():
     section = (ROOT / "README.md").read_text().split("### Tune")[1].split("\n### ")[0]
     figures = re.findall(r"[\d.]+\s\([\d.]+\sto\s[\d.]+\)", section)

@@ -69,11 +69,18 @@ class StepCounts(NamedTuple):
         return None if operators is None else math.fsum(calls for _, calls in operators)
 
 
+def _gflop(value: float) -> str:
+    return significant(value) if value >= _SMALL_GFLOP else f"{value:.2g}"
+
+
+_SMALL_GFLOP = 0.1
+"""Fewer would lose digits."""
+
 COUNT_COLUMNS = (
     Column[StepCounts]("contestant", lambda row: row.name, is_code=True),
     Column[StepCounts]("parameters", lambda row: row.counts.parameters, "{:,}".format),
     Column[StepCounts]("operators", lambda row: row.calls, "{:,.6g}".format),
-    Column[StepCounts]("GFLOP", lambda row: row.counts.flops and row.counts.flops / 1e9, significant),
+    Column[StepCounts]("GFLOP", lambda row: row.counts.flops and row.counts.flops / 1e9, _gflop),
     Column[StepCounts]("allocated", lambda row: row.counts.allocated_bytes, size),
     Column[StepCounts]("peak of tensors", lambda row: row.counts.peak_tensor_bytes, size),
 )

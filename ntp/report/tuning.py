@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from textwrap import indent
+from typing import TYPE_CHECKING
 
 from ntp.case import EAGER, Case, Options
 from ntp.judge.tuning import Contribution, Ranking, Winner
@@ -14,6 +15,9 @@ from ntp.report.document import Listing, Report
 from ntp.report.environment import exports
 from ntp.report.units import duration, significant, size
 from ntp.report.verdicts import counted, doubts
+
+if TYPE_CHECKING:
+    from ntp.records.pairs import SideName
 
 _SHOWN = 10
 """How many cases of the standings, and races that failed, a report shows before it says how many more there are."""
@@ -100,7 +104,8 @@ def _notes(tuning: Tuning, winner: Winner) -> Iterator[str]:
 def _endings(tuning: Tuning, case_id: str) -> Iterator[Ending]:
     """The states in which a case left its processes, in all of its races."""
     for race in tuning.races:
-        for side, name in (("base", race.against), ("head", race.case_id)):
+        names: dict[SideName, str] = {"base": race.against, "head": race.case_id}
+        for side, name in names.items():
             if name == case_id:
                 yield from (ending for pair in race.pairs for ending in pair.endings_of(side))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ntp.case import Case
-from ntp.errors import NtpError, WorkerFailed
+from ntp.errors import OptionError, WorkerFailed
 from ntp.judge.guard import verdict_on
 from ntp.records.environment import Software
 from ntp.records.guard import GuardedCase, GuardRecord, Instructions, Plan
@@ -80,7 +80,7 @@ class _Guard:
         for side, counted in self.pairing.count(self._entrants(guarded)):
             if isinstance(counted, WorkerFailed):
                 changes |= _failure(SideFailed(side, counted), lacking(self._sources[side], _words(counted)))
-            elif isinstance(counted, NtpError):  # this machine lacks what the case needs, on whichever side
+            elif isinstance(counted, OptionError):  # this machine lacks what the case needs, on whichever side
                 raise counted
             else:
                 changes |= self._counted(side, counted)

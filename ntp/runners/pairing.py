@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import NamedTuple, TypeVar
 
 from ntp.case import Case
-from ntp.errors import NtpError, WorkerFailed
+from ntp.errors import OptionError, WorkerFailed
 from ntp.records.pairs import Pair, SideName
 from ntp.runners.bench import Bench
 from ntp.worker.alike_pairs import cpus_for_both, measure_alike
@@ -112,14 +112,17 @@ class Pairing:
             self._pairs_s.append(self.bench.clock_s() - started_s)
         return pair
 
-    def count(self, entrants: Mapping[Name, Entrant]) -> Iterator[tuple[Name, Counted | NtpError]]:
+    def count(self, entrants: Mapping[Name, Entrant]) -> Iterator[tuple[Name, Counted | OptionError | WorkerFailed]]:
         """Count what a step of each entrant does, two at a time: counts need no quiet machine.
 
-        Yields what was counted, or why it could not be: the worker failed, or cannot be had on this machine.
+        Yields what was counted, or why it could not be: this machine cannot run such a worker, or it failed.
+
+        Raises:
+            WorkerFailed: no worker can be started.
         """
         names = list(entrants)
         for start in range(0, len(names), 2):
-            outcomes: dict[Name, Future[Counted] | NtpError] = {}
+            outcomes: dict[Name, Future[Counted] | OptionError] = {}
             # The workers end first: a thread that waits for an answer would be waited for.
             with ThreadPoolExecutor(2) as pool, ExitStack() as stack:
                 for name in names[start : start + 2]:
@@ -127,10 +130,10 @@ class Pairing:
                         # Started here: a process that a thread starts dies with the thread.
                         worker = stack.enter_context(self.bench.start(*entrants[name]))
                         outcomes[name] = pool.submit(count, worker, entrants[name].source)
-                    except NtpError as error:
+                    except OptionError as error:
                         outcomes[name] = error
                 for name, outcome in outcomes.items():
                     try:
-                        yield name, outcome if isinstance(outcome, NtpError) else outcome.result()
+                        yield name, outcome if isinstance(outcome, OptionError) else outcome.result()
                     except WorkerFailed as error:
                         yield name, error

@@ -41,10 +41,9 @@ class _Race:
     def count(self) -> Iterator[RaceRecord]:
         """Count what a step of each contestant does."""
         for name, counted in self.pairing.count(self._entrants):
-            if isinstance(counted, NtpError) and counted.is_machines:
-                raise counted
-            changes = self._failure(name, counted) if isinstance(counted, NtpError) else self._of(name, counted)
-            yield self._changed(name, changes)
+            yield self._changed(
+                name, self._of(name, counted) if isinstance(counted, Counted) else self._failure(name, counted)
+            )
 
     def _of(self, name: str, counted: Counted) -> dict[str, object]:
         source = self._entrants[name].source

@@ -11,7 +11,7 @@ import pytest
 
 sys.path += [
     str(Path(__file__).parents[2] / folder)
-    for folder in ("evidence", "evidence/guard", "evidence/fastest", "evidence/sweep")
+    for folder in ("evidence", "evidence/guard", "evidence/fastest", "evidence/sweep", "evidence/race")
 ]
 
 import draws
@@ -20,6 +20,7 @@ import measuring  # noqa: F401  (no test records anything: what the recorders im
 import page
 import pictures
 import pools
+import raced_page
 import races
 import racing  # noqa: F401
 import searching  # noqa: F401
@@ -61,6 +62,7 @@ def fastest_files(folder):
         ("guard", guard_files),
         ("fastest", fastest_files),
         ("sweeps", sweep_page.files),
+        ("race", raced_page.files),
     ],
 )
 def test_the_committed_page_is_what_the_recordings_make(name, files):
