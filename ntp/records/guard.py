@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from ntp.case import Amount, Count, Frozen, Positive
-from ntp.records.pairs import Comparison, Counts, Pair, Side
+from ntp.records.pairs import Comparison, Counts, Looks, Pair, Side
 
 
 class Instructions(Frozen):
@@ -56,7 +56,7 @@ class Metric(Frozen):
         return math.log1p(-self.threshold), math.log1p(self.threshold)
 
 
-class Plan(Frozen):
+class Plan(Looks):
     """What was settled before the first pair. No pair may change it, or the promised errors no longer hold."""
 
     cases: tuple[str, ...] = Field(min_length=1)
@@ -64,14 +64,8 @@ class Plan(Frozen):
     metrics: tuple[Metric, ...] = Field((Metric(name="wall"),), min_length=1)
     own_metrics: dict[str, tuple[Metric, ...]] = Field(default_factory=dict)
     """The metrics of cases that have others than those of all."""
-    alpha: float = Field(0.05, ge=1e-6, lt=0.5)
-    """The probability allowed of a false pass or a false regression anywhere in the suite."""
     power: float = Field(0.8, ge=0.5, lt=1)
     """The probability with which the smallest detectable effect would have been detected."""
-    min_pairs: int = Field(5, ge=2, le=1000)
-    """The first look at a case comes after this many pairs. From fewer, the spread is hardly known."""
-    max_pairs: int = Field(20, ge=2, le=1000)
-    """The last look comes after this many pairs. With fewer, each look costs less, and a noisy case can get less."""
 
     def metrics_of(self, case_id: str) -> tuple[Metric, ...]:
         """Return what is guarded of a case."""
@@ -81,8 +75,6 @@ class Plan(Frozen):
     def _coherent(self) -> Self:
         if not self.own_metrics.keys() <= set(self.cases) or not all(self.own_metrics.values()):
             raise ValueError("own_metrics: each entry names metrics of one of the cases")
-        if self.max_pairs < self.min_pairs:
-            raise ValueError(f"at most {self.max_pairs} pairs are fewer than the {self.min_pairs} of the first look")
         metrics = (self.metrics, *self.own_metrics.values())
         for names in (self.cases, *([metric.name for metric in of_case] for of_case in metrics)):
             name, times = Counter(names).most_common(1)[0]

@@ -145,6 +145,23 @@ class Pair(Frozen):
         return tuple(time_ns for block in blocks for time_ns in block.step_time_ns)
 
 
+class Looks(Frozen):
+    """When the pairs of two sides are looked at. It is settled before the first pair: none may change it."""
+
+    alpha: float = Field(0.05, ge=1e-6, lt=0.5)
+    """The probability allowed of a false verdict anywhere."""
+    min_pairs: int = Field(5, ge=2, le=1000)
+    """The first look comes after this many pairs. From fewer, the spread is hardly known."""
+    max_pairs: int = Field(20, ge=2, le=1000)
+    """The last look comes after this many pairs. With fewer, each look costs less, and a noisy case can get less."""
+
+    @model_validator(mode="after")
+    def _looked_at(self) -> Self:
+        if self.max_pairs < self.min_pairs:
+            raise ValueError(f"at most {self.max_pairs} pairs are fewer than the {self.min_pairs} of the first look")
+        return self
+
+
 class Comparison(Frozen):
     """A comparison in pairs, as one JSON file: what all kinds of it keep."""
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from ntp.case import Amount, Count, Frozen
 from ntp.records.environment import Software
-from ntp.records.pairs import Comparison, Counts, Pair, Side
+from ntp.records.pairs import Comparison, Counts, Looks, Pair, Side
 
 
 class Contestant(Frozen):
@@ -35,22 +35,13 @@ class Duel(Frozen):
     wall_time_s: Amount = 0.0
 
 
-class RacePlan(Frozen):
+class RacePlan(Looks):
     """What was settled before the first pair."""
 
     precision: float = Field(0.01, gt=0, lt=1)
     """Contestants that are known to differ by less than this share a place."""
-    alpha: float = Field(0.05, ge=1e-6, lt=0.5)
-    """The probability allowed of a false difference anywhere."""
     min_pairs: int = Field(3, ge=2, le=1000)
-    max_pairs: int = Field(20, ge=2, le=1000)
-    """Of each duel."""
-
-    @model_validator(mode="after")
-    def _coherent(self) -> Self:
-        if self.max_pairs < self.min_pairs:
-            raise ValueError(f"at most {self.max_pairs} pairs are fewer than the {self.min_pairs} of the first look")
-        return self
+    """Most differences between contestants are large: they show after few pairs."""
 
 
 class RaceRecord(Comparison):
