@@ -12,6 +12,7 @@ from ntp.interrupts import Terminated
 from ntp.lines import one_line
 
 if TYPE_CHECKING:
+    from ntp.case import Case
     from ntp.records.pairs import Comparison
 
 Kept = TypeVar("Kept", bound="Comparison")
@@ -26,6 +27,14 @@ def check_out(out: Path) -> None:
     summary_file = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary_file and os.path.realpath(out) == os.path.realpath(summary_file):
         raise OptionError(f"--out {out} is also the file of GITHUB_STEP_SUMMARY: choose another")
+
+
+def check_has_sides(case: "Case") -> None:
+    """Refuse a model whose file is the same for every commit."""
+    if Path(case.workload.model).is_absolute():
+        raise OptionError(
+            f"{case.workload.model} is the same file for every commit: give its path inside the repository"
+        )
 
 
 def keep(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ntp.case import Case
-from ntp.cli.comparing import check_out, judged, keep, tell_job, tell_last_lines
+from ntp.cli.comparing import check_has_sides, check_out, judged, keep, tell_job, tell_last_lines
 from ntp.cli.console import command_line, show, status_line
 from ntp.cli.exit_status import OF_VERDICT, REGRESSION, TOOL_FAILED
 from ntp.cli.options import DEFAULT_MODEL, ModelOption, OrderSeedOption, reading, refuse_onto_input
@@ -169,10 +169,7 @@ def _guard_plan(
     cases = [Case.parse(case_id) for case_id in ids] or default_cases(model, (1, available_cpus().max_threads))
     for case in cases:
         check_runtime(case.runtime)
-        if Path(case.workload.model).is_absolute():
-            raise OptionError(
-                f"{case.workload.model} is the same file for both sides: give its path inside the repository"
-            )
+        check_has_sides(case)
     return plan_of(tuple(dict.fromkeys(case.id for case in cases)), threshold, budget_s, wall_threshold)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ntp.case import Runtime, Workload
-from ntp.cli.comparing import check_out, judged, keep, tell_job, tell_last_lines
+from ntp.cli.comparing import check_has_sides, check_out, judged, keep, tell_job, tell_last_lines
 from ntp.cli.console import command_line, show, status_line
 from ntp.cli.exit_status import INCONCLUSIVE, REGRESSION, TOOL_FAILED
 from ntp.cli.options import OrderSeedOption, reading, refuse_onto_input, takes_case
@@ -40,7 +40,10 @@ def race(
     precision: Annotated[
         float,
         typer.Option(
-            metavar="SHARE", parser=reading(share), help="What differs by less shares a place.", show_default="1%"
+            metavar="SHARE",
+            parser=reading(share),
+            help="Contestants known to be this close share a place.",
+            show_default="1%",
         ),
     ] = 0.01,
     budget: Annotated[
@@ -137,6 +140,8 @@ def _raced(
         raise OptionError("--with is for the environments of contestants such as torch==2.13.0: leave it out")
     for one in wanted:
         check_runtime(one.case.runtime)
+        if one.commit:
+            check_has_sides(one.case)
     check_out(out)
     with sole_writer(out), status_line() as progress, forking(progress, command_line()) as bench:
         run = run_race(

@@ -45,7 +45,7 @@ class Side(Frozen):
     brings_ntp: bool = False
     """Whether its tree has an ntp of its own. If not, its workers import the one that is installed."""
     software: Software | None = None
-    """The software of its workers. One interpreter runs both sides, but a side may bring libraries of its own."""
+    """The software of its workers: even where one interpreter runs both sides, each may bring libraries of its own."""
     loaded: tuple[str, ...] | None = None
     """The repository's files that its workers imported, seen from its top. Null if none of them could say."""
     preparation: Preparation | None = None

@@ -69,12 +69,13 @@ class StepCounts(NamedTuple):
         return None if operators is None else math.fsum(calls for _, calls in operators)
 
 
+_FEW_GFLOP = 0.1
+"""Of fewer, two digits after the point say too little."""
+
+
 def _gflop(value: float) -> str:
-    return significant(value) if value >= _SMALL_GFLOP else f"{value:.2g}"
+    return significant(value) if value >= _FEW_GFLOP else f"{value:.2g}"
 
-
-_SMALL_GFLOP = 0.1
-"""Fewer would lose digits."""
 
 COUNT_COLUMNS = (
     Column[StepCounts]("contestant", lambda row: row.name, is_code=True),
@@ -118,7 +119,7 @@ def report(record: RaceRecord, verdict: RaceVerdict) -> Report:
 
 def page(record: RaceRecord, verdict: RaceVerdict) -> str:
     """The report as a web page, with a chart of the ratios."""
-    from ntp.report.race_chart import ratios  # here, as below: text need not wait for what draws
+    from ntp.report.race_chart import ratios  # here, so that text need not wait for what draws
     from ntp.report.web import figure
 
     first, *others = verdict.places

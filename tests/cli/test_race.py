@@ -119,6 +119,7 @@ def test_the_file_holds_the_verdict_for_others_to_read(kept):
         (["threads=1", "threads=1,seed=1", "--with", "transformers"], "leave it out"),
         (["threads=1", "commit=no-such-branch"], "no-such-branch"),
         (["threads=1", "python=no/such/python"], "cannot be run"),
+        (["commit=HEAD", "threads=1", "--model", "/tmp/model.py:make"], "is the same file for every commit"),
         (["--replay", "no-such-file.json"], "no-such-file.json"),
     ],
 )
